@@ -1,0 +1,1 @@
+"""Benchmarks: measurements that print and are never asserted in a test."""

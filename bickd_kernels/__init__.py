@@ -1,0 +1,10 @@
+"""BicKD, bilateral contrastive knowledge distillation (arXiv 2602.01265): the loss, exact and fast, from logits alone."""
+
+from bickd_kernels import reference
+from bickd_kernels.functional import bickd_loss, bilateral_loss
+from bickd_kernels.modules import BicKDLoss, BilateralLoss
+from bickd_kernels.terms import BicKDTerms, BilateralTerms
+
+__version__ = "0.1.0"
+
+__all__ = ["BicKDLoss", "BicKDTerms", "BilateralLoss", "BilateralTerms", "bickd_loss", "bilateral_loss", "reference"]

@@ -1,0 +1,188 @@
+"""Argument checks shared by every public entry, and the records that pass on what was checked.
+
+A check names the argument, says what it got and what is allowed. Values inside a tensor (targets out of range) are looked
+at only where that costs no device synchronisation: on the CPU, outside ``torch.compile``.
+"""
+
+import math
+from numbers import Real
+from typing import Any, NamedTuple, TypedDict
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+MIN_CONTRAST_TEMPERATURE = 0.02
+"""Below this ``exp(similarity / contrast_temperature)`` approaches the float32 range."""
+
+_LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Settings(NamedTuple):
+    """Temperatures and weights of one loss. A term whose weight is None is not computed."""
+
+    temperature: float
+    contrast_temperature: float
+    ignore_index: int
+    class_weight: float | None
+    sample_weight: float | None
+    ce_weight: float | None = None
+    kd_weight: float | None = None
+    kd_temperature: float = 1.0
+
+    @property
+    def weights(self) -> tuple[float | None, ...]:
+        """The weights in the order of the terms: ce, kd, class_wise, sample_wise."""
+        return self.ce_weight, self.kd_weight, self.class_weight, self.sample_weight
+
+    @property
+    def nothing_computed(self) -> bool:
+        """Whether every weight is 0 and no term was asked for."""
+        return all(weight is None for weight in self.weights)
+
+    def computed(self, *terms: Tensor | None) -> tuple[Tensor, ...]:
+        """Of ce, kd, class_wise and sample_wise, those that are computed."""
+        return tuple(
+            term for term, weight in zip(terms, self.weights, strict=True) if term is not None and weight is not None
+        )
+
+
+class BilateralOptions(TypedDict, total=False):
+    """The keyword arguments of ``bilateral_loss`` but ``return_terms``, for type checkers."""
+
+    temperature: float
+    contrast_temperature: float
+    class_weight: float
+    sample_weight: float
+    ignore_index: int
+    group: ProcessGroup | None
+    backend: str
+
+
+class BicKDOptions(BilateralOptions, total=False):
+    """The keyword arguments of ``bickd_loss`` but ``return_terms``, for type checkers."""
+
+    kd_temperature: float
+    ce_weight: float
+    kd_weight: float
+    bilateral_weight: float
+
+
+def check_inputs(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None, ignore_index: int) -> None:
+    """Checks the tensors of a call against each other.
+
+    Raises:
+        TypeError: not a tensor, logits that are not floating point, a target that is not of an integer type.
+        ValueError: shapes or devices that differ, no class dimension, no class, a target that names no class.
+    """
+    _check_logits("student_logits", student_logits)
+    _check_logits("teacher_logits", teacher_logits)
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"teacher_logits must have the shape of student_logits, {tuple(student_logits.shape)}, "
+            f"got {tuple(teacher_logits.shape)}"
+        )
+    if student_logits.device != teacher_logits.device:
+        raise ValueError(
+            f"teacher_logits must be on the device of student_logits, {student_logits.device}, got {teacher_logits.device}"
+        )
+    if target is not None:
+        _check_target(target, student_logits, ignore_index)
+
+
+def _check_logits(name: str, logits: Any) -> None:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(logits).__name__}")
+    if logits.dtype not in _LOGIT_DTYPES:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {logits.dtype}")
+    if logits.dim() < 2 or logits.shape[-1] == 0:
+        raise ValueError(f"{name} must have shape (B, ..., C) with at least one class, got {tuple(logits.shape)}")
+
+
+def _check_target(target: Any, student_logits: Tensor, ignore_index: int) -> None:
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a torch.Tensor or None, got {type(target).__name__}")
+    if target.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise TypeError(f"target must be of an integer dtype, got {target.dtype}")
+    if target.shape != student_logits.shape[:-1]:
+        raise ValueError(
+            f"target must have shape {tuple(student_logits.shape[:-1])}, that of student_logits without the classes, "
+            f"got {tuple(target.shape)}"
+        )
+    if target.device != student_logits.device:
+        raise ValueError(f"target must be on the device of student_logits, {student_logits.device}, got {target.device}")
+    if torch.compiler.is_compiling() or target.device.type != "cpu" or target.numel() == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(target))
+    classes = student_logits.shape[-1]
+    if low < 0 or high >= classes:
+        wrong = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
+        if wrong.numel():
+            raise ValueError(f"target must be in [0, {classes - 1}] or ignore_index ({ignore_index}), got {int(wrong[0])}")
+
+
+def check_temperature(name: str, value: float, minimum: float | None = None) -> float:
+    """The temperature as a float, if it is finite, positive and not below ``minimum``."""
+    value = check_number(name, value)
+    if value <= 0 or (minimum is not None and value < minimum):
+        allowed = "positive" if minimum is None else f">= {minimum}"
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+    return value
+
+
+def check_number(name: str, value: float) -> float:
+    """The number as a float, if it is finite."""
+    if isinstance(value, bool) or not isinstance(value, Real | torch.SymFloat | torch.SymInt):
+        raise TypeError(f"{name} must be a Python number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def check_index(name: str, value: int) -> int:
+    """The index, if it is an integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    return value
+
+
+def check_group(group: object) -> None:
+    """Refuses a process group: the loss over several processes is not part of this version."""
+    if group is not None:
+        raise NotImplementedError(
+            f"group must be None, got {type(group).__name__}: the loss over the batches of several processes is not "
+            "implemented yet; without a group each process computes the loss of its own batch"
+        )
+
+
+def check_settings(
+    *,
+    temperature: float,
+    contrast_temperature: float,
+    ignore_index: int,
+    return_terms: bool,
+    kd_temperature: float = 1.0,
+    **weights: float,
+) -> Settings:
+    """Checked settings. A weight of 0 becomes None, not computed, unless the terms are to be returned.
+
+    Raises:
+        TypeError: a temperature or weight that is no Python number, an ``ignore_index`` that is no int.
+        ValueError: a temperature that is not positive, a ``contrast_temperature`` below ``MIN_CONTRAST_TEMPERATURE``, a
+            number that is not finite.
+    """
+    checked = {name: check_number(name, weight) for name, weight in weights.items()}
+    factor = checked.pop("bilateral_weight", 1.0)
+    for side in ("class_weight", "sample_weight"):
+        checked[side] *= factor
+    wanted = {name: weight if return_terms or weight != 0 else None for name, weight in checked.items()}
+    return Settings(
+        temperature=check_temperature("temperature", temperature),
+        contrast_temperature=check_temperature("contrast_temperature", contrast_temperature, MIN_CONTRAST_TEMPERATURE),
+        ignore_index=check_index("ignore_index", ignore_index),
+        kd_temperature=check_temperature("kd_temperature", kd_temperature),
+        class_weight=wanted["class_weight"],
+        sample_weight=wanted["sample_weight"],
+        ce_weight=wanted.get("ce_weight"),
+        kd_weight=wanted.get("kd_weight"),
+    )

@@ -1,0 +1,210 @@
+"""The losses as functions: argument checks, then the backend of choice.
+
+    bilateral = class_weight * class_wise + sample_weight * sample_wise
+    bickd     = ce_weight * cross_entropy + kd_weight * kd + bilateral_weight * bilateral
+
+The terms are defined in ``reference.py``.
+"""
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from typing_extensions import Unpack
+
+from bickd_kernels import backends, reference
+from bickd_kernels.arguments import (
+    BicKDOptions,
+    BilateralOptions,
+    Settings,
+    check_group,
+    check_inputs,
+    check_settings,
+)
+from bickd_kernels.autograd import DistillationLoss
+from bickd_kernels.backends.contract import Batch, compute_dtype
+from bickd_kernels.terms import BicKDTerms, BilateralTerms
+
+
+@overload
+def bilateral_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None = None,
+    *,
+    return_terms: Literal[False] = False,
+    **options: Unpack[BilateralOptions],
+) -> Tensor: ...
+
+
+@overload
+def bilateral_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None = None,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[BilateralOptions],
+) -> tuple[Tensor, BilateralTerms]: ...
+
+
+def bilateral_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None = None,
+    *,
+    temperature: float = 2.0,
+    contrast_temperature: float = 0.2,
+    class_weight: float = 1.0,
+    sample_weight: float = 1.0,
+    ignore_index: int = -100,
+    return_terms: bool = False,
+    group: ProcessGroup | None = None,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, BilateralTerms]:
+    """Contrasts student and teacher probabilities class by class and sample by sample.
+
+    Args:
+        student_logits: ``(B, ..., C)``, float16, bfloat16, float32 or float64, any strides; leading dimensions are
+            flattened into samples.
+        teacher_logits: the same shape and device, its dtype may differ; gets no gradient.
+        target: integer ``(B, ...)``. Samples of one class are positives of each other; without targets each sample is its
+            own only positive. A sample of ``ignore_index`` is as if it were not in the batch.
+        temperature: softens both softmaxes, ``> 0``.
+        contrast_temperature: sharpness of the contrast, ``>= 0.02``.
+        class_weight: weight of the class-wise side.
+        sample_weight: weight of the sample-wise side. A side of weight 0 is computed only for ``return_terms``.
+        ignore_index: the target of samples to leave out.
+        return_terms: also return the unweighted sides.
+        group: has to be None in this version.
+        backend: ``"auto"``, ``"torch"``, ``"triton"`` or ``"reference"``; ``"auto"`` follows the environment variable
+            ``BICKD_BACKEND``.
+
+    Returns:
+        A scalar, float64 if either input is float64 and else float32, with a first (but no second) derivative by
+        ``student_logits``, in their dtype; with ``return_terms`` the pair of it and ``BilateralTerms``, detached. An empty
+        batch gives 0; a sample that is all -inf or holds NaN or +inf gives NaN. A class that student or teacher gives
+        -inf in every sample is no class of the batch: it is left out of both softmaxes.
+
+    Raises:
+        TypeError: an argument of the wrong type, logits or a target of the wrong dtype.
+        ValueError: shapes or devices that differ, a temperature out of range, on the CPU a target that names no class.
+    """
+    settings = check_settings(
+        temperature=temperature,
+        contrast_temperature=contrast_temperature,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        return_terms=return_terms,
+    )
+    check_group(group)
+    loss, terms = _compute(student_logits, teacher_logits, target, settings, backend)
+    return (loss, BilateralTerms(*terms)) if return_terms else loss
+
+
+@overload
+def bickd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    *,
+    return_terms: Literal[False] = False,
+    **options: Unpack[BicKDOptions],
+) -> Tensor: ...
+
+
+@overload
+def bickd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[BicKDOptions],
+) -> tuple[Tensor, BicKDTerms]: ...
+
+
+def bickd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    *,
+    kd_temperature: float = 4.0,
+    ce_weight: float = 0.1,
+    kd_weight: float = 0.9,
+    bilateral_weight: float = 4.0,
+    temperature: float = 2.0,
+    contrast_temperature: float = 0.2,
+    class_weight: float = 1.0,
+    sample_weight: float = 1.0,
+    ignore_index: int = -100,
+    return_terms: bool = False,
+    group: ProcessGroup | None = None,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, BicKDTerms]:
+    """Cross-entropy, distillation by KL divergence and the bilateral loss: a whole training loss in one call.
+
+    Args:
+        student_logits: as for ``bilateral_loss``.
+        teacher_logits: as for ``bilateral_loss``.
+        target: integer ``(B, ...)``; a sample of ``ignore_index`` is as if it were not in the batch, in every term.
+        kd_temperature: softens both softmaxes of the KL term, ``> 0``; the term is scaled by its square.
+        ce_weight: weight of the cross-entropy with ``target``.
+        kd_weight: weight of the KL term (summed over classes, mean over samples).
+        bilateral_weight: weight of the bilateral loss.
+        temperature, contrast_temperature, class_weight, sample_weight, ignore_index, group, backend: as for
+            ``bilateral_loss``.
+        return_terms: also return the unweighted terms.
+
+    Returns:
+        As for ``bilateral_loss``, the terms being ``BicKDTerms``.
+
+    Raises:
+        TypeError: as for ``bilateral_loss``, and a missing target.
+        ValueError: as for ``bilateral_loss``.
+    """
+    if target is None:
+        raise TypeError("target must be a torch.Tensor, got None; bilateral_loss works without targets")
+    settings = check_settings(
+        temperature=temperature,
+        contrast_temperature=contrast_temperature,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        return_terms=return_terms,
+        kd_temperature=kd_temperature,
+        ce_weight=ce_weight,
+        kd_weight=kd_weight,
+        bilateral_weight=bilateral_weight,
+    )
+    check_group(group)
+    loss, terms = _compute(student_logits, teacher_logits, target, settings, backend)
+    return (loss, BicKDTerms(*terms)) if return_terms else loss
+
+
+def _compute(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None, settings: Settings, backend: str
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    check_inputs(student_logits, teacher_logits, target, settings.ignore_index)
+    name = backends.resolve(backend)
+    device = student_logits.device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return _dispatch(student_logits, teacher_logits, target, settings, name)
+    return _dispatch(student_logits, teacher_logits, target, settings, name)
+
+
+def _dispatch(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None, settings: Settings, name: str
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    if name == "reference":
+        return reference.compute(Batch(student_logits, teacher_logits, target), settings)
+    compute = backends.load(name)
+    if student_logits.numel() == 0 or settings.nothing_computed:
+        zero = student_logits.new_zeros((), dtype=compute_dtype(student_logits, teacher_logits))
+        return student_logits[:0].sum() + zero, settings.computed(zero, zero, zero, zero)
+    needs_gradient = torch.is_grad_enabled() and student_logits.requires_grad
+    loss, *terms = DistillationLoss.apply(student_logits, teacher_logits, target, settings, compute, needs_gradient)
+    return loss, tuple(terms)

@@ -1,0 +1,96 @@
+"""The losses as modules: the arguments of the functions, checked and set once."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from bickd_kernels import backends
+from bickd_kernels.arguments import check_group, check_settings
+from bickd_kernels.functional import bickd_loss, bilateral_loss
+from bickd_kernels.terms import BicKDTerms, BilateralTerms
+
+
+class BilateralLoss(nn.Module):
+    """``bilateral_loss`` as a module; the keyword arguments, defaults and errors are the function's."""
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 2.0,
+        contrast_temperature: float = 0.2,
+        class_weight: float = 1.0,
+        sample_weight: float = 1.0,
+        ignore_index: int = -100,
+        return_terms: bool = False,
+        group: ProcessGroup | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        numbers = {
+            "temperature": temperature,
+            "contrast_temperature": contrast_temperature,
+            "class_weight": class_weight,
+            "sample_weight": sample_weight,
+            "ignore_index": ignore_index,
+            "return_terms": return_terms,
+        }
+        self.options = _checked(numbers, group, backend)
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, BilateralTerms]:
+        """The loss of logits ``(B, ..., C)`` and, if given, integer targets ``(B, ...)``."""
+        return bilateral_loss(student_logits, teacher_logits, target, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class BicKDLoss(nn.Module):
+    """``bickd_loss`` as a module; the keyword arguments, defaults and errors are the function's."""
+
+    def __init__(
+        self,
+        *,
+        kd_temperature: float = 4.0,
+        ce_weight: float = 0.1,
+        kd_weight: float = 0.9,
+        bilateral_weight: float = 4.0,
+        temperature: float = 2.0,
+        contrast_temperature: float = 0.2,
+        class_weight: float = 1.0,
+        sample_weight: float = 1.0,
+        ignore_index: int = -100,
+        return_terms: bool = False,
+        group: ProcessGroup | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        numbers = {
+            "kd_temperature": kd_temperature,
+            "ce_weight": ce_weight,
+            "kd_weight": kd_weight,
+            "bilateral_weight": bilateral_weight,
+            "temperature": temperature,
+            "contrast_temperature": contrast_temperature,
+            "class_weight": class_weight,
+            "sample_weight": sample_weight,
+            "ignore_index": ignore_index,
+            "return_terms": return_terms,
+        }
+        self.options = _checked(numbers, group, backend)
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor | tuple[Tensor, BicKDTerms]:
+        """The loss of logits ``(B, ..., C)`` with integer targets ``(B, ...)``."""
+        return bickd_loss(student_logits, teacher_logits, target, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+def _checked(numbers: dict[str, Any], group: ProcessGroup | None, backend: str) -> dict[str, Any]:
+    check_settings(**numbers)
+    check_group(group)
+    backends.resolve(backend)
+    return {**numbers, "group": group, "backend": backend}
