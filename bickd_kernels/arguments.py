@@ -113,6 +113,7 @@ def _check_target(target: Any, student_logits: Tensor, ignore_index: int) -> Non
         raise ValueError(f"target must be on the device of student_logits, {student_logits.device}, got {target.device}")
     if torch.compiler.is_compiling() or target.device.type != "cpu" or target.numel() == 0:
         return
+    target = target.long()
     low, high = (int(bound) for bound in torch.aminmax(target))
     classes = student_logits.shape[-1]
     if low < 0 or high >= classes:

@@ -65,8 +65,11 @@ def weighted_sum(result: Result, settings: Settings) -> tuple[Tensor, tuple[Tens
     """The loss, and the terms that were computed, those of weight 0 among them."""
     terms = settings.computed(*result[:4])
     weights = [weight for weight in settings.weights if weight is not None]
-    loss = torch.zeros_like(terms[0])
-    for term, weight in zip(terms, weights, strict=True):
-        if weight != 0:
-            loss = torch.add(loss, term, alpha=weight)
+    addends = [(term, weight) for term, weight in zip(terms, weights, strict=True) if weight != 0]
+    if not addends:
+        return torch.zeros_like(terms[0]), terms
+    (term, weight), *others = addends
+    loss = term * weight
+    for term, weight in others:
+        loss.add_(term, alpha=weight)
     return loss, terms

@@ -189,6 +189,9 @@ def _compute(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     check_inputs(student_logits, teacher_logits, target, settings.ignore_index)
     name = backends.resolve(backend)
+    if target is not None:
+        # A narrow dtype need not hold ignore_index: compared as it is, -100 would wrap to a class.
+        target = target.long()
     device = student_logits.device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
@@ -202,6 +205,7 @@ def _dispatch(
     if name == "reference":
         return reference.compute(Batch(student_logits, teacher_logits, target), settings)
     compute = backends.load(name)
+    teacher_logits = teacher_logits.detach()
     if student_logits.numel() == 0 or settings.nothing_computed:
         zero = student_logits.new_zeros((), dtype=compute_dtype(student_logits, teacher_logits))
         return student_logits[:0].sum() + zero, settings.computed(zero, zero, zero, zero)

@@ -13,6 +13,7 @@ two, the faster ones on a CPU: ``log2(e)`` goes into the scale of the product. N
 similarities lie in [0, 1] and ``k >= 0.02``: ``1 <= E <= exp(50)``.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -82,13 +83,13 @@ def _on_host(values: Tensor) -> bool:
 
 def _classes_of_the_batch(logits: Tensor, valid: Tensor | None) -> Tensor | None:
     """Mask ``(C,)`` of the classes that neither student nor teacher gives -inf in every valid row; logits ``(2, B, C)``."""
-    if _on_host(logits) and bool(logits.min() > -torch.inf):
+    if _on_host(logits) and logits.min().item() > -torch.inf:
         return None
     if valid is not None:
         logits = logits.masked_fill(~valid[:, None], -torch.inf)
     present = (logits.amax(1) != -torch.inf).all(0)
     if valid is not None:
-        # Without a valid row no class is absent: the sums below stay finite and the mean over no row is 0.
+        # Without a valid row no class is absent, so that the sums stay finite.
         present |= ~valid.any()
     return _unless_all(present)
 
@@ -121,7 +122,7 @@ def _cross_entropy(
 ) -> tuple[Tensor, Tensor | None]:
     """``mean_a -log softmax(x_a)[l_a]`` and its gradient ``(softmax(x_a) - onehot(l_a)) / B``."""
     log_probabilities = F.log_softmax(logits, 1)
-    target = target.long() if valid is None else target.long().masked_fill(~valid, 0)
+    target = target if valid is None else target.masked_fill(~valid, 0)
     rows = None if valid is None else valid.to(logits.dtype)
     loss, weights = _row_mean(log_probabilities.gather(1, target[:, None]).squeeze(1).neg_(), rows)
     if not needs_gradient:
@@ -153,7 +154,8 @@ def _bilateral(
     if selection.rows is not None:
         log_probabilities.masked_fill_((selection.rows == 0)[:, None], -torch.inf)
     largest = log_probabilities.amax(1, keepdim=True)
-    if selection.rows is not None or selection.classes is not None:
+    something_left_out = selection.rows is not None or selection.classes is not None
+    if something_left_out:
         largest.clamp_(min=torch.finfo(logits.dtype).min)
     # Relative to the largest of its column, a class of tiny mass keeps its direction: nothing underflows when squared.
     relative = log_probabilities.sub_(largest).mul_(_LOG2_E).exp2_()
@@ -162,14 +164,17 @@ def _bilateral(
     class_wise = sample_wise = gradient = None
     k = settings.contrast_temperature
     if settings.class_weight is not None:
-        units = _normalize(relative, 1)
+        units = _normalize(relative, 1, something_left_out)
         class_wise, slope = contrast(units[0].T, units[1].T, k, selection.classes, None, needs_gradient)
+        if selection.rows is not None:
+            # Classes of no sample are all alike, which costs log C; a batch without a valid row costs nothing.
+            class_wise = class_wise * selection.rows.amax()
         if slope is not None:
             part = _project(units[0], slope.T, 0)
             part.addcmul_(probabilities[0], part.sum(1, keepdim=True), value=-1)
             gradient = _accumulate(gradient, part, settings.class_weight / settings.temperature)
     if settings.sample_weight is not None:
-        units = _normalize(probabilities, 2)
+        units = _normalize(probabilities, 2, something_left_out)
         sample_wise, slope = contrast(units[0], units[1], k, selection.rows, target, needs_gradient)
         if slope is not None:
             part = _project(units[0], slope, 1)
@@ -177,10 +182,12 @@ def _bilateral(
     return class_wise, sample_wise, gradient
 
 
-def _normalize(vectors: Tensor, dim: int) -> Tensor:
+def _normalize(vectors: Tensor, dim: int, some_vanish: bool) -> Tensor:
     """Vectors along ``dim`` scaled to length 1; a zero vector, which is no part of the batch, stays zero."""
     squares = (vectors * vectors).sum(dim, keepdim=True)
-    return vectors * squares.clamp_(min=torch.finfo(vectors.dtype).tiny).rsqrt_()
+    if some_vanish:
+        squares.clamp_(min=torch.finfo(vectors.dtype).tiny)
+    return vectors * squares.rsqrt_()
 
 
 def _project(units: Tensor, slope: Tensor, dim: int) -> Tensor:
@@ -211,13 +218,13 @@ def contrast(
         The scalar loss, and the derivative ``(n, d)`` laid out like ``student``, or None.
     """
     teacher = teacher * (_LOG2_E / contrast_temperature)
-    n = len(student)
+    n = student.shape[0]
     panels = _panels(n, student.element_size())
     kept_panels = SIMILARITY_BUDGET_BYTES // (panels[0].stop * n * student.element_size()) if needs_gradient else 0
     kept: list[Tensor] = []
     row_sums, positives, column_sums = [], [], []
     for rows in panels:
-        similarity = torch.mm(student[rows], teacher.T)
+        similarity = torch.mm(_rows(student, rows), teacher.T)
         positives.append(_positive_similarity(similarity, rows, labels))
         exponentials = similarity.exp2_()
         row_sums.append(exponentials.sum(1) if mask is None else exponentials @ mask)
@@ -225,29 +232,34 @@ def contrast(
         if len(kept) < kept_panels:
             kept.append(exponentials)
 
-    sums = torch.stack((torch.cat(row_sums), column_sums[0] if len(panels) == 1 else sum(column_sums)))
+    sums = torch.stack((_join(row_sums), functools.reduce(torch.add, column_sums)))
     if mask is not None:
         # Every sum that has an addend is >= 1, so the bound acts only where nothing takes part.
         sums.clamp_(min=1)
     # 1 / (2 n), times ln 2, which turns the powers and logarithms of two into those of e.
     half = sums.new_full((n,), 0.5 * _LN_2 / n) if mask is None else mask * (0.5 * _LN_2 / mask.sum().clamp_(min=1))
-    loss = torch.dot(sums.log2().sum(0).sub_(torch.cat(positives), alpha=2), half)
+    loss = torch.dot(sums.log2().sum(0).sub_(_join(positives), alpha=2), half)
     if not needs_gradient:
         return loss, None
 
     scale_rows, scale_columns = half / sums
     slopes = []
     for index, rows in enumerate(panels):
-        exponentials = kept[index] if index < len(kept) else torch.mm(student[rows], teacher.T).exp2_()
-        derivative = exponentials.mul_(scale_rows[rows, None] + scale_columns)
+        exponentials = kept[index] if index < len(kept) else torch.mm(_rows(student, rows), teacher.T).exp2_()
+        derivative = exponentials.mul_(_rows(scale_rows, rows).unsqueeze(1) + scale_columns)
         _subtract_positives(derivative, rows, labels, half)
         slopes.append(_matmul_like(derivative, teacher))
-    return loss, _concatenate_like(slopes, teacher)
+    return loss, _join_like(slopes, teacher)
 
 
 def _panels(n: int, element_size: int) -> list[slice]:
     rows = min(n, max(MIN_PANEL_ROWS, PANEL_BYTES // (n * element_size)))
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+def _rows(matrix: Tensor, rows: slice) -> Tensor:
+    """``matrix[rows]``, without the cost of a view where that is all of it: small problems are bound by such costs."""
+    return matrix if rows.stop - rows.start == matrix.shape[0] else matrix[rows]
 
 
 def _positive_weights(rows: slice, labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -258,13 +270,13 @@ def _positive_weights(rows: slice, labels: Tensor, dtype: torch.dtype) -> Tensor
 
 def _positive_similarity(similarity: Tensor, rows: slice, labels: Tensor | None) -> Tensor:
     if labels is None:
-        return similarity[:, rows].diagonal().clone()
+        return similarity.diagonal(rows.start).clone()
     return (_positive_weights(rows, labels, similarity.dtype) * similarity).sum(1)
 
 
 def _subtract_positives(derivative: Tensor, rows: slice, labels: Tensor | None, half: Tensor) -> None:
     if labels is None:
-        derivative[:, rows].diagonal().sub_(half[rows], alpha=2)
+        derivative.diagonal(rows.start).sub_(_rows(half, rows), alpha=2)
     else:
         derivative.addcmul_(_positive_weights(rows, labels, derivative.dtype), half[rows, None], value=-2)
 
@@ -274,8 +286,10 @@ def _matmul_like(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right) if right.is_contiguous() else torch.mm(right.T, left.T).T
 
 
-def _concatenate_like(panels: list[Tensor], like: Tensor) -> Tensor:
+def _join_like(panels: list[Tensor], like: Tensor) -> Tensor:
     """Panels of rows joined, in the memory layout of ``like``."""
-    if len(panels) == 1:
-        return panels[0]
-    return torch.cat(panels) if like.is_contiguous() else torch.cat([panel.T for panel in panels], dim=1).T
+    return _join(panels) if like.is_contiguous() else _join([panel.T for panel in panels], dim=1).T
+
+
+def _join(panels: list[Tensor], dim: int = 0) -> Tensor:
+    return panels[0] if len(panels) == 1 else torch.cat(panels, dim)
