@@ -1,0 +1,25 @@
+"""What holds for every test: one thread for each xdist worker, repeatable examples, no backend chosen from outside."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
+settings.load_profile("repeatable")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: more threads than cores make tiny operations slow.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_backend_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BICKD_BACKEND", raising=False)
+
+
+@pytest.fixture(params=["torch", "reference"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend that runs on a CPU: the analytic gradient, and the definition differentiated by autograd."""
+    return request.param

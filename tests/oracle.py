@@ -1,0 +1,151 @@
+"""The definition of shared/SPEC.md, written out sample by sample and class by class in float64.
+
+Nothing here is taken from the package. An ignored sample and a class that is no class of the batch are dropped before
+anything is computed. Only the length of a vector is taken in log space, so that saturated logits have an answer too.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Matrix = list[list[float]]
+
+
+class Terms(NamedTuple):
+    """The unweighted terms; ``ce`` is NaN where there is no target."""
+
+    ce: float
+    kd: float
+    class_wise: float
+    sample_wise: float
+
+
+def logsumexp(values: Sequence[float]) -> float:
+    largest = max(values)
+    if largest == -math.inf:
+        return -math.inf
+    return largest + math.log(math.fsum(math.exp(value - largest) for value in values))
+
+
+def log_softmax(row: Sequence[float], temperature: float) -> list[float]:
+    scaled = [value / temperature for value in row]
+    normalizer = logsumexp(scaled)
+    return [value - normalizer for value in scaled]
+
+
+def unit_vector(logarithms: Sequence[float]) -> list[float]:
+    """The vector of these logarithms scaled to length 1; a common factor cancels, so the largest is made 1 first."""
+    largest = max(logarithms)
+    entries = [math.exp(value - largest) for value in logarithms]
+    length = math.sqrt(math.fsum(entry * entry for entry in entries))
+    return [entry / length for entry in entries]
+
+
+def dot(left: Sequence[float], right: Sequence[float]) -> float:
+    return math.fsum(a * b for a, b in zip(left, right, strict=True))
+
+
+def cross_entropy(x: Matrix, labels: Sequence[int]) -> float:
+    return math.fsum(logsumexp(row) - row[label] for row, label in zip(x, labels, strict=True)) / len(x)
+
+
+def distillation(x: Matrix, y: Matrix, temperature: float) -> float:
+    divergences = []
+    for student_row, teacher_row in zip(x, y, strict=True):
+        log_p, log_q = log_softmax(student_row, temperature), log_softmax(teacher_row, temperature)
+        # A class of teacher probability 0 adds the limit of q log q, which is 0.
+        divergences.append(
+            math.fsum(math.exp(q) * (q - p) for p, q in zip(log_p, log_q, strict=True) if math.exp(q) > 0)
+        )
+    return temperature**2 * math.fsum(divergences) / len(x)
+
+
+def class_wise_contrast(x: Matrix, y: Matrix, t: float, k: float) -> float:
+    log_p, log_q = [log_softmax(row, t) for row in x], [log_softmax(row, t) for row in y]
+    classes = range(len(x[0]))
+    student = [unit_vector([row[c] for row in log_p]) for c in classes]
+    teacher = [unit_vector([row[c] for row in log_q]) for c in classes]
+    m = [[dot(student[i], teacher[j]) for j in classes] for i in classes]
+    anchors = []
+    for i in classes:
+        row = logsumexp([m[i][j] / k for j in classes])
+        column = logsumexp([m[j][i] / k for j in classes])
+        anchors.append(0.5 * (row + column) - m[i][i] / k)
+    return math.fsum(anchors) / len(classes)
+
+
+def sample_wise_contrast(x: Matrix, y: Matrix, labels: Sequence[int] | None, t: float, k: float) -> float:
+    student, teacher = [unit_vector(log_softmax(row, t)) for row in x], [unit_vector(log_softmax(row, t)) for row in y]
+    samples = range(len(x))
+    r = [[dot(student[a], teacher[b]) for b in samples] for a in samples]
+
+    def positive(a: int, b: int) -> float:
+        if labels is None:
+            return float(a == b)
+        if labels[a] != labels[b]:
+            return 0.0
+        return 1.0 / sum(1 for label in labels if label == labels[a])
+
+    anchors = []
+    for a in samples:
+        row = logsumexp([r[a][b] / k for b in samples])
+        column = logsumexp([r[b][a] / k for b in samples])
+        pulled = math.fsum((positive(a, b) + positive(b, a)) * r[a][b] / k for b in samples)
+        anchors.append(0.5 * (row + column - pulled))
+    return math.fsum(anchors) / len(samples)
+
+
+def terms(
+    student: np.ndarray,
+    teacher: np.ndarray,
+    target: np.ndarray | None = None,
+    *,
+    temperature: float = 2.0,
+    contrast_temperature: float = 0.2,
+    kd_temperature: float = 4.0,
+    ignore_index: int = -100,
+) -> Terms:
+    """The terms of logits ``(B, C)`` and integer targets ``(B,)``."""
+    x: Matrix = np.asarray(student, dtype=np.float64).tolist()
+    y: Matrix = np.asarray(teacher, dtype=np.float64).tolist()
+    labels: list[int] | None = None if target is None else np.asarray(target).tolist()
+    if labels is not None:
+        valid = [a for a, label in enumerate(labels) if label != ignore_index]
+        x, y, labels = [x[a] for a in valid], [y[a] for a in valid], [labels[a] for a in valid]
+    if not x:
+        return Terms(0.0, 0.0, 0.0, 0.0)
+    # Cross-entropy is that of the student's own logits: the teacher takes no class from it.
+    ce = math.nan if labels is None else cross_entropy(x, labels)
+
+    def absent(logits: Matrix, c: int) -> bool:
+        return all(row[c] == -math.inf for row in logits)
+
+    classes = [c for c in range(len(x[0])) if not absent(x, c) and not absent(y, c)]
+    if not classes:
+        return Terms(ce, math.nan, math.nan, math.nan)
+    x, y = ([[row[c] for c in classes] for row in logits] for logits in (x, y))
+    return Terms(
+        ce,
+        distillation(x, y, kd_temperature),
+        class_wise_contrast(x, y, temperature, contrast_temperature),
+        sample_wise_contrast(x, y, labels, temperature, contrast_temperature),
+    )
+
+
+def bilateral(terms: Terms, *, class_weight: float = 1.0, sample_weight: float = 1.0) -> float:
+    return class_weight * terms.class_wise + sample_weight * terms.sample_wise
+
+
+def total(
+    terms: Terms,
+    *,
+    ce_weight: float = 0.1,
+    kd_weight: float = 0.9,
+    bilateral_weight: float = 4.0,
+    class_weight: float = 1.0,
+    sample_weight: float = 1.0,
+) -> float:
+    sides = bilateral(terms, class_weight=class_weight, sample_weight=sample_weight)
+    return ce_weight * terms.ce + kd_weight * terms.kd + bilateral_weight * sides

@@ -1,0 +1,205 @@
+"""Every error says which argument is wrong, what it is and what is allowed."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import KINDS, LABELLED_KINDS, Inputs, call, make_inputs
+
+from bickd_kernels import bickd_loss, bilateral_loss
+
+LOSSES = [pytest.param(bilateral_loss, id="bilateral"), pytest.param(bickd_loss, id="bickd")]
+BAD_NUMBERS: tuple[tuple[Any, type[Exception], str], ...] = (
+    (math.nan, ValueError, "finite, got nan"),
+    (math.inf, ValueError, "finite, got inf"),
+    (-math.inf, ValueError, "finite, got -inf"),
+    ("1.0", TypeError, "number, got str"),
+    (True, TypeError, "number, got bool"),
+    (None, TypeError, "number, got NoneType"),
+    (torch.tensor(1.0), TypeError, "number, got Tensor"),
+    (1j, TypeError, "number, got complex"),
+)
+
+
+@pytest.fixture
+def inputs() -> Inputs:
+    return make_inputs(4, 3)._replace(target=torch.tensor([0, 1, 2, 1]))
+
+
+@pytest.mark.parametrize("side", ["student_logits", "teacher_logits"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_logits_that_are_no_tensor(loss: Any, side: str, inputs: Inputs) -> None:
+    arguments = dict(zip(("student_logits", "teacher_logits"), inputs[:2], strict=True))
+    for wrong, name in ((np.zeros((4, 3)), "ndarray"), ([[0.0]], "list"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=rf"^{side} must be a torch\.Tensor, got {name}"):
+            loss(**{**arguments, side: wrong}, target=inputs.target)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("side", ["student_logits", "teacher_logits"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_logits_that_are_not_floating_point(loss: Any, side: str, dtype: torch.dtype, inputs: Inputs) -> None:
+    arguments = dict(zip(("student_logits", "teacher_logits"), inputs[:2], strict=True))
+    with pytest.raises(TypeError, match=rf"^{side} must be float16, .*float64, got {dtype}"):
+        loss(**{**arguments, side: torch.zeros(4, 3, dtype=dtype)}, target=inputs.target)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 0), (0, 0)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_logits_without_samples_or_classes_as_dimensions(loss: Any, shape: tuple[int, ...]) -> None:
+    logits = torch.zeros(shape)
+    pattern = r"^student_logits must have shape \(B, \.\.\., C\) with at least one class, got \("
+    with pytest.raises(ValueError, match=pattern + ", ".join(map(str, shape))):
+        loss(logits, logits, torch.zeros(shape[:-1], dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (3, 3), (1, 3), (4, 1), (2, 2, 3)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_logits_of_different_shapes(loss: Any, shape: tuple[int, ...], inputs: Inputs) -> None:
+    got = ", ".join(map(str, shape))
+    with pytest.raises(ValueError, match=rf"^teacher_logits must have the shape .*\(4, 3\), got \({got}\)"):
+        loss(inputs.student, torch.zeros(shape), inputs.target)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_tensors_on_different_devices(loss: Any, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=r"^teacher_logits must be on the device of student_logits, cpu, got meta"):
+        loss(inputs.student, inputs.teacher.to("meta"), inputs.target)
+    with pytest.raises(ValueError, match=r"^target must be on the device of student_logits, cpu, got meta"):
+        loss(inputs.student, inputs.teacher, inputs.target.to("meta"))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_target_that_is_no_tensor(loss: Any, inputs: Inputs) -> None:
+    with pytest.raises(TypeError, match=r"^target must be a torch\.Tensor.*, got list"):
+        loss(inputs.student, inputs.teacher, [0, 1, 2, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_target_that_is_no_integer(loss: Any, dtype: torch.dtype, inputs: Inputs) -> None:
+    with pytest.raises(TypeError, match=rf"^target must be of an integer dtype, got {dtype}"):
+        loss(inputs.student, inputs.teacher, inputs.target.to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 1), (4, 3), ()])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_target_of_the_wrong_shape(loss: Any, shape: tuple[int, ...], inputs: Inputs) -> None:
+    got = ", ".join(map(str, shape))
+    with pytest.raises(ValueError, match=rf"^target must have shape \(4,\).* got \({got}"):
+        loss(inputs.student, inputs.teacher, torch.zeros(shape, dtype=torch.int64))
+
+
+def test_a_target_without_the_inner_dimensions_of_the_logits() -> None:
+    logits = torch.zeros(2, 5, 3)
+    with pytest.raises(ValueError, match=r"^target must have shape \(2, 5\).* got \(10,\)"):
+        bilateral_loss(logits, logits, torch.zeros(10, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("wrong", [3, -1, 1000, -99])
+@pytest.mark.parametrize("kind", LABELLED_KINDS)
+def test_a_target_that_names_no_class(kind: str, wrong: int, inputs: Inputs, backend: str) -> None:
+    inputs.target[0], inputs.target[2] = -100, wrong
+    with pytest.raises(ValueError, match=rf"^target must be in \[0, 2\] or ignore_index \(-100\), got {wrong}$"):
+        call(kind, inputs, backend=backend)
+
+
+@pytest.mark.parametrize("kind", LABELLED_KINDS)
+def test_a_former_ignore_index_names_no_class(kind: str, inputs: Inputs) -> None:
+    inputs.target[2] = -100
+    with pytest.raises(ValueError, match=r"^target must be in \[0, 2\] or ignore_index \(7\), got -100$"):
+        call(kind, inputs, ignore_index=7)
+
+
+def test_a_narrow_target_is_not_excused_by_an_ignore_index_it_cannot_hold(inputs: Inputs) -> None:
+    # -1 and 255 are the same byte.
+    with pytest.raises(ValueError, match=r"^target must be in \[0, 2\] or ignore_index \(255\), got -1$"):
+        bilateral_loss(inputs.student, inputs.teacher, torch.tensor([0, -1, 2, 1], dtype=torch.int8), ignore_index=255)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", ["temperature", "contrast_temperature"])
+@pytest.mark.parametrize(("value", "error", "got"), BAD_NUMBERS)
+def test_temperatures_that_are_no_finite_number(
+    loss: Any, name: str, value: Any, error: type[Exception], got: str, inputs: Inputs
+) -> None:
+    with pytest.raises(error, match=rf"^{name} must be .*{got}"):
+        loss(*inputs, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("value", "error", "got"), BAD_NUMBERS)
+def test_weights_that_are_no_finite_number(
+    loss: Any, name: str, value: Any, error: type[Exception], got: str, inputs: Inputs
+) -> None:
+    with pytest.raises(error, match=rf"^{name} must be .*{got}"):
+        loss(*inputs, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["kd_temperature", "ce_weight", "kd_weight", "bilateral_weight"])
+@pytest.mark.parametrize(("value", "error", "got"), BAD_NUMBERS)
+def test_numbers_of_bickd_loss_that_are_no_finite_number(
+    name: str, value: Any, error: type[Exception], got: str, inputs: Inputs
+) -> None:
+    with pytest.raises(error, match=rf"^{name} must be .*{got}"):
+        bickd_loss(*inputs, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -2.5])
+@pytest.mark.parametrize("name", ["temperature", "kd_temperature"])
+def test_a_temperature_that_is_not_positive(name: str, value: float, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be positive, got {float(value)}"):
+        bickd_loss(*inputs, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0.0199, 0.0, -0.2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_contrast_temperature_that_would_overflow(kind: str, value: float, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=rf"^contrast_temperature must be >= 0\.02, got {value}"):
+        call(kind, inputs, contrast_temperature=value)
+    assert call(kind, inputs, contrast_temperature=0.02).isfinite()
+
+
+@pytest.mark.parametrize("value", [1, np.float32(1), np.float64(1), np.int64(1)])
+def test_any_real_number_will_do(value: Any, inputs: Inputs) -> None:
+    loss = bickd_loss(*inputs, temperature=value, kd_weight=value)
+    assert torch.equal(loss, bickd_loss(*inputs, temperature=1.0, kd_weight=1.0))
+
+
+@pytest.mark.parametrize(("value", "got"), [(1.0, "float"), (True, "bool"), ("0", "str"), (None, "NoneType")])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_ignore_index_that_is_no_integer(loss: Any, value: Any, got: str, inputs: Inputs) -> None:
+    with pytest.raises(TypeError, match=rf"^ignore_index must be an int, got {got}"):
+        loss(*inputs, ignore_index=value)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_process_group_is_not_implemented(loss: Any, inputs: Inputs) -> None:
+    with pytest.raises(NotImplementedError, match=r"^group must be None, got object"):
+        loss(*inputs, group=object())
+
+
+def test_bickd_loss_needs_a_target(inputs: Inputs) -> None:
+    with pytest.raises(TypeError, match=r"^target must be a torch\.Tensor, got None"):
+        bickd_loss(inputs.student, inputs.teacher, None)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_options_are_keywords(loss: Any, inputs: Inputs) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        loss(*inputs, 2.0)
+    with pytest.raises(TypeError, match="temprature"):
+        loss(*inputs, temprature=2.0)
+
+
+def test_what_is_wrong_is_wrong_for_empty_batches_too() -> None:
+    empty = torch.zeros(0, 3)
+    with pytest.raises(ValueError, match=r"^temperature must be positive, got -1\.0"):
+        bilateral_loss(empty, empty, temperature=-1.0)
+    with pytest.raises(ValueError, match=r"^target must have shape \(0,\).* got \(1,\)"):
+        bilateral_loss(empty, empty, torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"^backend must be one of .* got 'cuda'"):
+        bilateral_loss(empty, empty, backend="cuda")

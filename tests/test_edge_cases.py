@@ -1,0 +1,318 @@
+"""The table of edge cases of shared/SPEC.md, for each backend that runs here."""
+
+import math
+
+import oracle
+import pytest
+import torch
+from cases import KINDS, LABELLED_KINDS, Inputs, call, evaluate, make_inputs, relative_error
+from torch import Tensor
+
+from bickd_kernels import bickd_loss, bilateral_loss
+
+GARBAGE = (torch.nan, torch.inf, -torch.inf, 1e300)
+
+
+def drop_rows(inputs: Inputs, keep: Tensor) -> Inputs:
+    return Inputs(*(tensor[keep] for tensor in inputs))
+
+
+def expected_loss(kind: str, inputs: Inputs) -> float:
+    target = None if kind == "bilateral_unlabelled" else inputs.target.numpy()
+    terms = oracle.terms(inputs.student.numpy(), inputs.teacher.numpy(), target)
+    return oracle.total(terms) if kind == "bickd" else oracle.bilateral(terms)
+
+
+# -- a row with target == ignore_index
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("kind", LABELLED_KINDS)
+def test_an_ignored_row_is_as_if_it_were_not_in_the_batch(kind: str, garbage: float, backend: str) -> None:
+    inputs = make_inputs(9, 5)
+    inputs.target[[0, 4, 8]] = -100
+    inputs.student[0], inputs.teacher[4], inputs.student[8] = garbage, garbage, garbage
+    keep = inputs.target != -100
+    loss, gradient = evaluate(kind, inputs, backend=backend)
+    alone, alone_gradient = evaluate(kind, drop_rows(inputs, keep), backend=backend)
+    assert relative_error(loss, alone) <= 1e-12
+    assert relative_error(gradient[keep], alone_gradient) <= 1e-12
+    assert torch.count_nonzero(gradient[~keep]) == 0
+
+
+@pytest.mark.parametrize("kind", LABELLED_KINDS)
+def test_an_ignored_row_is_left_out_of_every_term(kind: str, backend: str) -> None:
+    inputs = make_inputs(7, 4)
+    inputs.target[3] = -100
+    _, terms = call(kind, inputs, return_terms=True, backend=backend)
+    _, alone = call(kind, drop_rows(inputs, inputs.target != -100), return_terms=True, backend=backend)
+    torch.testing.assert_close(tuple(terms), tuple(alone), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("ignore_index", [0, 2, 255, -1])
+@pytest.mark.parametrize("kind", LABELLED_KINDS)
+def test_ignore_index_may_be_any_integer_even_that_of_a_class(kind: str, ignore_index: int, backend: str) -> None:
+    inputs = make_inputs(9, 4)
+    inputs.target[2] = ignore_index
+    keep = inputs.target != ignore_index
+    loss, gradient = evaluate(kind, inputs, ignore_index=ignore_index, backend=backend)
+    alone, alone_gradient = evaluate(kind, drop_rows(inputs, keep), backend=backend)
+    assert relative_error(loss, alone) <= 1e-12
+    assert relative_error(gradient[keep], alone_gradient) <= 1e-12
+    assert torch.count_nonzero(gradient[~keep]) == 0
+
+
+# -- all rows ignored, or B == 0
+
+
+@pytest.mark.parametrize("garbage", [0.0, *GARBAGE])
+@pytest.mark.parametrize("kind", LABELLED_KINDS)
+def test_a_batch_of_ignored_rows_gives_zero(kind: str, garbage: float, backend: str) -> None:
+    inputs = make_inputs(4, 5)
+    inputs.target.fill_(-100)
+    inputs.student[1:], inputs.teacher[:2] = garbage, garbage
+    loss, gradient = evaluate(kind, inputs, backend=backend)
+    _, terms = call(kind, inputs, return_terms=True, backend=backend)
+    assert loss == 0
+    assert torch.equal(gradient, torch.zeros_like(inputs.student))
+    assert all(term == 0 for term in terms)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (0, 3, 1)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_samples_gives_zero(
+    kind: str, shape: tuple[int, ...], dtype: torch.dtype, backend: str
+) -> None:
+    inputs = Inputs(
+        torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype), torch.zeros(shape[:-1], dtype=torch.int64)
+    )
+    loss, gradient = evaluate(kind, inputs, backend=backend)
+    _, terms = call(kind, inputs, return_terms=True, backend=backend)
+    assert loss == 0
+    assert loss.dtype == torch.promote_types(dtype, torch.float32)
+    assert (gradient.shape, gradient.dtype) == (shape, dtype)
+    assert [float(term) for term in terms] == [0.0] * (4 if kind == "bickd" else 2)
+
+
+# -- B == 1
+
+
+@pytest.mark.parametrize("classes", [1, 2, 31])
+def test_one_sample_has_no_sample_side_and_log_of_c_as_class_side(classes: int, backend: str) -> None:
+    inputs = make_inputs(1, classes)
+    loss, gradient = evaluate("bilateral", inputs, backend=backend)
+    _, terms = call("bilateral", inputs, return_terms=True, backend=backend)
+    # Nothing but the rounding of similarities of 1 / k = 5 may be left.
+    assert abs(float(terms.sample_wise)) <= 1e-14
+    assert float(terms.class_wise) == pytest.approx(math.log(classes), rel=1e-14, abs=1e-14)
+    assert float(loss) == pytest.approx(math.log(classes), rel=1e-14, abs=1e-14)
+    assert gradient.abs().max() <= 1e-14
+
+
+def test_one_valid_sample_is_one_sample(backend: str) -> None:
+    inputs = make_inputs(5, 6)
+    inputs.target[1:] = -100
+    loss, gradient = evaluate("bilateral", inputs, backend=backend)
+    assert float(loss) == pytest.approx(math.log(6), rel=1e-14)
+    assert gradient.abs().max() <= 1e-14
+
+
+# -- a class with logit -inf in every row
+
+
+@pytest.mark.parametrize("sides", [("student",), ("teacher",), ("student", "teacher")])
+@pytest.mark.parametrize("kind", ["bilateral", "bilateral_unlabelled"])
+def test_a_class_absent_from_every_row_is_no_class_of_the_batch(
+    kind: str, sides: tuple[str, ...], backend: str
+) -> None:
+    # The sample side asks only whether two targets are equal, so they need no new numbers where a class goes.
+    inputs = make_inputs(6, 5)._replace(target=torch.tensor([0, 2, 1, 2, 0, 2]))
+    absent, keep = [1, 4], [0, 2, 3]
+    for side in sides:
+        getattr(inputs, side)[:, absent] = -torch.inf
+    loss, gradient = evaluate(kind, inputs, backend=backend)
+    fewer = Inputs(inputs.student[:, keep], inputs.teacher[:, keep], inputs.target)
+    alone, alone_gradient = evaluate(kind, fewer, backend=backend)
+    assert float(loss) == pytest.approx(expected_loss(kind, inputs), rel=1e-12)
+    assert relative_error(loss, alone) <= 1e-12
+    assert relative_error(gradient[:, keep], alone_gradient) <= 1e-12
+    assert torch.count_nonzero(gradient[:, absent]) == 0
+
+
+@pytest.mark.parametrize("sides", [("student",), ("teacher",), ("student", "teacher")])
+def test_an_absent_class_leaves_only_the_cross_entropy_of_the_students_own_logits(
+    sides: tuple[str, ...], backend: str
+) -> None:
+    inputs = make_inputs(6, 5)
+    inputs.target.fill_(2)
+    for side in sides:
+        getattr(inputs, side)[:, 3] = -torch.inf
+    loss, gradient = evaluate("bickd", inputs, backend=backend)
+    assert float(loss) == pytest.approx(expected_loss("bickd", inputs), rel=1e-12)
+    cross_entropy_gradient = (torch.softmax(inputs.student, 1)[:, 3]) * 0.1 / 6
+    torch.testing.assert_close(gradient[:, 3], cross_entropy_gradient, rtol=1e-12, atol=0)
+    _, without = evaluate("bickd", inputs, ce_weight=0.0, backend=backend)
+    assert torch.count_nonzero(without[:, 3]) == 0
+
+
+@pytest.mark.parametrize("kind", LABELLED_KINDS)
+def test_only_valid_rows_say_whether_a_class_is_absent(kind: str, backend: str) -> None:
+    inputs = make_inputs(5, 4)
+    inputs.target.fill_(1)
+    inputs.target[2] = -100
+    inputs.student[:, 0] = -torch.inf
+    inputs.student[2, 0] = 3.0
+    loss, gradient = evaluate(kind, inputs, backend=backend)
+    assert float(loss) == pytest.approx(expected_loss(kind, inputs), rel=1e-12)
+    assert torch.count_nonzero(gradient[:, 0]) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_absent_from_some_rows_is_a_class(kind: str, backend: str) -> None:
+    inputs = make_inputs(5, 4)
+    inputs.target.fill_(1)
+    # Where the student has probability 0 and the teacher has not, the KL divergence is infinite: both are absent there.
+    inputs.student[[0, 3], 2] = -torch.inf
+    inputs.teacher[[0, 1, 3], 2] = -torch.inf
+    loss, gradient = evaluate(kind, inputs, backend=backend)
+    assert float(loss) == pytest.approx(expected_loss(kind, inputs), rel=1e-12)
+    assert gradient.isfinite().all()
+    assert torch.count_nonzero(gradient[[1, 2, 4], 2]) == 3
+
+
+def test_a_student_that_excludes_what_the_teacher_expects_is_infinitely_far(backend: str) -> None:
+    inputs = make_inputs(4, 3)
+    inputs.student[1, 2] = -torch.inf
+    _, terms = bickd_loss(
+        inputs.student, inputs.teacher, torch.tensor([0, 1, 0, 1]), return_terms=True, backend=backend
+    )
+    assert terms.kd == torch.inf
+    assert terms.class_wise.isfinite()
+    assert terms.sample_wise.isfinite()
+
+
+def test_targets_may_name_an_absent_class(backend: str) -> None:
+    inputs = make_inputs(6, 4)._replace(target=torch.tensor([3, 0, 3, 1, 0, 3]))
+    inputs.teacher[:, 3] = -torch.inf
+    loss, gradient = evaluate("bilateral", inputs, backend=backend)
+    assert float(loss) == pytest.approx(expected_loss("bilateral", inputs), rel=1e-12)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_class_in_common_the_loss_is_nan(kind: str, backend: str) -> None:
+    inputs = make_inputs(5, 4)
+    inputs.student[:, :2], inputs.teacher[:, 2:] = -torch.inf, -torch.inf
+    assert call(kind, inputs, backend=backend).isnan()
+
+
+def test_without_a_class_in_common_the_cross_entropy_stands(backend: str) -> None:
+    inputs = make_inputs(5, 4)._replace(target=torch.tensor([2, 3, 2, 3, 3]))
+    inputs.student[:, :2], inputs.teacher[:, 2:] = -torch.inf, -torch.inf
+    _, terms = bickd_loss(*inputs, return_terms=True, backend=backend)
+    expected = oracle.terms(inputs.student.numpy(), inputs.teacher.numpy(), inputs.target.numpy())
+    assert float(terms.ce) == pytest.approx(expected.ce, rel=1e-12)
+    assert all(term.isnan() for term in terms[1:])
+
+
+# -- a row that is all -inf, or holds NaN or +inf
+
+
+@pytest.mark.parametrize("poison", ["all -inf", "nan", "+inf"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("samples", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_without_meaning_makes_the_loss_nan(
+    kind: str, dtype: torch.dtype, samples: int, side: str, poison: str, backend: str
+) -> None:
+    inputs = make_inputs(samples, 4, dtype=dtype)
+    row = getattr(inputs, side)[samples - 1]
+    if poison == "all -inf":
+        row.fill_(-torch.inf)
+    else:
+        row[2] = float(poison)
+    assert call(kind, inputs, backend=backend).isnan()
+
+
+@pytest.mark.parametrize("poison", ["all -inf", "nan", "+inf"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("term", ["class_weight", "sample_weight"])
+def test_each_side_alone_notices_a_row_without_meaning(term: str, side: str, poison: str, backend: str) -> None:
+    inputs = make_inputs(5, 4)
+    row = getattr(inputs, side)[3]
+    if poison == "all -inf":
+        row.fill_(-torch.inf)
+    else:
+        row[2] = float(poison)
+    weights = {"class_weight": 0.0, "sample_weight": 0.0, term: 1.0}
+    assert bilateral_loss(*inputs, **weights, backend=backend).isnan()
+
+
+def test_a_row_left_without_a_class_of_the_batch_makes_the_loss_nan(backend: str) -> None:
+    inputs = make_inputs(4, 3)
+    # The teacher has no class 0, and it is the only one that the student's row 2 has.
+    inputs.teacher[:, 0] = -torch.inf
+    inputs.student[2, 1:] = -torch.inf
+    assert bilateral_loss(*inputs, backend=backend).isnan()
+
+
+# -- saturated logits
+
+
+@pytest.mark.parametrize(("dtype", "largest", "step"), [(torch.float32, 10_000, 4), (torch.float16, 60_000, 32)])
+@pytest.mark.parametrize("spread", ["extremes and zero", "whole range", "a common shift"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_saturated_logits_are_finite_and_those_of_float64(
+    kind: str, dtype: torch.dtype, largest: int, step: int, spread: str, backend: str
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    # Multiples of a power of two: dividing by the temperatures is exact, so that the arithmetic is what is compared.
+    if spread == "a common shift":
+        signs = 2 * torch.randint(2, (2, 11, 1), generator=generator) - 1
+        drawn = signs * (largest - step * torch.randint(3, (2, 11, 7), generator=generator))
+    else:
+        bound = 1 if spread == "extremes and zero" else largest // step
+        drawn = torch.randint(-bound, bound + 1, (2, 11, 7), generator=generator) * (largest // bound)
+    logits = drawn.to(dtype)
+    inputs = Inputs(logits[0], logits[1], torch.randint(7, (11,), generator=generator))
+    assert torch.equal(logits.long(), drawn)
+    loss, gradient = evaluate(kind, inputs, backend=backend)
+    double = Inputs(inputs.student.double(), inputs.teacher.double(), inputs.target)
+    truth, true_gradient = evaluate(kind, double, backend="reference")
+    assert float(truth) == pytest.approx(expected_loss(kind, double), rel=1e-12)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+    # The loss is float32 always; a gradient in float16 is rounded to it once more. Where every softmax is one-hot the
+    # true gradient is below the smallest number of the dtype.
+    assert relative_error(loss, truth) <= 1e-6
+    rounding, smallest = (2**-11, 2**-24) if dtype == torch.float16 else (0.0, 2**-126)
+    assert (gradient - true_gradient).abs().max() <= (1e-6 + rounding) * true_gradient.abs().max() + smallest
+
+
+# -- (B, ..., C)
+
+
+@pytest.mark.parametrize("leading", [(2, 6), (2, 3, 2), (12, 1)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_leading_dimensions_are_flattened_into_samples(kind: str, leading: tuple[int, ...], backend: str) -> None:
+    inputs = make_inputs(12, 5)
+    shaped = Inputs(*(tensor.reshape(*leading, *tensor.shape[1:]) for tensor in inputs))
+    loss, gradient = evaluate(kind, inputs, backend=backend)
+    shaped_loss, shaped_gradient = evaluate(kind, shaped, backend=backend)
+    assert torch.equal(shaped_loss, loss)
+    assert torch.equal(shaped_gradient, gradient.reshape(*leading, 5))
+
+
+def test_pixels_with_the_classes_moved_last_are_flattened(backend: str) -> None:
+    inputs = make_inputs(24, 3)
+    images = Inputs(
+        *(logits.reshape(2, 3, 4, 3).permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1) for logits in inputs[:2]),
+        inputs.target.reshape(2, 3, 4),
+    )
+    assert not images.student.is_contiguous()
+    loss, gradient = evaluate("bickd", inputs, backend=backend)
+    image_loss, image_gradient = evaluate("bickd", images, backend=backend)
+    assert relative_error(image_loss, loss) <= 1e-12
+    assert relative_error(image_gradient.reshape(24, 3), gradient) <= 1e-12

@@ -1,0 +1,43 @@
+"""The residual networks for 32 x 32 images of He et al., Deep Residual Learning (arXiv 1512.03385), section 4.2."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut, which a 1 x 1 convolution carries where the shape changes."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(after)
+        self.second = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(after)
+        self.shortcut: nn.Module = nn.Identity()
+        if before != after or stride != 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = F.relu(self.first_norm(self.first(inputs)))
+        return F.relu(self.second_norm(self.second(hidden)) + self.shortcut(inputs))
+
+
+class CifarResNet(nn.Module):
+    """Three stages of ``(depth - 2) / 6`` blocks, 16, 32 and 64 wide; logits ``(N, classes)``."""
+
+    def __init__(self, channels: int, classes: int, *, depth: int) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth must be 6 n + 2 with n >= 1, got {depth}")
+        blocks: list[nn.Module] = []
+        before = 16
+        for after, stride in ((16, 1), (32, 2), (64, 2)):
+            for index in range((depth - 2) // 6):
+                blocks.append(Block(before, after, stride if index == 0 else 1))
+                before = after
+        stem = (nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        self.features = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(64, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images))

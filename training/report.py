@@ -1,0 +1,86 @@
+"""The table and the pictures of a comparison."""
+
+import statistics
+from pathlib import Path
+
+import matplotlib
+from matplotlib import pyplot as plt
+from rich.table import Table
+from torch import Tensor
+
+from training.engine import EpochRecord
+from training.run import best_epoch
+
+matplotlib.use("Agg")
+
+Runs = dict[str, list[list[EpochRecord]]]
+"""By method, the epochs of the run of each seed."""
+
+HEADINGS = ("method", "test accuracy, last epoch", "test accuracy, best epoch on validation")
+
+
+def rows(runs: Runs) -> list[tuple[str, str, str]]:
+    """Cells of the table, a row a method: mean and standard deviation over the seeds, in percent."""
+    return [
+        (
+            method,
+            spread([records[-1].test_accuracy for records in seeds]),
+            spread([best_epoch(records).test_accuracy for records in seeds]),
+        )
+        for method, seeds in runs.items()
+    ]
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation; one value has no deviation."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def markdown(cells: list[tuple[str, str, str]]) -> str:
+    """The table in Markdown."""
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def terminal(cells: list[tuple[str, str, str]], title: str) -> Table:
+    """The table for a terminal."""
+    table = Table(*HEADINGS, title=title)
+    for line in cells:
+        table.add_row(*line)
+    return table
+
+
+def plot_curves(runs: Runs, teacher_accuracy: float, path: Path) -> None:
+    """Test accuracy of every method over the epochs: mean, and a band from the lowest seed to the highest."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for method, seeds in runs.items():
+        curves = [[record.test_accuracy for record in records] for records in seeds]
+        by_epoch = list(zip(*curves, strict=True))
+        epochs = range(1, len(by_epoch) + 1)
+        (line,) = axes.plot(epochs, [statistics.mean(values) for values in by_epoch], label=method)
+        axes.fill_between(
+            epochs, [min(values) for values in by_epoch], [max(values) for values in by_epoch],
+            color=line.get_color(), alpha=0.2, linewidth=0,
+        )  # fmt: skip
+    axes.axhline(teacher_accuracy, color="0.4", linestyle="--", linewidth=1, label="teacher")
+    axes.set(xlabel="epoch", ylabel="test accuracy (%)", title="Students by method, mean and range over seeds")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_similarity(panels: dict[str, Tensor], path: Path) -> None:
+    """Heat maps of class-wise similarity matrices ``(C, C)``, side by side on one scale."""
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels) + 0.8, 4.6), layout="constrained", squeeze=False
+    )
+    for axis, (title, similarity) in zip(axes[0], panels.items(), strict=True):
+        image = axis.imshow(similarity.numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+        axis.set(title=title, xlabel="teacher's class")
+    axes[0][0].set_ylabel("student's class")
+    figure.colorbar(image, ax=list(axes[0]), label="class-wise similarity M", shrink=0.8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
