@@ -56,9 +56,7 @@ def distillation(x: Matrix, y: Matrix, temperature: float) -> float:
     for student_row, teacher_row in zip(x, y, strict=True):
         log_p, log_q = log_softmax(student_row, temperature), log_softmax(teacher_row, temperature)
         # A class of teacher probability 0 adds the limit of q log q, which is 0.
-        divergences.append(
-            math.fsum(math.exp(q) * (q - p) for p, q in zip(log_p, log_q, strict=True) if math.exp(q) > 0)
-        )
+        divergences.append(math.fsum(math.exp(q) * (q - p) for p, q in zip(log_p, log_q, strict=True) if math.exp(q) > 0))
     return temperature**2 * math.fsum(divergences) / len(x)
 
 

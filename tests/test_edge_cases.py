@@ -81,9 +81,7 @@ def test_a_batch_of_ignored_rows_gives_zero(kind: str, garbage: float, backend: 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (0, 3, 1)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_without_samples_gives_zero(
-    kind: str, shape: tuple[int, ...], dtype: torch.dtype, backend: str
-) -> None:
+def test_a_batch_without_samples_gives_zero(kind: str, shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> None:
     inputs = Inputs(
         torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype), torch.zeros(shape[:-1], dtype=torch.int64)
     )
@@ -123,9 +121,7 @@ def test_one_valid_sample_is_one_sample(backend: str) -> None:
 
 @pytest.mark.parametrize("sides", [("student",), ("teacher",), ("student", "teacher")])
 @pytest.mark.parametrize("kind", ["bilateral", "bilateral_unlabelled"])
-def test_a_class_absent_from_every_row_is_no_class_of_the_batch(
-    kind: str, sides: tuple[str, ...], backend: str
-) -> None:
+def test_a_class_absent_from_every_row_is_no_class_of_the_batch(kind: str, sides: tuple[str, ...], backend: str) -> None:
     # The sample side asks only whether two targets are equal, so they need no new numbers where a class goes.
     inputs = make_inputs(6, 5)._replace(target=torch.tensor([0, 2, 1, 2, 0, 2]))
     absent, keep = [1, 4], [0, 2, 3]
@@ -184,9 +180,7 @@ def test_a_class_absent_from_some_rows_is_a_class(kind: str, backend: str) -> No
 def test_a_student_that_excludes_what_the_teacher_expects_is_infinitely_far(backend: str) -> None:
     inputs = make_inputs(4, 3)
     inputs.student[1, 2] = -torch.inf
-    _, terms = bickd_loss(
-        inputs.student, inputs.teacher, torch.tensor([0, 1, 0, 1]), return_terms=True, backend=backend
-    )
+    _, terms = bickd_loss(inputs.student, inputs.teacher, torch.tensor([0, 1, 0, 1]), return_terms=True, backend=backend)
     assert terms.kd == torch.inf
     assert terms.class_wise.isfinite()
     assert terms.sample_wise.isfinite()

@@ -26,9 +26,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.mark.parametrize(("module", "function"), PAIRS)
 def test_a_module_takes_the_keyword_arguments_of_the_function(module: Any, function: Any) -> None:
     theirs = {
-        name: (p.kind, p.default)
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind is p.KEYWORD_ONLY
+        name: (p.kind, p.default) for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
     ours = {name: (p.kind, p.default) for name, p in inspect.signature(module).parameters.items()}
     assert ours == theirs

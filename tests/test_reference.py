@@ -41,9 +41,7 @@ def test_every_term_is_that_of_the_definition(shape: tuple[int, int], options: d
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_without_targets_each_sample_is_its_own_only_positive(
-    shape: tuple[int, int], options: dict[str, float]
-) -> None:
+def test_without_targets_each_sample_is_its_own_only_positive(shape: tuple[int, int], options: dict[str, float]) -> None:
     inputs = make_inputs(*shape, seed=1)
     loss, terms = reference.bilateral_loss(inputs.student, inputs.teacher, return_terms=True, **options)
     expected = expected_terms(inputs, labelled=False, **options)
@@ -65,12 +63,8 @@ def test_the_weights_are_those_of_the_definition() -> None:
     sides = {"class_weight": -0.3, "sample_weight": 1.7}
     weights = {**sides, "ce_weight": 0.6, "kd_weight": 0.2, "bilateral_weight": 2.5}
     expected = expected_terms(inputs)
-    assert float(reference.bickd_loss(*inputs, **weights)) == pytest.approx(
-        oracle.total(expected, **weights), rel=1e-12
-    )
-    assert float(reference.bilateral_loss(*inputs, **sides)) == pytest.approx(
-        oracle.bilateral(expected, **sides), rel=1e-12
-    )
+    assert float(reference.bickd_loss(*inputs, **weights)) == pytest.approx(oracle.total(expected, **weights), rel=1e-12)
+    assert float(reference.bilateral_loss(*inputs, **sides)) == pytest.approx(oracle.bilateral(expected, **sides), rel=1e-12)
 
 
 @pytest.mark.parametrize("ignored", [False, True])

@@ -24,7 +24,7 @@ METHODS = ("ce", "kd", "bickd")
 SEEDS = (0, 1, 2)
 TEACHER = "cnn_large"
 STUDENT = "cnn_small"
-TEACHER_EPOCHS = 12
+TEACHER_EPOCHS = 18
 STUDENT_EPOCHS = 15
 
 

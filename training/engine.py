@@ -60,7 +60,7 @@ def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 def freeze(teacher: nn.Module) -> nn.Module:
     """The teacher in evaluation mode, its parameters without gradients, and ``train()`` without effect."""
     teacher.eval().requires_grad_(False)
-    teacher.train = lambda mode=True: teacher  # type: ignore[method-assign, assignment]
+    teacher.train = lambda mode=True: teacher  # type: ignore[method-assign]
     return teacher
 
 

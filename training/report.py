@@ -74,9 +74,7 @@ def plot_curves(runs: Runs, teacher_accuracy: float, path: Path) -> None:
 
 def plot_similarity(panels: dict[str, Tensor], path: Path) -> None:
     """Heat maps of class-wise similarity matrices ``(C, C)``, side by side on one scale."""
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels) + 0.8, 4.6), layout="constrained", squeeze=False
-    )
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels) + 0.8, 4.6), layout="constrained", squeeze=False)
     for axis, (title, similarity) in zip(axes[0], panels.items(), strict=True):
         image = axis.imshow(similarity.numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
         axis.set(title=title, xlabel="teacher's class")

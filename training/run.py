@@ -86,9 +86,7 @@ def best_epoch(records: list[engine.EpochRecord]) -> engine.EpochRecord:
 
 def write_description(config: Config) -> None:
     """Writes config.yaml, which ``--config`` takes, and environment.json."""
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()
-    }
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()}
     (config.output / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     environment = {
         "python": platform.python_version(),

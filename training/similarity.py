@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def class_similarity(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """``(C, C)`` in [0, 1] of logits ``(B, C)``; entry ``ij`` compares class ``i`` of the student with ``j`` of the teacher."""
+    """``(C, C)`` in [0, 1] of logits ``(B, C)``; entry ``ij``: student class ``i``, teacher class ``j``."""
 
     def unit_columns(logits: Tensor) -> Tensor:
         log_probabilities = F.log_softmax(logits / temperature, dim=1)

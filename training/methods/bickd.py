@@ -1,13 +1,13 @@
 """``bickd``: bilateral contrastive knowledge distillation (arXiv 2602.01265), the loss of this project.
 
-    loss = ce_weight * CE + kd_weight * KD + bilateral_weight * (class_wise + sample_wise);   see docs/loss.md
+loss = ce_weight * CE + kd_weight * KD + bilateral_weight * (class_wise + sample_wise);   see docs/loss.md
 """
 
 from dataclasses import dataclass
 
-from bickd_kernels import bickd_loss
 from torch import Tensor
 
+from bickd_kernels import bickd_loss
 from training.methods.method import Method, Terms
 
 

@@ -1,6 +1,6 @@
 """``kd``: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (arXiv 1503.02531).
 
-    loss = ce_weight * CE(x, l) + kd_weight * T^2 mean_a sum_c q_ac log(q_ac / p_ac),   p, q = softmax of x/T, y/T
+loss = ce_weight * CE(x, l) + kd_weight * T^2 mean_a sum_c q_ac log(q_ac / p_ac),   p, q = softmax of x/T, y/T
 """
 
 from dataclasses import dataclass

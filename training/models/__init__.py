@@ -9,8 +9,8 @@ from training.models.cnn import SmallImageNetwork
 from training.models.resnet import CifarResNet
 
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "cnn_small": partial(SmallImageNetwork, width=6),
-    "cnn_large": partial(SmallImageNetwork, width=40),
+    "cnn_small": partial(SmallImageNetwork, width=8),
+    "cnn_large": partial(SmallImageNetwork, width=32),
     "resnet20": partial(CifarResNet, depth=20),
     "resnet32": partial(CifarResNet, depth=32),
     "resnet56": partial(CifarResNet, depth=56),

@@ -1,5 +1,7 @@
 """A plain convolutional network for small images: three stages of convolution, batch norm, ReLU and pooling."""
 
+import itertools
+
 from torch import Tensor, nn
 
 
@@ -9,7 +11,7 @@ class SmallImageNetwork(nn.Module):
     def __init__(self, channels: int, classes: int, *, width: int) -> None:
         super().__init__()
         widths = (channels, width, 2 * width, 4 * width)
-        stages = [self._stage(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)]
+        stages = [self._stage(before, after) for before, after in itertools.pairwise(widths)]
         # The layout of the two digits matters, so it is kept to a grid of 2 x 4 rather than averaged away.
         self.features = nn.Sequential(*stages, nn.AdaptiveAvgPool2d((2, 4)), nn.Flatten())
         self.classifier = nn.Linear(4 * width * 8, classes)
