@@ -13,7 +13,6 @@ two, the faster ones on a CPU: ``log2(e)`` goes into the scale of the product. N
 similarities lie in [0, 1] and ``k >= 0.02``: ``1 <= E <= exp(50)``.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -222,17 +221,20 @@ def contrast(
     panels = _panels(n, student.element_size())
     kept_panels = SIMILARITY_BUDGET_BYTES // (panels[0].stop * n * student.element_size()) if needs_gradient else 0
     kept: list[Tensor] = []
-    row_sums, positives, column_sums = [], [], []
+    row_sums, positives = [], []
+    column_sums: Tensor | None = None
     for rows in panels:
         similarity = torch.mm(_rows(student, rows), teacher.T)
         positives.append(_positive_similarity(similarity, rows, labels))
         exponentials = similarity.exp2_()
         row_sums.append(exponentials.sum(1) if mask is None else exponentials @ mask)
-        column_sums.append(exponentials.sum(0) if mask is None else mask[rows] @ exponentials)
+        part = exponentials.sum(0) if mask is None else mask[rows] @ exponentials
+        column_sums = part if column_sums is None else column_sums.add_(part)
         if len(kept) < kept_panels:
             kept.append(exponentials)
 
-    sums = torch.stack((_join(row_sums), functools.reduce(torch.add, column_sums)))
+    assert column_sums is not None
+    sums = torch.stack((_join(row_sums), column_sums))
     if mask is not None:
         # Every sum that has an addend is >= 1, so the bound acts only where nothing takes part.
         sums.clamp_(min=1)
@@ -243,13 +245,17 @@ def contrast(
         return loss, None
 
     scale_rows, scale_columns = half / sums
-    slopes = []
+    slope = torch.empty_like(student) if len(panels) > 1 else None
     for index, rows in enumerate(panels):
         exponentials = kept[index] if index < len(kept) else torch.mm(_rows(student, rows), teacher.T).exp2_()
         derivative = exponentials.mul_(_rows(scale_rows, rows).unsqueeze(1) + scale_columns)
         _subtract_positives(derivative, rows, labels, half)
-        slopes.append(_matmul_like(derivative, teacher))
-    return loss, _join_like(slopes, teacher)
+        product = _matmul_like(derivative, teacher)
+        if slope is None:
+            return loss, product
+        # Small results that outlive a panel would lie between the panels and keep the allocator from reusing their memory.
+        slope[rows] = product
+    return loss, slope
 
 
 def _panels(n: int, element_size: int) -> list[slice]:
@@ -284,11 +290,6 @@ def _subtract_positives(derivative: Tensor, rows: slice, labels: Tensor | None, 
 def _matmul_like(left: Tensor, right: Tensor) -> Tensor:
     """``left @ right``, written in the memory layout of ``right``, so that no later pass has to transpose it."""
     return torch.mm(left, right) if right.is_contiguous() else torch.mm(right.T, left.T).T
-
-
-def _join_like(panels: list[Tensor], like: Tensor) -> Tensor:
-    """Panels of rows joined, in the memory layout of ``like``."""
-    return _join(panels) if like.is_contiguous() else _join([panel.T for panel in panels], dim=1).T
 
 
 def _join(panels: list[Tensor], dim: int = 0) -> Tensor:
