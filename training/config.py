@@ -1,5 +1,6 @@
 """The settings of one training run, and their checks."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,14 @@ class Config:
         data: folder that holds the files of fashion_mnist or cifar100; digits100 needs none.
         method: ce (no teacher), kd or bickd.
         student: name of the model that is trained.
+        teacher: name of the teacher's model; the checkpoint must hold this one. Without it any model is accepted.
         teacher_checkpoint: the teacher, a checkpoint.pt of a run with method ce; every method but ce needs it.
         epochs: passes over the training split.
         batch_size: samples a step.
         learning_rate: of SGD with momentum, at the start of its cosine decay to 0.
         momentum: of SGD with Nesterov momentum.
         weight_decay: of SGD, on all parameters.
-        seed: of the weights, the order of the samples and their augmentation.
+        seed: from 0 to 2^32 - 1, of the weights, the order of the samples and their augmentation.
         output: folder of the run's results.
     """
 
@@ -31,6 +33,7 @@ class Config:
     data: Path = Path("data")
     method: str = "bickd"
     student: str = "cnn_small"
+    teacher: str | None = None
     teacher_checkpoint: Path | None = None
     epochs: int = 12
     batch_size: int = 64
@@ -48,16 +51,22 @@ class Config:
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(sorted(known))}, got {value!r}")
+        if self.teacher is not None and self.teacher not in MODELS:
+            raise ValueError(f"teacher must be one of {', '.join(sorted(MODELS))}, got {self.teacher!r}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        # From 2^32 on, the order of the samples would repeat the augmentation of a smaller seed.
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
         if METHODS[self.method].needs_teacher and self.teacher_checkpoint is None:
             raise ValueError(f"teacher_checkpoint must be given for method {self.method!r}, got None")
-        if not METHODS[self.method].needs_teacher and self.teacher_checkpoint is not None:
-            raise ValueError(f"teacher_checkpoint must be left out for method {self.method!r}, which has no teacher")
+        for name in ("teacher", "teacher_checkpoint"):
+            if not METHODS[self.method].needs_teacher and getattr(self, name) is not None:
+                raise ValueError(f"{name} must be left out for method {self.method!r}, which has no teacher")

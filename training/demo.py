@@ -1,8 +1,8 @@
 """``make demo``: a teacher, then students by ce, kd and bickd on digits100, three seeds each; results in runs/demo.
 
-Nothing was tuned for a method: every weight and temperature is the literature's default, and the methods share model,
-epochs, batches, optimizer, schedule, initial weights and augmentation. The test split is read for the report only; the
-best epoch is the best on the validation split.
+Weights and temperatures are those of the method's class: for kd the literature's, for the bilateral term of bickd this
+project's own choice (docs/loss.md). The methods share model, epochs, batches, optimizer, schedule, initial weights and
+augmentation. The test split is read for the report only; the best epoch is the best on the validation split.
 """
 
 import json

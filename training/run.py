@@ -1,6 +1,7 @@
 """One run from its settings to its folder: config.yaml, environment.json, metrics.jsonl, checkpoint.pt."""
 
 import dataclasses
+import importlib.metadata
 import json
 import platform
 import subprocess
@@ -63,11 +64,21 @@ def load_teacher(config: Config, splits: Splits, console: Console) -> nn.Module 
     """The frozen teacher, after its accuracy was measured, compared with its checkpoint's and printed.
 
     Raises:
-        ValueError: it is not as accurate as when it was saved: a different data set, or damaged weights.
+        ValueError: it is another model than ``config.teacher``, has other classes than the data set, or is not as accurate
+            as when it was saved: a different data set, or damaged weights.
     """
     if config.teacher_checkpoint is None:
         return None
     trained = checkpoint.load(config.teacher_checkpoint, dataset=config.dataset)
+    if config.teacher is not None and trained.name != config.teacher:
+        raise ValueError(
+            f"teacher_checkpoint {config.teacher_checkpoint} holds {trained.name!r}, teacher is {config.teacher!r}"
+        )
+    if trained.classes != splits.classes:
+        raise ValueError(
+            f"teacher_checkpoint {config.teacher_checkpoint} has {trained.classes} classes, "
+            f"{config.dataset} has {splits.classes}"
+        )
     teacher = engine.freeze(trained.model)
     measured = engine.accuracy(teacher, splits.test, splits.classes)
     console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)
@@ -92,6 +103,7 @@ def write_description(config: Config) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,
+        **{name: importlib.metadata.version(name) for name in ("torchvision", "scikit-learn", "numpy")},
         "threads": torch.get_num_threads(),
         "git_revision": git_revision(),
     }

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = auto_cli(Config, args=arguments)
         run(config, console)
-    except (ValueError, FileNotFoundError, NonFiniteLossError) as error:
+    except (ValueError, OSError, NonFiniteLossError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
@@ -40,6 +41,43 @@ def test_a_canvas_holds_the_pixels_of_both_originals_side_by_side() -> None:
     np.testing.assert_allclose(canvas[2:10, 2:10] * 16, images[5], rtol=1e-6)
     np.testing.assert_allclose(canvas[2:10, 10:18] * 16, images[9], rtol=1e-6)
     assert np.isclose(canvas.sum() * 16, images[5].sum() + images[9].sum())
+
+
+def test_no_original_is_seen_in_two_of_the_loaded_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits100, "disturb", lambda images, generator: images)
+    splits = digits100.load_digits100(Path())
+    seen = []
+    for split in splits[:3]:
+        halves = torch.cat([split.images[:, 0, 2:10, 2:10], split.images[:, 0, 2:10, 10:18]])
+        seen.append({half.tobytes() for half in halves.numpy()})
+    assert all(len(originals) > 100 for originals in seen)
+    assert len(set.union(*seen)) == sum(len(originals) for originals in seen)
+
+
+def test_the_test_and_validation_images_are_disturbed_and_the_training_images_wait_for_augmentation() -> None:
+    splits = digits100.load_digits100(Path())
+    assert splits.train.images.min() == 0
+    assert splits.train.images.max() == 1
+    for split in (splits.validation, splits.test):
+        # Noise leaves hardly two of the 240 pixels of a canvas alike; a clean one has 17 grey levels.
+        assert split.images[0].unique().numel() > 200
+
+
+def test_a_disturbed_canvas_is_shifted_loses_one_patch_and_gets_noise_of_the_stated_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = digits100.disturb(torch.zeros(500, 1, 12, 20), generator) * digits100.DEVIATION + digits100.MEAN
+    assert abs(noise.std().item() - digits100.NOISE) < 0.005
+    assert abs(noise.mean().item()) < 0.005
+
+    monkeypatch.setattr(digits100, "NOISE", 0.0)
+    dot = torch.zeros(500, 1, 12, 20)
+    dot[:, 0, 6, 10] = 1
+    positions = (digits100.disturb(dot, generator) > 0).nonzero()
+    # 25 shifts of a dot; a patch of 16 of the 240 pixels hides some of the dots.
+    assert len({tuple(position) for position in positions[:, 2:].tolist()}) == 25
+    assert 0 < 500 - len(positions) < 250
 
 
 def test_two_loads_give_the_same_data_and_all_100_classes() -> None:

@@ -1,5 +1,7 @@
 """The table: last epoch as the headline, the best epoch chosen on the validation split."""
 
+import math
+
 import torch
 
 from training import report
@@ -34,3 +36,17 @@ def test_one_seed_has_no_deviation() -> None:
 def test_similarity_is_1_on_the_diagonal_of_equal_networks_and_small_between_sure_classes() -> None:
     logits = 40 * torch.eye(4).repeat(3, 1)
     torch.testing.assert_close(class_similarity(logits, logits), torch.eye(4), rtol=0, atol=1e-6)
+
+
+def test_similarity_is_the_cosine_of_class_columns_with_the_student_first() -> None:
+    student, teacher = [[1.0, -0.5, 2.0], [0.3, 0.1, -1.2]], [[0.2, 1.5, -0.7], [2.2, -0.4, 0.9]]
+
+    def columns(rows: list[list[float]]) -> list[list[float]]:
+        softmax = [[math.exp(value / 2) / sum(math.exp(other / 2) for other in row) for value in row] for row in rows]
+        return [[value / math.hypot(*column) for value in column] for column in zip(*softmax, strict=True)]
+
+    expected = [
+        [sum(a * b for a, b in zip(left, right, strict=True)) for right in columns(teacher)] for left in columns(student)
+    ]
+    actual = class_similarity(torch.tensor(student, dtype=torch.float64), torch.tensor(teacher, dtype=torch.float64))
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)

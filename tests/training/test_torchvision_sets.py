@@ -74,6 +74,45 @@ def test_augmentation_keeps_the_shape(fashion_folder: Path) -> None:
     assert load_fashion_mnist(fashion_folder).augment(images, torch.Generator().manual_seed(0)).shape == images.shape
 
 
+def test_the_validation_images_are_a_random_tenth_that_keeps_its_labels(fashion_folder: Path) -> None:
+    raw = fashion_folder / "FashionMNIST" / "raw"
+    write_idx(raw / "train-images-idx3-ubyte", np.repeat(np.arange(40), 28 * 28).reshape(40, 28, 28))
+    splits = load_fashion_mnist(fashion_folder)
+    for split in (splits.train, splits.validation):
+        index = ((split.images[:, 0, 0, 0] * 0.3530 + 0.2860) * 255).round().long()
+        assert torch.equal(split.labels, index % 10)
+        assert index.tolist() != sorted(index.tolist())
+
+
+def test_augmentation_flips_half_of_the_images(fashion_folder: Path) -> None:
+    images = torch.zeros(200, 1, 28, 28)
+    images[:, 0, 14, :14] = 1
+    augmented = load_fashion_mnist(fashion_folder).augment(images, torch.Generator().manual_seed(0))
+    columns = torch.arange(28.0)
+    centre = (augmented * columns).sum((1, 2, 3)) / augmented.sum((1, 2, 3))
+    assert 60 < (centre > 13.5).sum() < 140
+
+
+@pytest.mark.parametrize("size", [0, 2, 500])
+def test_a_truncated_file_is_an_error_that_names_the_data_set(fashion_folder: Path, size: int) -> None:
+    images = fashion_folder / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:size])
+    with pytest.raises((ValueError, FileNotFoundError), match="fashion_mnist: put"):
+        load_fashion_mnist(fashion_folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(np.arange(39) % 10, "40 images and 39 labels"), (np.full(40, 77), "in \\[0, 10\\), got 77 to 77")],
+)
+def test_labels_that_do_not_belong_to_the_images_are_refused(
+    fashion_folder: Path, labels: np.ndarray, expected: str
+) -> None:
+    write_idx(fashion_folder / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte", labels)
+    with pytest.raises(ValueError, match=expected):
+        load_fashion_mnist(fashion_folder)
+
+
 @pytest.mark.parametrize(
     ("load", "expected"), [(load_fashion_mnist, "train-images-idx3-ubyte"), (load_cifar100, "cifar-100-python")]
 )

@@ -1,7 +1,10 @@
 """The command from arguments to the run's folder, checkpoints and their errors, the demo in small."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,7 +70,13 @@ def test_the_written_configuration_repeats_the_run_and_the_command_line_override
         (["--method", "kd"], "teacher_checkpoint must be given"),
         (["--method", "ce", "--teacher_checkpoint", "x.pt"], "teacher_checkpoint must be left out"),
         (["--method", "ce", "--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["--method", "ce", "--learning_rate", "-1"], "learning_rate must be positive, got -1.0"),
+        (["--method", "ce", "--learning_rate", "-1"], "learning_rate must be positive and finite, got -1.0"),
+        (["--method", "ce", "--learning_rate", ".inf"], "learning_rate must be positive and finite, got inf"),
+        (["--method", "ce", "--weight_decay", ".inf"], "weight_decay must be finite and not negative, got inf"),
+        (["--method", "ce", "--seed", "-1"], "seed must be in [0, 2^32), got -1"),
+        (["--method", "ce", "--seed", "4294967296"], "seed must be in [0, 2^32), got 4294967296"),
+        (["--method", "ce", "--teacher", "cnn_large"], "teacher must be left out for method 'ce'"),
+        (["--method", "kd", "--teacher", "vit"], "teacher must be one of cnn_large, cnn_small"),
         (["--method", "kd", "--teacher_checkpoint", "nowhere.pt"], "nowhere.pt"),
     ],
 )
@@ -100,6 +109,47 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None
 def test_a_teacher_of_another_data_set_is_refused(teacher: Path) -> None:
     with pytest.raises(ValueError, match="digits100"):
         checkpoint.load(teacher, dataset="cifar100")
+
+
+def test_a_teacher_that_is_another_model_is_refused(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--method", "kd", "--teacher_checkpoint", str(teacher), "--teacher"]
+    assert train(tmp_path / "wrong", *arguments, "cnn_large") == 2
+    assert "holds 'cnn_small', teacher is 'cnn_large'" in capsys.readouterr().err
+    assert train(tmp_path / "right", *arguments, "cnn_small") == 0
+
+
+def test_a_teacher_with_other_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ten.pt"
+    checkpoint.save(
+        path, MODELS["cnn_small"](1, 10), name="cnn_small", dataset="digits100", channels=1, classes=10, test_accuracy=1.0
+    )
+    assert train(tmp_path / "student", "--method", "kd", "--teacher_checkpoint", str(path)) == 2
+    assert "has 10 classes, digits100 has 100" in capsys.readouterr().err
+
+
+def test_a_checkpoint_with_a_missing_field_is_refused(teacher: Path) -> None:
+    content = torch.load(teacher, weights_only=True)
+    del content["classes"]
+    torch.save(content, teacher)
+    with pytest.raises(ValueError, match="not a checkpoint of this version"):
+        checkpoint.load(teacher, dataset="digits100")
+
+
+def test_a_checkpoint_can_be_read_by_whom_the_umask_allows(teacher: Path) -> None:
+    (teacher.parent / "plain").touch()
+    assert teacher.stat().st_mode == (teacher.parent / "plain").stat().st_mode
+
+
+def test_the_command_prints_its_configuration_without_training(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "training.train", "--method", "ce", "--epochs", "3", "--print_config"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    printed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    settings = yaml.safe_load(printed)
+    assert (settings["method"], settings["epochs"]) == ("ce", 3)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_temporary_file(

@@ -25,6 +25,7 @@ def load_fashion_mnist(folder: Path) -> Splits:
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
+        ValueError: a file is damaged, or images and labels do not belong together.
     """
     train, test = _open(
         lambda part: datasets.FashionMNIST(str(folder), train=part, download=False),
@@ -59,6 +60,8 @@ def _open(make: Callable[[bool], Any], advice: str) -> tuple[Any, Any]:
         return make(True), make(False)
     except RuntimeError as error:
         raise FileNotFoundError(f"{advice} ({error})") from error
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"a file is damaged; {advice} ({error})") from error
 
 
 def _normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
@@ -70,6 +73,15 @@ def _normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, 
 def _splits(
     images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, classes: int, augment: Augmentation
 ) -> Splits:
+    for name, part, part_labels in (("training", images, labels), ("test", test_images, test_labels)):
+        if len(part) != len(part_labels):
+            raise ValueError(
+                f"{name} files must have a label an image, got {len(part)} images and {len(part_labels)} labels"
+            )
+        if not 0 <= int(part_labels.min()) <= int(part_labels.max()) < classes:
+            raise ValueError(
+                f"{name} labels must be in [0, {classes}), got {int(part_labels.min())} to {int(part_labels.max())}"
+            )
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SEED))
     validation, train = order[: int(HELD_OUT * len(order))], order[int(HELD_OUT * len(order)) :]
     return Splits(

@@ -1,4 +1,4 @@
-"""The methods, by name. The weights of each are its literature's defaults."""
+"""The methods, by name. Weights: of kd as in the literature, of bickd those of ``bickd_loss``."""
 
 from training.methods.bickd import BicKD
 from training.methods.ce import CrossEntropy
