@@ -11,7 +11,21 @@ from bickd_kernels.functional import bickd_loss, bilateral_loss
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
 
-class BilateralLoss(nn.Module):
+class _Loss(nn.Module):
+    """What both modules share: ``options``, the keyword arguments of the function, checked."""
+
+    def __init__(self, numbers: dict[str, Any], group: ProcessGroup | None, backend: str) -> None:
+        super().__init__()
+        check_settings(**numbers)
+        check_group(group)
+        backends.resolve(backend)
+        self.options = {**numbers, "group": group, "backend": backend}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class BilateralLoss(_Loss):
     """``bilateral_loss`` as a module; the keyword arguments, defaults and errors are the function's."""
 
     def __init__(
@@ -26,7 +40,6 @@ class BilateralLoss(nn.Module):
         group: ProcessGroup | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
         numbers = {
             "temperature": temperature,
             "contrast_temperature": contrast_temperature,
@@ -35,7 +48,7 @@ class BilateralLoss(nn.Module):
             "ignore_index": ignore_index,
             "return_terms": return_terms,
         }
-        self.options = _checked(numbers, group, backend)
+        super().__init__(numbers, group, backend)
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None
@@ -43,11 +56,8 @@ class BilateralLoss(nn.Module):
         """The loss of logits ``(B, ..., C)`` and, if given, integer targets ``(B, ...)``."""
         return bilateral_loss(student_logits, teacher_logits, target, **self.options)
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
-
-class BicKDLoss(nn.Module):
+class BicKDLoss(_Loss):
     """``bickd_loss`` as a module; the keyword arguments, defaults and errors are the function's."""
 
     def __init__(
@@ -66,7 +76,6 @@ class BicKDLoss(nn.Module):
         group: ProcessGroup | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
         numbers = {
             "kd_temperature": kd_temperature,
             "ce_weight": ce_weight,
@@ -79,18 +88,8 @@ class BicKDLoss(nn.Module):
             "ignore_index": ignore_index,
             "return_terms": return_terms,
         }
-        self.options = _checked(numbers, group, backend)
+        super().__init__(numbers, group, backend)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor | tuple[Tensor, BicKDTerms]:
         """The loss of logits ``(B, ..., C)`` with integer targets ``(B, ...)``."""
         return bickd_loss(student_logits, teacher_logits, target, **self.options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-
-
-def _checked(numbers: dict[str, Any], group: ProcessGroup | None, backend: str) -> dict[str, Any]:
-    check_settings(**numbers)
-    check_group(group)
-    backends.resolve(backend)
-    return {**numbers, "group": group, "backend": backend}

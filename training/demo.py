@@ -2,7 +2,8 @@
 
 Weights and temperatures are those of the method's class: for kd the literature's, for the bilateral term of bickd this
 project's own choice (docs/loss.md). The methods share model, epochs, batches, optimizer, schedule, initial weights and
-augmentation. The test split is read for the report only; the best epoch is the best on the validation split.
+augmentation. No setting of a method was chosen on the test split (how the data's difficulty was set: README); the best
+epoch is the best on the validation split.
 """
 
 import json
