@@ -1,8 +1,7 @@
-"""The one autograd.Function: the gradient is formed in forward and scaled by the upstream gradient in backward.
+"""The one autograd.Function: what every backend's loss promises to autograd.
 
-Forward knows the whole loss, so nothing of size C x C or B x B has to live until backward: what is saved is one array of
-the logits' shape. It is kept in the compute dtype, because the finished gradient of a mean over a large batch underflows
-in float16 before a gradient scaler has had its turn.
+A backend does in forward whatever needs the whole loss, so that nothing of size C x C or B x B lives until backward; what
+it saves is of the size of the logits.
 """
 
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bickd_kernels import backends
 from bickd_kernels.arguments import Settings
-from bickd_kernels.backends.contract import Backend, Batch, Result
+from bickd_kernels.backends.contract import Batch
 
 
 class DistillationLoss(torch.autograd.Function):
@@ -27,49 +27,31 @@ class DistillationLoss(torch.autograd.Function):
         teacher_logits: Tensor,
         target: Tensor | None,
         settings: Settings,
-        backend: Backend,
+        backend: str,
         needs_gradient: bool,
     ) -> tuple[Tensor, ...]:
         classes = student_logits.shape[-1]
-        result = backend(
-            Batch(
-                student_logits.reshape(-1, classes),
-                teacher_logits.reshape(-1, classes),
-                None if target is None else target.reshape(-1),
-            ),
-            settings,
-            needs_gradient,
+        batch = Batch(
+            student_logits.reshape(-1, classes),
+            teacher_logits.reshape(-1, classes),
+            None if target is None else target.reshape(-1),
         )
-        loss, terms = weighted_sum(result, settings)
-        ctx.mark_non_differentiable(*terms)
+        loss, *terms, saved = backends.load(backend).forward(batch, settings, needs_gradient)
+        computed = settings.computed(*terms)
+        ctx.mark_non_differentiable(*computed)
+        ctx.settings, ctx.backend = settings, backend
         ctx.student_shape, ctx.student_dtype = student_logits.shape, student_logits.dtype
-        if result.gradient is not None:
-            ctx.save_for_backward(result.gradient)
-        return loss, *terms
+        ctx.save_for_backward(*saved)
+        return loss, *computed
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        # The saved gradient is a constant to autograd: differentiated again it would give a wrong number. A compiler traces
+        # What forward saved is a constant to autograd: differentiated again it would give a wrong number. A compiler traces
         # this function with gradients enabled, and refuses second derivatives itself.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError(
                 "this loss has no second derivative: call backward or autograd.grad without create_graph=True, or use "
                 "bickd_kernels.reference, which autograd can differentiate twice"
             )
-        (gradient,) = ctx.saved_tensors
-        scaled = (gradient * upstream).reshape(ctx.student_shape).to(ctx.student_dtype)
-        return scaled, None, None, None, None, None
-
-
-def weighted_sum(result: Result, settings: Settings) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The loss, and the terms that were computed, those of weight 0 among them."""
-    terms = settings.computed(*result[:4])
-    weights = [weight for weight in settings.weights if weight is not None]
-    addends = [(term, weight) for term, weight in zip(terms, weights, strict=True) if weight != 0]
-    if not addends:
-        return torch.zeros_like(terms[0]), terms
-    (term, weight), *others = addends
-    loss = term * weight
-    for term, weight in others:
-        loss.add_(term, alpha=weight)
-    return loss, terms
+        gradient = backends.load(ctx.backend).backward(ctx.saved_tensors, upstream, ctx.settings, ctx.student_dtype)
+        return gradient.reshape(ctx.student_shape), None, None, None, None, None

@@ -188,7 +188,7 @@ def _compute(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None, settings: Settings, backend: str
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     check_inputs(student_logits, teacher_logits, target, settings.ignore_index)
-    name = backends.resolve(backend)
+    name = backends.resolve(backend, student_logits.device, compute_dtype(student_logits, teacher_logits))
     if target is not None:
         # A narrow dtype need not hold ignore_index: compared as it is, -100 would wrap to a class.
         target = target.long()
@@ -204,11 +204,10 @@ def _dispatch(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     if name == "reference":
         return reference.compute(Batch(student_logits, teacher_logits, target), settings)
-    compute = backends.load(name)
     teacher_logits = teacher_logits.detach()
     if student_logits.numel() == 0 or settings.nothing_computed:
         zero = student_logits.new_zeros((), dtype=compute_dtype(student_logits, teacher_logits))
         return student_logits[:0].sum() + zero, settings.computed(zero, zero, zero, zero)
     needs_gradient = torch.is_grad_enabled() and student_logits.requires_grad
-    loss, *terms = DistillationLoss.apply(student_logits, teacher_logits, target, settings, compute, needs_gradient)
+    loss, *terms = DistillationLoss.apply(student_logits, teacher_logits, target, settings, name, needs_gradient)
     return loss, tuple(terms)

@@ -18,7 +18,7 @@ class _Loss(nn.Module):
         super().__init__()
         check_settings(**numbers)
         check_group(group)
-        backends.resolve(backend)
+        backends.check_name(backend)
         self.options = {**numbers, "group": group, "backend": backend}
 
     def extra_repr(self) -> str:

@@ -1,12 +1,14 @@
 """Which backend runs: by argument, else by environment variable, else the default."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 from cases import make_inputs
 
-from bickd_kernels import bickd_loss, bilateral_loss
+from bickd_kernels import backends, bickd_loss, bilateral_loss
 
 LOSSES = [pytest.param(bilateral_loss, id="bilateral"), pytest.param(bickd_loss, id="bickd")]
 
@@ -62,10 +64,40 @@ def test_an_unknown_backend_is_named(loss: Any, wrong: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_triton_is_not_implemented_yet(loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = make_inputs(4, 3)
-    with pytest.raises(NotImplementedError, match='"triton" is not part of this version'):
+def test_triton_on_the_cpu_is_refused(loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs(4, 3, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r'^backend "triton" needs logits on a GPU, got cpu; use "auto" or "torch"'):
         loss(*inputs, backend="triton")
     monkeypatch.setenv("BICKD_BACKEND", "triton")
-    with pytest.raises(NotImplementedError, match='"triton" is not part of this version'):
+    with pytest.raises(ValueError, match=r'^backend "triton" needs logits on a GPU, got cpu'):
         loss(*inputs)
+
+
+def test_auto_is_triton_on_a_gpu_and_torch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert backends.resolve("auto", gpu, dtype) == "triton"
+        assert backends.resolve("auto", cpu, dtype) == "torch"
+    monkeypatch.setenv("BICKD_BACKEND", "torch")
+    assert backends.resolve("auto", gpu, torch.float32) == "torch"
+    assert backends.resolve("triton", gpu, torch.float32) == "triton"
+
+
+def test_float64_is_computed_in_float64_on_a_gpu() -> None:
+    gpu = torch.device("cuda", 0)
+    assert backends.resolve("auto", gpu, torch.float64) == "torch"
+    with pytest.raises(ValueError, match="computes in float32, got float64 logits"):
+        backends.resolve("triton", gpu, torch.float64)
+
+
+def test_without_triton_auto_is_torch_and_triton_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "HAS_TRITON", False)
+    gpu = torch.device("cuda", 0)
+    assert backends.resolve("auto", gpu, torch.float32) == "torch"
+    with pytest.raises(ImportError, match="needs the package triton"):
+        backends.resolve("triton", gpu, torch.float32)
+
+
+def test_triton_is_not_imported_before_it_is_used() -> None:
+    program = "import sys, bickd_kernels; sys.exit('bickd_kernels.backends.triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -3,7 +3,10 @@
 ``contract`` says what a backend is; every other module here is one, and knows none of the others.
 """
 
+import importlib.util
 import os
+
+import torch
 
 from bickd_kernels.backends import tiled
 from bickd_kernels.backends.contract import Backend
@@ -11,11 +14,11 @@ from bickd_kernels.backends.contract import Backend
 BACKENDS = ("auto", "torch", "triton", "reference")
 """What ``backend=`` and the environment variable ``BICKD_BACKEND`` take."""
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-def resolve(name: str) -> str:
-    """The backend that ``name`` means: ``"torch"``, ``"triton"`` or ``"reference"``.
 
-    ``"auto"`` means what ``BICKD_BACKEND`` says and, where that is unset or ``auto`` too, ``"torch"``.
+def check_name(name: str) -> str:
+    """The backend that is asked for: ``name``, or what ``BICKD_BACKEND`` says where it is ``"auto"``.
 
     Raises:
         ValueError: a name, or a value of the environment variable, that is no backend.
@@ -27,15 +30,40 @@ def resolve(name: str) -> str:
     name = os.environ.get("BICKD_BACKEND", "auto")
     if name not in BACKENDS:
         raise ValueError(f"the environment variable BICKD_BACKEND must be one of {', '.join(BACKENDS)}, got {name!r}")
-    return "torch" if name == "auto" else name
+    return name
+
+
+def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that computes a batch: ``"torch"``, ``"triton"`` or ``"reference"``.
+
+    ``"auto"``, where ``BICKD_BACKEND`` does not say otherwise, is ``"triton"`` on a GPU of NVIDIA or AMD (both are ``cuda``
+    to PyTorch) where Triton is installed, and ``"torch"`` anywhere else and for float64.
+
+    Raises:
+        ValueError: as ``check_name``, and ``"triton"`` for a batch that it does not compute.
+        ImportError: ``"triton"`` where Triton is not installed.
+    """
+    name = check_name(name)
+    if name == "auto":
+        return "triton" if HAS_TRITON and device.type == "cuda" and dtype != torch.float64 else "torch"
+    if name == "triton":
+        _check_triton(device, dtype)
+    return name
+
+
+def _check_triton(device: torch.device, dtype: torch.dtype) -> None:
+    if device.type != "cuda":
+        raise ValueError(f'backend "triton" needs logits on a GPU, got {device}; use "auto" or "torch"')
+    if dtype == torch.float64:
+        raise ValueError('backend "triton" computes in float32, got float64 logits; use "auto" or "torch"')
+    if not HAS_TRITON:
+        raise ImportError('backend "triton" needs the package triton (pip install triton); use "auto" or "torch"')
 
 
 def load(name: str) -> Backend:
-    """The function of a resolved backend that computes terms and gradient.
-
-    Raises:
-        NotImplementedError: ``"triton"``, which this version does not have.
-    """
+    """The backend of a resolved name. Triton is imported here, by the first call that uses it: it takes a while."""
     if name == "triton":
-        raise NotImplementedError('backend "triton" is not part of this version; use "auto", "torch" or "reference"')
-    return tiled.compute
+        from bickd_kernels.backends import triton
+
+        return triton
+    return tiled

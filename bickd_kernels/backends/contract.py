@@ -1,11 +1,10 @@
 """What goes into a backend and what comes out of it.
 
-A backend is one function ``compute(batch, settings, needs_gradient) -> Result``. It gets checked, flattened inputs, runs
-outside autograd, writes to none of its inputs, and knows no other backend.
+A backend is a module with the two functions of ``Backend``. They get checked, flattened inputs, run outside autograd,
+write to none of their inputs, and know no other backend.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,20 +21,30 @@ class Batch(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The unweighted terms, and the gradient of their weighted sum.
+    """The loss, its unweighted terms, and what ``backward`` needs.
 
-    A term is a scalar of the compute dtype, or None where its weight is None. ``gradient`` is ``d loss / d student``,
-    ``(B, C)`` in the compute dtype, or None where it was not asked for.
+    ``loss`` is the sum of ``weight * term`` over the weights that are not 0, a scalar of the compute dtype; a term is one
+    too, or None where its weight is None. ``saved`` is empty where no gradient was asked for.
     """
 
+    loss: Tensor
     ce: Tensor | None
     kd: Tensor | None
     class_wise: Tensor | None
     sample_wise: Tensor | None
-    gradient: Tensor | None
+    saved: tuple[Tensor, ...]
 
 
-Backend = Callable[[Batch, Settings, bool], Result]
+class Backend(Protocol):
+    """The losses and their gradient."""
+
+    def forward(self, batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+        """Loss and terms of a batch."""
+        ...
+
+    def backward(self, saved: tuple[Tensor, ...], upstream: Tensor, settings: Settings, dtype: torch.dtype) -> Tensor:
+        """``upstream * d loss / d student``, ``(B, C)`` in ``dtype``, that of the student's logits."""
+        ...
 
 
 def compute_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:

@@ -43,8 +43,8 @@ class Selection(NamedTuple):
     classes: Tensor | None
 
 
-def compute(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
-    """Terms and gradient; keeps the contract of ``bickd_kernels.backends.contract``."""
+def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+    """Loss and terms, and the gradient already: it is what ``backward`` scales."""
     dtype = compute_dtype(batch.student, batch.teacher)
     logits = torch.stack((batch.student, batch.teacher)).to(dtype)
     valid = None if batch.target is None else _unless_all(batch.target != settings.ignore_index)
@@ -67,7 +67,32 @@ def compute(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
         gradient = _accumulate(gradient, part, 1.0)
     if needs_gradient and gradient is None:
         gradient = torch.zeros_like(logits[0])
-    return Result(ce, kd, class_wise, sample_wise, gradient)
+    loss = _weighted_sum(settings, ce, kd, class_wise, sample_wise)
+    return Result(loss, ce, kd, class_wise, sample_wise, () if gradient is None else (gradient,))
+
+
+def backward(saved: tuple[Tensor, ...], upstream: Tensor, settings: Settings, dtype: torch.dtype) -> Tensor:
+    """The gradient of ``forward``, scaled.
+
+    It was kept in the compute dtype, because the finished gradient of a mean over a large batch underflows in float16
+    before a gradient scaler has had its turn.
+    """
+    (gradient,) = saved
+    return (gradient * upstream).to(dtype)
+
+
+def _weighted_sum(settings: Settings, *terms: Tensor | None) -> Tensor:
+    """The loss; a term of weight 0 takes no part in it."""
+    computed = settings.computed(*terms)
+    weights = [weight for weight in settings.weights if weight is not None]
+    addends = [(term, weight) for term, weight in zip(computed, weights, strict=True) if weight != 0]
+    if not addends:
+        return torch.zeros_like(computed[0])
+    (term, weight), *others = addends
+    loss = term * weight
+    for term, weight in others:
+        loss.add_(term, alpha=weight)
+    return loss
 
 
 def _unless_all(mask: Tensor) -> Tensor | None:

@@ -1,0 +1,67 @@
+"""Device functions and constants that several kernels share.
+
+Kernels take logarithms and powers to the base 2, for which a GPU has instructions: ``log2(e)`` goes into the scale.
+A product of unit vectors has float16 operands. With ``PARTS == 1`` each operand is rounded to float16; with
+``PARTS == 2`` it is the sum of two float16 numbers, and three products make one of float32 grade.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+UNIT_SCALE = tl.constexpr(16384.0)
+"""Unit vectors are stored times this: small entries are then normal float16 numbers, and large ones far below infinity."""
+
+SLOPE_SCALE = tl.constexpr(32768.0)
+"""The same for the derivative by a similarity, whose entries lie in [-1, 1] before they are divided by ``n k``."""
+
+
+@triton.jit
+def finite_or_zero(maximum):
+    """A maximum that can be subtracted: ``-inf - -inf`` would be NaN where nothing has been seen yet."""
+    return tl.where(maximum == float("-inf"), 0.0, maximum)
+
+
+@triton.jit
+def rescaled(total, old_maximum, new_maximum, scale):
+    """``total = sum 2^((x - old) scale)`` as it reads relative to the new maximum."""
+    return total * tl.exp2((old_maximum - finite_or_zero(new_maximum)) * scale)
+
+
+@triton.jit
+def high_part(values):
+    """The float16 number nearest to each value."""
+    return values.to(tl.float16)
+
+
+@triton.jit
+def low_part(values, high):
+    """What ``high_part`` left over, as float16."""
+    return (values - high.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def dot_of_parts(left_high, left_low, right_high, right_low, accumulator, PARTS: tl.constexpr):
+    """``accumulator + left @ right``; the product of the two low parts is below float32 resolution and left out."""
+    if PARTS == 2:
+        accumulator = tl.dot(left_low, right_high, accumulator)
+        accumulator = tl.dot(left_high, right_low, accumulator)
+    return tl.dot(left_high, right_high, accumulator)
+
+
+@triton.jit
+def sum_of_partials(partials, stride, count, offsets, COUNT: tl.constexpr):
+    """``sum_p partials[p, offsets]`` over the first ``count <= COUNT`` rows, always in the same order."""
+    part = tl.arange(0, COUNT)
+    values = tl.load(
+        partials + part[:, None].to(tl.int64) * stride + offsets[None, :], mask=(part < count)[:, None], other=0.0
+    )
+    return tl.sum(values, axis=0)
+
+
+@triton.jit
+def inverse_or_zero(total):
+    """``1 / total``, and 0 for the empty sum of a vector that is not part of the batch; NaN stays NaN."""
+    return tl.where(total == 0.0, 0.0, 1.0 / total)
