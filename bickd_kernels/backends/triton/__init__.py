@@ -8,10 +8,38 @@ Reading order, which is the order of the launches:
     partial_sums        between the two, where there are many tiles
     logit_gradient      in backward: all parts together, times the upstream gradient
 
-``general`` launches them. ``small_problem`` runs the same stages in one launch. ``primitives`` holds the device functions
-that kernels share, ``launch`` the launch parameters.
+``general`` launches them. ``small`` launches ``small_problem``, which runs the same stages in one launch. ``primitives``
+holds the device functions that kernels share, ``launch`` the launch parameters.
 """
 
-from bickd_kernels.backends.triton.general import backward, forward
+import contextlib
 
-__all__ = ["backward", "forward"]
+import torch
+from torch import Tensor
+
+from bickd_kernels.arguments import Settings
+from bickd_kernels.backends.contract import Batch, Result
+from bickd_kernels.backends.triton import general, small
+from bickd_kernels.backends.triton.launch import is_small
+
+
+def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+    """Loss and terms of a batch on a GPU, in float32."""
+    path = small if is_small(*batch.student.shape, batch.student.dtype, settings) else general
+    with _on_device_of(batch.student):
+        return path.forward(batch, settings, needs_gradient)
+
+
+def backward(saved: tuple[Tensor, ...], upstream: Tensor, settings: Settings, dtype: torch.dtype) -> Tensor:
+    """The gradient by the student's logits, in their dtype."""
+    if len(saved) == 1:
+        return small.backward(saved, upstream, dtype)
+    with _on_device_of(saved[0]):
+        return general.backward(saved, upstream, settings, dtype)
+
+
+def _on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device; compiled code sees to that itself."""
+    if torch.compiler.is_compiling() or not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(tensor.device)

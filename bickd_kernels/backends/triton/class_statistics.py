@@ -81,7 +81,7 @@ def store_both_units(
     PARTS: tl.constexpr,
 ):
     """Class vectors and sample vectors of one network, each contiguous along its vectors."""
-    part = padded_samples.to(tl.int64) * padded_classes
+    part = tl.cast(padded_samples, tl.int64) * padded_classes
     inside = valid[:, None] & present[None, :]
     in_buffer = (row < padded_samples)[:, None]
     if WITH_CLASS:

@@ -45,7 +45,7 @@ def similarities(
     STEP: tl.constexpr,
 ):
     """A tile of ``U @ V.T``."""
-    part = vectors.to(tl.int64) * length
+    part = tl.cast(vectors, tl.int64) * length
     step = tl.arange(0, STEP)
     left_tile = left + i.to(tl.int64)[:, None] * length + step[None, :]
     right_tile = right + j.to(tl.int64)[:, None] * length + step[None, :]
@@ -102,12 +102,14 @@ def similarity_tiles(
     if program < class_programs:
         left, right, labels, weights = class_student, class_teacher, class_labels, class_weights
         exponentials, sums, positives = class_exponentials, class_sums, class_positives
-        vectors, length, first, keep = padded_classes, padded_samples, class_first, keep_classes
+        vectors, length = tl.cast(padded_classes, tl.int32), tl.cast(padded_samples, tl.int32)
+        first, keep = tl.cast(class_first, tl.int32), tl.cast(keep_classes, tl.int1)
     else:
         program -= class_programs
         left, right, labels, weights = sample_student, sample_teacher, sample_labels, sample_weights
         exponentials, sums, positives = sample_exponentials, sample_sums, sample_positives
-        vectors, length, first, keep = padded_samples, padded_classes, sample_first, keep_samples
+        vectors, length = tl.cast(padded_samples, tl.int32), tl.cast(padded_classes, tl.int32)
+        first, keep = tl.cast(sample_first, tl.int32), tl.cast(keep_samples, tl.int1)
 
     tiles = vectors // TILE
     tile_i = first + program // tiles
@@ -161,7 +163,7 @@ def store_slopes(
 ):
     """Writes a finished tile of ``G`` and its part of ``h_i = sum_d U_id G_id``."""
     g = accumulator * (1.0 / (SLOPE_SCALE * UNIT_SCALE))
-    part = vectors.to(tl.int64) * length
+    part = tl.cast(vectors, tl.int64) * length
     u = units_of(student, i.to(tl.int64)[:, None] * length + d[None, :], part, PARTS)
     tl.store(projections + i, tl.sum(u * g, axis=1))
     tl.store(slopes + i.to(tl.int64)[:, None] * vector_stride + d.to(tl.int64)[None, :] * entry_stride, g)
@@ -196,7 +198,7 @@ def slope_tile(
     i = tile_i * TILE + tl.arange(0, TILE)
     d = tile_d * TILE + tl.arange(0, TILE)
     step = tl.arange(0, STEP)
-    part = vectors.to(tl.int64) * length
+    part = tl.cast(vectors, tl.int64) * length
 
     label_i = tl.load(labels + i)
     weight_i = tl.load(weights + i)
@@ -243,7 +245,7 @@ def recomputed_slope_tile(
     """``G`` of a tile of vectors with all their entries, and its ``h``; ``E`` is formed again and never leaves the chip."""
     i = tile_i * TILE + tl.arange(0, TILE)
     d = tl.arange(0, LENGTH)
-    part = vectors.to(tl.int64) * LENGTH
+    part = tl.cast(vectors, tl.int64) * LENGTH
     label_i = tl.load(labels + i)
     weight_i = tl.load(weights + i)
     inverse_rows = inverse_or_zero(tl.load(sums + i))
@@ -329,7 +331,8 @@ def slope_tiles(
     if program < 0:
         loss_of_the_batch(
             rows, sample_weights, class_sums, class_positives, class_weights, sample_sums, sample_positives,
-            loss, terms, counts, padded_samples, padded_classes, class_partials, sample_partials, class_positive_count, sample_positive_count,
+            loss, terms, counts, padded_samples, padded_classes, class_partials, sample_partials,
+            class_positive_count, sample_positive_count,
             contrast_temperature.to(tl.float32), kd_temperature.to(tl.float32), ce_weight.to(tl.float32),
             kd_weight.to(tl.float32), class_weight.to(tl.float32), sample_weight.to(tl.float32),
             WITH_CE, WITH_KD, WITH_CLASS, WITH_SAMPLE, COUNT, TILE,

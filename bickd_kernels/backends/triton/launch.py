@@ -203,6 +203,42 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
     )
 
 
+def is_small(samples: int, classes: int, dtype: torch.dtype, settings: Settings) -> bool:
+    """Whether one program should compute the whole batch."""
+    return max(samples, classes) <= SMALL
+
+
+class SmallPlan(NamedTuple):
+    """Launch parameters of the small path."""
+
+    tile: int
+    step: int
+    padded_samples: int
+    padded_classes: int
+    row_rows: int
+    column_width: int
+    partials: int
+    warps: int
+    stages: int
+
+
+def small_plan(samples: int, classes: int, parts: int, target: Target) -> SmallPlan:
+    """Launch parameters for a batch of at most ``SMALL`` samples and classes."""
+    tile = 64
+    padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
+    return SmallPlan(
+        tile=tile,
+        step=32,
+        padded_samples=padded_samples,
+        padded_classes=padded_classes,
+        row_rows=32,
+        column_width=32,
+        partials=max(padded_samples, padded_classes) // tile,
+        warps=8,
+        stages=2,
+    )
+
+
 def panels(tiles: int, tile: int) -> list[TileRows]:
     """The panels of rows of tiles in which a similarity matrix of ``tiles ** 2`` tiles is kept within the budget."""
     rows = max(1, min(tiles, KEPT_BYTES // (4 * tile * tile * tiles)))

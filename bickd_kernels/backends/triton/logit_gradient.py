@@ -50,7 +50,7 @@ def logit_gradient(
     student,  # in   (B, C) logits, rows student_stride_v * VECTOR apart
     teacher,  # in   (B, C) logits, rows teacher_stride_v * VECTOR apart
     target,  # in   (B,) int64; read for the cross-entropy only
-    upstream,  # in   () float32
+    upstream,  # in   () float32; read with SCALED, else it is 1
     rows,  # in   (ROW_STATISTICS, padded_samples) float32
     sample_weights,  # in   (padded_samples,) float32, 0 for what is not in the batch
     columns,  # in   (padded_classes,) float32: log2 of the student's column lengths
@@ -77,6 +77,7 @@ def logit_gradient(
     class_weight,
     sample_weight,
     first_program,
+    SCALED: tl.constexpr,
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
     WITH_CLASS: tl.constexpr,
@@ -103,7 +104,9 @@ def logit_gradient(
     x_max = tl.load(statistic + STUDENT_MAX * padded_samples, mask=valid, other=0.0)[:, None]
     normalizer = tl.load(statistic + STUDENT_NORMALIZER * padded_samples, mask=valid, other=0.0)[:, None]
     sample_count = tl.load(counts)
-    outer = tl.load(upstream)
+    outer = 1.0
+    if SCALED:
+        outer = tl.load(upstream)
 
     sum_of_a = tl.zeros((ROWS,), tl.float32)
     if WITH_CLASS:

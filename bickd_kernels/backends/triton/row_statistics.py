@@ -18,7 +18,7 @@ import triton.language as tl
 
 from bickd_kernels.backends.triton.primitives import LN_2, LOG2_E, finite_or_zero, rescaled
 
-ROW_STATISTICS = 12
+ROW_STATISTICS = tl.constexpr(12)
 """How many numbers are kept for a sample; the following are their indices."""
 
 STUDENT_MAX = tl.constexpr(0)

@@ -1,0 +1,65 @@
+"""The small path on the host: one launch for loss and gradient, whose backward only scales."""
+
+import torch
+from torch import Tensor
+
+from bickd_kernels.arguments import Settings
+from bickd_kernels.backends.contract import Batch, Result
+from bickd_kernels.backends.triton import launch
+from bickd_kernels.backends.triton.small_problem import scratch_elements, small_problem
+
+
+def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+    """Loss, terms, and the gradient already, in float32."""
+    logits = launch.logits_of(batch.student, batch.teacher)
+    samples, classes = logits.student.shape
+    terms = launch.terms_of(settings, batch.target)
+    parts = launch.parts_of(logits.student.dtype, settings.contrast_temperature)
+    plan = launch.small_plan(samples, classes, parts, launch.current_target())
+    elements = scratch_elements(plan.padded_samples, plan.padded_classes, parts, plan.tile)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=logits.student.device)
+
+    loss, unweighted, scratch = empty(), empty(4), empty(elements)
+    gradient = empty(samples, classes) if needs_gradient else scratch
+    small_problem[(1,)](
+        logits.student,
+        logits.teacher,
+        # The kernel does not read targets where there are none; any tensor may stand in.
+        logits.student if batch.target is None else batch.target,
+        gradient,
+        loss,
+        unweighted,
+        scratch,
+        samples,
+        *logits.sizes,
+        settings.ignore_index,
+        settings.temperature,
+        settings.contrast_temperature,
+        settings.kd_temperature,
+        *launch.weights_of(settings),
+        HAS_TARGET=batch.target is not None,
+        NEEDS_GRADIENT=needs_gradient,
+        **terms._asdict(),
+        SAMPLES=plan.padded_samples,
+        CLASSES=plan.padded_classes,
+        VECTOR=logits.vector,
+        PARTS=parts,
+        TILE=plan.tile,
+        STEP=plan.step,
+        COUNT=plan.partials,
+        ROWS=plan.row_rows,
+        BLOCK=plan.padded_classes,
+        WIDTH=plan.column_width,
+        num_warps=plan.warps,
+        num_stages=plan.stages,
+    )
+    ce, kd, class_wise, sample_wise = terms.select(unweighted)
+    return Result(loss, ce, kd, class_wise, sample_wise, (gradient,) if needs_gradient else ())
+
+
+def backward(saved: tuple[Tensor, ...], upstream: Tensor, dtype: torch.dtype) -> Tensor:
+    """The saved gradient times ``upstream``, in ``dtype``, in one launch."""
+    (gradient,) = saved
+    return torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))
