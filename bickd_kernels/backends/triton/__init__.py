@@ -19,13 +19,12 @@ from torch import Tensor
 
 from bickd_kernels.arguments import Settings
 from bickd_kernels.backends.contract import Batch, Result
-from bickd_kernels.backends.triton import general, small
-from bickd_kernels.backends.triton.launch import is_small
+from bickd_kernels.backends.triton import general, launch, small
 
 
 def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     """Loss and terms of a batch on a GPU, in float32."""
-    path = small if is_small(*batch.student.shape, batch.student.dtype, settings) else general
+    path = small if max(batch.student.shape) <= launch.SMALL else general
     with _on_device_of(batch.student):
         return path.forward(batch, settings, needs_gradient)
 

@@ -203,11 +203,6 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
     )
 
 
-def is_small(samples: int, classes: int, dtype: torch.dtype, settings: Settings) -> bool:
-    """Whether one program should compute the whole batch."""
-    return max(samples, classes) <= SMALL
-
-
 class SmallPlan(NamedTuple):
     """Launch parameters of the small path."""
 
