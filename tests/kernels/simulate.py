@@ -1,0 +1,52 @@
+"""Executes every Triton launch on the CPU, with the semantics of ttsem."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+from unittest import mock
+
+from launch_ir import STAGES, text_of
+from stand_in import gpu_in_backward, gpu_restored
+from triton.backends.compiler import GPUTarget
+from ttsem import harness, mlir, sanitize
+
+_parse = lru_cache(maxsize=64)(mlir.parse)
+
+
+@contextmanager
+def simulator(stage: str = "ttir", cc: int = 90, races: str = "raise") -> Iterator[sanitize.Session]:
+    """Within it, every launch on CPU tensors is executed as compiled for a GPU, and tensors say they are on it.
+
+    ``torch.empty`` is filled with NaN there, so that reading what was never written shows. A missing wait or barrier does
+    not show: asynchronous copies are done at once, and no warp of a program overtakes another. What a kernel stores through
+    a ``TensorDescriptor`` that is its argument is lost.
+
+    Args:
+        stage: which module is executed: ``"ttir"``, what the kernel says, or ``"ttgir"``, what layouts, pipelining and
+            tensor cores made of it.
+        cc: compute capability of the GPU.
+        races: what happens at a race between programs: ``"raise"``, ``"record"`` in ``Session.races``, or ``"off"``.
+
+    Returns:
+        The session of ttsem: the number of launches, the races, the launches that were too large to look for races.
+
+    Raises:
+        ttsem.sanitize.KernelFault: out of the launch, with ``.fault.kind`` ``"oob_read"``, ``"oob_write"``, ``"race"``
+            or ``"poison"`` (an operation without a defined result).
+        ttsem.sanitize.Unjudged: out of the launch, if ttsem does not know an operation of it.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage is {stage!r}, not one of {STAGES}")
+
+    def read(launch: harness.LaunchRecord, _stage: str, target: GPUTarget, *_: Any, **__: Any) -> str:
+        return text_of(launch, stage, target)
+
+    with (
+        gpu_restored(),
+        gpu_in_backward(),
+        mock.patch.object(harness, "ir_for_launch", read),
+        mock.patch.object(mlir, "parse", _parse),
+        sanitize.session(cc=cc, races=races) as session,
+    ):
+        yield session
