@@ -1,0 +1,81 @@
+"""What every kernel that the heuristics choose takes of a GPU, compiled ahead of time and held against a snapshot.
+
+The snapshot is one file of ``resources/`` for each target and dtype. ``make aot-snapshot`` renews it, on purpose.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from aot import SHARED_LIMIT, TARGETS, Resources, measure, recording
+from cases import make_inputs
+
+from bickd_kernels import bickd_loss
+
+SHAPES = ((64, 100), (128, 100), (256, 1000), (1024, 1000), (256, 21841))
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+PRODUCTS = {"similarity_tiles", "slope_tiles", "small_problem"}
+"""The kernels that multiply matrices."""
+
+READERS_OF_LOGITS = {"row_statistics", "class_statistics", "logit_gradient", "small_problem"}
+
+SNAPSHOTS = Path(__file__).with_name("resources")
+
+TARGET_AND_DTYPE = [(target, dtype) for target in TARGETS for dtype in DTYPES]
+
+
+@cache
+def resources(target: str, dtype: str) -> dict[str, list[Resources]]:
+    """For each shape the kernels of a training step, in the order of their launches."""
+    found = {}
+    for samples, classes in SHAPES:
+        inputs = make_inputs(samples, classes, dtype=DTYPES[dtype])
+        with recording(target) as kernels:
+            bickd_loss(inputs.student.requires_grad_(), inputs.teacher, inputs.target).backward()
+        found[f"{samples}x{classes}"] = [measure(kernel) for kernel in kernels]
+    return found
+
+
+def as_json(found: dict[str, list[Resources]]) -> Any:
+    """As it reads back from a file: the widths of loads and stores are keys, and keys are strings."""
+    return json.loads(json.dumps({shape: [asdict(kernel) for kernel in kernels] for shape, kernels in found.items()}))
+
+
+@pytest.mark.parametrize(("target", "dtype"), TARGET_AND_DTYPE)
+def test_kernels_fit_and_use_what_the_gpu_has(target: str, dtype: str) -> None:
+    found = resources(target, dtype)
+    assert [len(kernels) for kernels in found.values()] == [1, 1, 5, 5, 6]
+    for shape, kernels in found.items():
+        for kernel in kernels:
+            where = f"{kernel.kernel} for {shape} {dtype} on {target}: {kernel}"
+            assert not kernel.spills, where
+            assert kernel.shared_bytes <= SHARED_LIMIT[target], where
+            assert kernel.tensor_memory <= 512, where
+            assert kernel.fp64_arithmetic == 0, where
+            assert (kernel.matrix_instructions > 0) == (kernel.kernel in PRODUCTS), where
+            # Rows of an odd number of classes are not aligned: their logits can only be read one by one.
+            if not (shape.endswith("21841") and kernel.kernel in READERS_OF_LOGITS | {"partial_sums"}):
+                assert kernel.widest_load == 128, where
+                assert 16 not in kernel.global_loads, where
+    if os.environ.get("BICKD_RENEW_SNAPSHOT") == "1":
+        SNAPSHOTS.mkdir(exist_ok=True)
+        (SNAPSHOTS / f"{target}-{dtype}.json").write_text(json.dumps(as_json(found), indent=1) + "\n")
+    assert as_json(found) == json.loads((SNAPSHOTS / f"{target}-{dtype}.json").read_text()), "make aot-snapshot renews it"
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_barriers_between_the_stages_of_a_small_problem_order_global_memory_on_amd(shape: tuple[int, int]) -> None:
+    inputs = make_inputs(*shape, dtype=torch.float32)
+    with recording("gfx942") as kernels:
+        bickd_loss(inputs.student.requires_grad_(), inputs.teacher, inputs.target).backward()
+    (kernel,) = kernels
+    fences = [line for line in kernel.asm["llir"].splitlines() if 'fence syncscope("workgroup") release' in line]
+    # A fence of shared memory alone is marked so; the four barriers between the five stages must not be.
+    assert sum("!mmra" not in fence for fence in fences) == 4
