@@ -21,6 +21,9 @@ from bickd_kernels.backends.triton.logit_gradient import logit_gradient
 from bickd_kernels.backends.triton.partial_sums import partial_sums
 from bickd_kernels.backends.triton.row_statistics import ROW_STATISTICS, row_statistics
 
+similarity_kernel = launch.tunable(similarity_tiles)
+slope_kernel = launch.tunable(slope_tiles)
+
 NO_ROWS: TileRows = (0, 0)
 
 
@@ -216,7 +219,7 @@ def _launch_similarities(
     plan = problem.plan
     class_programs, sample_programs = classes[1] * plan.class_tiles, samples[1] * plan.sample_tiles
     launch.product(
-        similarity_tiles,
+        similarity_kernel,
         class_programs + sample_programs,
         plan,
         *problem.classes.similarity_arguments,
@@ -246,7 +249,7 @@ def _launch_slopes(problem: Problem, classes: TileRows, samples: TileRows) -> No
     if plan.recomputed:
         class_programs = classes[1] * plan.tile // plan.recomputed_tile
     launch.product(
-        slope_tiles,
+        slope_kernel,
         1 + class_programs + samples[1] * plan.class_tiles,
         plan,
         *problem.classes.slope_arguments,

@@ -4,7 +4,6 @@ Everything here is a heuristic on the batch, the precision and the target. ``BIC
 Triton measure the pipelines of the matrix products instead, once for each padded shape.
 """
 
-import functools
 import math
 import os
 from typing import Any, NamedTuple
@@ -29,6 +28,9 @@ RESIDENT_SAMPLES = 1024
 
 MAX_PARTIALS = 32
 """With more tiles than this, partial sums are added up by a launch of their own."""
+
+AUTOTUNE = os.environ.get("BICKD_AUTOTUNE", "0") == "1"
+"""Read once, when the first loss is computed by this backend."""
 
 SMALL = 128
 """Up to this many samples and classes, one program computes everything in one launch."""
@@ -125,13 +127,19 @@ def current_target() -> Target:
     return Target(target.backend, str(target.arch), target.warp_size)
 
 
+@torch.compiler.assume_constant_result
+def float32_products_lowered() -> bool:
+    """Whether ``torch.set_float32_matmul_precision`` allows products of float32 numbers to be less exact."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
 def parts_of(dtype: torch.dtype, contrast_temperature: float) -> int:
     """How many float16 numbers an operand of a product is made of: 1, or 2 for products of float32 grade.
 
     One has the precision of TF32, an error of the gradient below 1.5e-3 at ``contrast_temperature >= 0.1``. It is enough
     for 16-bit logits, and for float32 logits where ``torch.set_float32_matmul_precision`` allows TF32.
     """
-    narrow = dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
+    narrow = dtype != torch.float32 or float32_products_lowered()
     return 1 if narrow and contrast_temperature >= 0.1 else 2
 
 
@@ -240,14 +248,10 @@ def panels(tiles: int, tile: int) -> list[TileRows]:
     return [(first, min(rows, tiles - first)) for first in range(0, tiles, rows)]
 
 
-@functools.cache
-def autotuning() -> bool:
-    """Whether ``BICKD_AUTOTUNE`` asks for it."""
-    return os.environ.get("BICKD_AUTOTUNE", "0") == "1"
-
-
-@functools.cache
-def _autotuned(kernel: Any) -> Any:
+def tunable(kernel: Any) -> Any:
+    """A kernel of matrix products as ``product`` launches it."""
+    if not AUTOTUNE:
+        return kernel
     configurations = [
         triton.Config({"STEP": step}, num_warps=warps, num_stages=stages)
         for step in (32, 64)
@@ -258,9 +262,8 @@ def _autotuned(kernel: Any) -> Any:
 
 
 def product(kernel: Any, programs: int, plan: Plan, *arguments: Any, **constants: Any) -> None:
-    """Launches a kernel of matrix products, with the plan's pipeline or the one that was measured to be the fastest."""
+    """Launches a ``tunable`` kernel, with the plan's pipeline or the one that was measured to be the fastest."""
     constants.update(PARTS=plan.parts, TILE=plan.tile)
-    if autotuning():
-        _autotuned(kernel)[(programs,)](*arguments, **constants)
-    else:
-        kernel[(programs,)](*arguments, STEP=plan.step, num_warps=plan.warps, num_stages=plan.stages, **constants)
+    if not AUTOTUNE:
+        constants.update(STEP=plan.step, num_warps=plan.warps, num_stages=plan.stages)
+    kernel[(programs,)](*arguments, **constants)

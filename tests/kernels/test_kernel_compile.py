@@ -1,0 +1,80 @@
+"""``torch.compile`` traces through the launches of the kernels: one graph, the same numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+import torch
+from cases import KINDS, call, make_inputs
+from simulate import simulator
+from stand_in import gpu_restored
+from torch.utils import _triton
+from ttsem import _fakedriver, sanitize
+
+from bickd_kernels import backends
+
+SHAPES = {"small": (16, 24), "general": (40, 150)}
+
+
+def kernels_by_decree(*_: object) -> str:
+    return "triton"
+
+
+@contextmanager
+def traceable_simulator() -> Iterator[sanitize.Session]:
+    """Launches are executed, but tensors are those of the CPU to PyTorch: its compiler looks closely at a GPU.
+
+    It takes a kernel for one of Triton only where it believes in Triton, and the backend is the kernels' by decree.
+    """
+    with (
+        gpu_restored(),
+        sanitize.session(cc=90, cuda_is_cpu=False) as session,
+        mock.patch.object(backends, "resolve", kernels_by_decree),
+        mock.patch.object(_triton, "has_triton", return_value=True),
+        mock.patch.object(_triton, "has_triton_experimental_host_tma", return_value=False),
+        mock.patch.object(_triton, "has_triton_tensor_descriptor_host_tma", return_value=False),
+    ):
+        _fakedriver.unstub_torch_cuda()
+        torch._dynamo.reset()
+        yield session
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+@pytest.mark.parametrize("path", list(SHAPES))
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_graph_gives_the_same_numbers(kind: str, path: str, compiler: str) -> None:
+    inputs = make_inputs(*SHAPES[path], dtype=torch.float32)
+    student = inputs.student.requires_grad_()
+    with simulator() as session:
+        loss = call(kind, inputs)
+        (gradient,) = torch.autograd.grad(loss, student)
+        launches = session.launches
+    with traceable_simulator() as session:
+        compiled = torch.compile(call, fullgraph=True, backend=compiler)
+        compiled_loss = compiled(kind, inputs)
+        (compiled_gradient,) = torch.autograd.grad(compiled_loss, student)
+        assert session.launches == launches
+    assert torch.equal(compiled_loss, loss)
+    assert torch.equal(compiled_gradient, gradient)
+
+
+def test_a_compiled_loss_follows_its_inputs() -> None:
+    with traceable_simulator():
+        compiled = torch.compile(call, fullgraph=True, backend="eager")
+        first, second = (make_inputs(16, 24, dtype=torch.float32, seed=seed) for seed in range(2))
+        losses = [compiled("bickd", inputs) for inputs in (first, second)]
+        assert torch.equal(losses[0], call("bickd", first))
+        assert torch.equal(losses[1], call("bickd", second))
+        assert not torch.equal(*losses)
+
+
+@pytest.mark.parametrize("path", list(SHAPES))
+def test_a_compiled_loss_takes_batches_of_any_size(path: str) -> None:
+    samples, classes = SHAPES[path]
+    with traceable_simulator():
+        compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+        for size in (samples, samples + 3, samples + 7):
+            inputs = make_inputs(size, classes, dtype=torch.float32)
+            assert torch.equal(compiled("bickd", inputs), call("bickd", inputs))
