@@ -21,6 +21,7 @@ DEVELOPMENT = [
     "pytest-benchmark>=5.1",
     "pytest-xdist>=3.6",
     "ruff>=0.9",
+    "triton>=3.4; platform_system == 'Linux'",
     "types-PyYAML",
 ]
 
@@ -35,5 +36,5 @@ setup(
     packages=find_packages(include=["bickd_kernels*"]),
     package_data={"bickd_kernels": ["py.typed"]},
     install_requires=["torch>=2.14", "typing_extensions>=4.10"],
-    extras_require={"training": TRAINING, "dev": TRAINING + DEVELOPMENT},
+    extras_require={"triton": ["triton>=3.4"], "training": TRAINING, "dev": TRAINING + DEVELOPMENT},
 )

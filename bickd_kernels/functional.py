@@ -79,7 +79,7 @@ def bilateral_loss(
         return_terms: also return the unweighted sides.
         group: has to be None in this version.
         backend: ``"auto"``, ``"torch"``, ``"triton"`` or ``"reference"``; ``"auto"`` follows the environment variable
-            ``BICKD_BACKEND``.
+            ``BICKD_BACKEND``, and without it takes ``"triton"`` on a GPU (but for float64) and ``"torch"`` elsewhere.
 
     Returns:
         A scalar, float64 if either input is float64 and else float32, with a first (but no second) derivative by
@@ -89,7 +89,8 @@ def bilateral_loss(
 
     Raises:
         TypeError: an argument of the wrong type, logits or a target of the wrong dtype.
-        ValueError: shapes or devices that differ, a temperature out of range, on the CPU a target that names no class.
+        ValueError: shapes or devices that differ, a temperature out of range, on the CPU a target that names no class,
+            ``"triton"`` for logits that are not on a GPU or in float64.
     """
     settings = check_settings(
         temperature=temperature,

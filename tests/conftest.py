@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from conditions import KERNELS_CAN_RUN
 from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
@@ -12,6 +13,10 @@ settings.load_profile("repeatable")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores: more threads than cores make tiny operations slow.
     torch.set_num_threads(1)
+
+
+def pytest_report_header() -> list[str]:
+    return [] if KERNELS_CAN_RUN else ["the kernels are NOT tested: that needs Python 3.11, triton and ttsem (make install)"]
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ holds the device functions that kernels share, ``launch`` the launch parameters.
 """
 
 import contextlib
+import operator
 
 import torch
 from torch import Tensor
@@ -24,7 +25,9 @@ from bickd_kernels.backends.triton import general, launch, small
 
 def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     """Loss and terms of a batch on a GPU, in float32."""
-    path = small if max(batch.student.shape) <= launch.SMALL else general
+    # The shape decides on constants of the kernels: a compiler that traces this has to know it as numbers.
+    samples, classes = (operator.index(size) for size in batch.student.shape)
+    path = small if max(samples, classes) <= launch.SMALL else general
     with _on_device_of(batch.student):
         return path.forward(batch, settings, needs_gradient)
 

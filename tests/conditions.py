@@ -1,0 +1,7 @@
+"""What of this machine decides which tests can run."""
+
+import sys
+from importlib.util import find_spec
+
+KERNELS_CAN_RUN = sys.version_info >= (3, 11) and all(find_spec(package) for package in ("triton", "ttsem"))
+"""Kernels are executed by ttsem, which needs Python 3.11 and Triton."""
