@@ -27,7 +27,7 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     """Loss and terms of a batch on a GPU, in float32."""
     # The shape decides on constants of the kernels: a compiler that traces this has to know it as numbers.
     samples, classes = (operator.index(size) for size in batch.student.shape)
-    path = small if max(samples, classes) <= launch.SMALL else general
+    path = small if launch.is_small(samples, classes, launch.current_target()) else general
     with _on_device_of(batch.student):
         return path.forward(batch, settings, needs_gradient)
 

@@ -125,7 +125,9 @@ def similarity_tiles(
     positive = tl.load(labels + i)[:, None] == tl.load(labels + j)[None, :]
     distance = tl.sum(tl.where(positive, 1.0 - similarity, 0.0), axis=1)
     # Zero weights mask what is not in the batch, but 0 * NaN would not.
-    tl.store(positives + tile_i * tiles + tile_j, tl.sum(tl.where(left_weight > 0.0, distance * left_weight, 0.0), axis=0))
+    distance = tl.where(left_weight > 0.0, distance * left_weight, 0.0)
+    # A sum of a matrix of one row: Triton 3.6 and 3.7 do not compile the sum of the vector for sm_100.
+    tl.store(positives + tile_i * tiles + tile_j + tl.arange(0, 1), tl.sum(distance[None, :], axis=1))
     if keep:
         tl.store(exponentials + (i - first * TILE).to(tl.int64)[:, None] * vectors + j[None, :], e)
 

@@ -32,6 +32,8 @@ MAX_PARTIALS = 32
 AUTOTUNE = os.environ.get("BICKD_AUTOTUNE", "0") == "1"
 """Read once, when the first loss is computed by this backend."""
 
+TRITON_VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
+
 SMALL = 128
 """Up to this many samples and classes, one program computes everything in one launch."""
 
@@ -209,6 +211,13 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
         warps=8 if tile == 128 or target.warp_size == 64 else 4,
         stages=3,
     )
+
+
+def is_small(samples: int, classes: int, target: Target) -> bool:
+    """Whether one program computes the whole batch."""
+    # Triton 3.6 fails to compile it for AMD.
+    compiles = target.backend == "cuda" or TRITON_VERSION >= (3, 7)
+    return max(samples, classes) <= SMALL and compiles
 
 
 class SmallPlan(NamedTuple):
