@@ -53,6 +53,33 @@ def log_probabilities(
 
 
 @triton.jit
+def block_of_samples(
+    start,
+    column,
+    student,
+    teacher,
+    rows,
+    sample_weights,
+    student_stride,
+    teacher_stride,
+    classes,
+    padded_samples,
+    scale,
+    ROW_BLOCK: tl.constexpr,
+):
+    """``ROW_BLOCK`` samples: which they are and which are in the batch, and what ``log_probabilities`` gives of both."""
+    row = start + tl.arange(0, ROW_BLOCK)
+    valid = tl.load(sample_weights + row, mask=row < padded_samples, other=0.0) > 0.0
+    x, x_seen = log_probabilities(
+        student, rows, row, column, valid, student_stride, classes, padded_samples, scale, STUDENT_MAX, STUDENT_NORMALIZER
+    )
+    y, y_seen = log_probabilities(
+        teacher, rows, row, column, valid, teacher_stride, classes, padded_samples, scale, TEACHER_MAX, TEACHER_NORMALIZER
+    )
+    return row, valid, x, x_seen, y, y_seen
+
+
+@triton.jit
 def store_units(units, offsets, log_units, inside, in_buffer, part, PARTS: tl.constexpr):
     """Writes a tile of unit vectors from their logarithms; zero for what is not part of the batch."""
     values = tl.where(inside, tl.exp2(log_units) * UNIT_SCALE, 0.0)
@@ -142,48 +169,20 @@ def class_statistics(
     y_max = tl.full((WIDTH,), float("-inf"), tl.float32)
     x_total = tl.zeros((WIDTH,), tl.float32)
     y_total = tl.zeros((WIDTH,), tl.float32)
-    row = tl.arange(0, ROW_BLOCK)
-    valid = tl.load(sample_weights + row, mask=row < padded_samples, other=0.0) > 0.0
-    x, in_student = log_probabilities(
-        student, rows, row, column, valid, student_stride, classes, padded_samples, scale, STUDENT_MAX, STUDENT_NORMALIZER
-    )
-    y, in_teacher = log_probabilities(
-        teacher, rows, row, column, valid, teacher_stride, classes, padded_samples, scale, TEACHER_MAX, TEACHER_NORMALIZER
-    )
+    row, valid, x, in_student, y, in_teacher = block_of_samples(
+        0, column, student, teacher, rows, sample_weights, student_stride, teacher_stride, classes, padded_samples, scale,
+        ROW_BLOCK,
+    )  # fmt: skip
     x_max, x_total = column_sums(x, x_max, x_total)
     y_max, y_total = column_sums(y, y_max, y_total)
     if not RESIDENT:
         for start in range(ROW_BLOCK, padded_samples, ROW_BLOCK):
-            row = start + tl.arange(0, ROW_BLOCK)
-            valid = tl.load(sample_weights + row, mask=row < padded_samples, other=0.0) > 0.0
-            x, seen = log_probabilities(
-                student,
-                rows,
-                row,
-                column,
-                valid,
-                student_stride,
-                classes,
-                padded_samples,
-                scale,
-                STUDENT_MAX,
-                STUDENT_NORMALIZER,
-            )
-            in_student |= seen
-            y, seen = log_probabilities(
-                teacher,
-                rows,
-                row,
-                column,
-                valid,
-                teacher_stride,
-                classes,
-                padded_samples,
-                scale,
-                TEACHER_MAX,
-                TEACHER_NORMALIZER,
-            )
-            in_teacher |= seen
+            row, valid, x, x_seen, y, y_seen = block_of_samples(
+                start, column, student, teacher, rows, sample_weights, student_stride, teacher_stride, classes,
+                padded_samples, scale, ROW_BLOCK,
+            )  # fmt: skip
+            in_student |= x_seen
+            in_teacher |= y_seen
             x_max, x_total = column_sums(x, x_max, x_total)
             y_max, y_total = column_sums(y, y_max, y_total)
 
@@ -195,35 +194,11 @@ def class_statistics(
     tl.store(weights + column, present.to(tl.float32))
 
     for start in range(0, padded_samples, ROW_BLOCK):
-        row = start + tl.arange(0, ROW_BLOCK)
-        valid = tl.load(sample_weights + row, mask=row < padded_samples, other=0.0) > 0.0
         if not RESIDENT:
-            x, seen = log_probabilities(
-                student,
-                rows,
-                row,
-                column,
-                valid,
-                student_stride,
-                classes,
-                padded_samples,
-                scale,
-                STUDENT_MAX,
-                STUDENT_NORMALIZER,
-            )
-            y, seen = log_probabilities(
-                teacher,
-                rows,
-                row,
-                column,
-                valid,
-                teacher_stride,
-                classes,
-                padded_samples,
-                scale,
-                TEACHER_MAX,
-                TEACHER_NORMALIZER,
-            )
+            row, valid, x, x_seen, y, y_seen = block_of_samples(
+                start, column, student, teacher, rows, sample_weights, student_stride, teacher_stride, classes,
+                padded_samples, scale, ROW_BLOCK,
+            )  # fmt: skip
         store_both_units(
             x, x_length, rows, class_student, sample_student, row, column, valid, present,
             padded_samples, padded_classes, STUDENT_LENGTH, WITH_CLASS, WITH_SAMPLE, PARTS,
