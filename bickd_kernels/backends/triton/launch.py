@@ -29,6 +29,9 @@ RESIDENT_SAMPLES = 1024
 MAX_PARTIALS = 32
 """With more tiles than this, partial sums are added up by a launch of their own."""
 
+FEW = 16
+"""Fewer samples or classes than this get products of float32 grade, which cost nothing there."""
+
 AUTOTUNE = os.environ.get("BICKD_AUTOTUNE", "0") == "1"
 """Read once, when the first loss is computed by this backend."""
 
@@ -135,14 +138,15 @@ def float32_products_lowered() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-def parts_of(dtype: torch.dtype, contrast_temperature: float) -> int:
+def parts_of(dtype: torch.dtype, contrast_temperature: float, samples: int, classes: int) -> int:
     """How many float16 numbers an operand of a product is made of: 1, or 2 for products of float32 grade.
 
     One has the precision of TF32, an error of the gradient below 1.5e-3 at ``contrast_temperature >= 0.1``. It is enough
-    for 16-bit logits, and for float32 logits where ``torch.set_float32_matmul_precision`` allows TF32.
+    for 16-bit logits, and for float32 logits where ``torch.set_float32_matmul_precision`` allows TF32. Of a few samples
+    or classes, though, pulls and pushes may cancel, and their errors are all that is left.
     """
     narrow = dtype != torch.float32 or float32_products_lowered()
-    return 1 if narrow and contrast_temperature >= 0.1 else 2
+    return 1 if narrow and contrast_temperature >= 0.1 and min(samples, classes) >= FEW else 2
 
 
 def terms_of(settings: Settings, target: Tensor | None) -> Terms:
