@@ -1,0 +1,133 @@
+"""A test of the tests: faults planted in a copy of the kernels are caught by the checks that the kernels pass."""
+
+import importlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from cases import make_inputs
+from checks import assert_right, step
+from simulate import simulator
+from ttsem.sanitize import KernelFault
+
+import bickd_kernels.backends.triton as kernels
+
+Planting = Callable[..., ModuleType]
+
+_names = (f"planted_kernels_{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planting]:
+    """Makes a copy of the backend in which ``right`` of a file reads ``wrong``, and which takes the general path."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def plant(file: str, right: str, wrong: str) -> ModuleType:
+        name = next(_names)
+        folder = tmp_path / name
+        folder.mkdir()
+        for source in Path(kernels.__file__).parent.glob("*.py"):
+            text = source.read_text()
+            if source.name == file:
+                assert text.count(right) == 1, f"{file} has {text.count(right)} times {right!r}"
+                text = text.replace(right, wrong)
+            (folder / source.name).write_text(text.replace("bickd_kernels.backends.triton", name))
+        copy = importlib.import_module(name)
+        copy.launch.SMALL = 0
+        return copy
+
+    yield plant
+    for name in [name for name in sys.modules if name.startswith("planted_kernels_")]:
+        del sys.modules[name]
+
+
+def check(backend: ModuleType) -> None:
+    """What the kernels have to pass: several tiles, a last one that is not full."""
+    inputs = make_inputs(20, 150, dtype=torch.float32)
+    with simulator():
+        actual = step("bickd", inputs, backend)
+    assert_right(actual, "bickd", inputs)
+
+
+def test_a_copy_without_a_fault_passes(planted: Planting) -> None:
+    check(planted("loss.py", "samples = tl.zeros", "samples = tl.zeros"))
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "kind"),
+    [
+        pytest.param(
+            "row_statistics.py",
+            "x = tl.load(student_row + column[None, :], mask=inside, other=minus_infinity)",
+            "x = tl.load(student_row + column[None, :])",
+            "oob_read",
+            id="logits read past their end",
+        ),
+        pytest.param(
+            "logit_gradient.py",
+            "stored = in_batch[:, None] & in_row[None, :]",
+            "stored = (row >= 0)[:, None] & in_row[None, :]",
+            "oob_write",
+            id="gradient written past its end",
+        ),
+        pytest.param(
+            "contrast.py",
+            "tl.store(sums + tile_j.to(tl.int64) * vectors + i, tl.sum(e, axis=1))",
+            "tl.store(sums + i, tl.sum(e, axis=1))",
+            "race",
+            id="tiles that share a partial sum",
+        ),
+    ],
+)
+def test_a_fault_of_memory_stops_the_launch(planted: Planting, file: str, right: str, wrong: str, kind: str) -> None:
+    with pytest.raises(KernelFault) as caught:
+        check(planted(file, right, wrong))
+    assert caught.value.fault.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        pytest.param(
+            "row_statistics.py",
+            "tl.store(out + TEACHER_LENGTH * padded_samples, 0.5 * tl.log2(y_squares) - y_normalizer, mask=in_buffer)",
+            "pass",
+            id="a statistic never written",
+        ),
+        pytest.param("contrast.py", "pushed - tl.where(positive", "pushed + tl.where(positive", id="pull turned into push"),
+        pytest.param(
+            "contrast.py", "column_sums = sums + partials * vectors", "column_sums = sums", id="row sums for column sums"
+        ),
+        pytest.param(
+            "logit_gradient.py", "return unit * (g - unit * h[None, :])", "return unit * g", id="no projection of a column"
+        ),
+        pytest.param(
+            "logit_gradient.py",
+            "class_factor * (a - tl.where(inside, tl.exp2(log_p), 0.0) * sum_of_a[:, None])",
+            "class_factor * a",
+            id="no correction by the softmax",
+        ),
+        pytest.param(
+            "row_statistics.py", "x_max, new_x_max, 2.0 * scale)", "x_max, new_x_max, scale)", id="squares rescaled once"
+        ),
+        pytest.param("loss.py", "(0.5 * LN_2)", "(0.5)", id="logarithms to the base 2"),
+    ],
+)
+def test_a_wrong_number_does_not_pass(
+    planted: Planting, file: str, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = planted(file, right, wrong)
+    # Rows in several tiles, so that sums have to be rescaled.
+    monkeypatch.setattr(backend.launch, "row_tile", lambda classes, elements: (4, 32, 4))
+    with pytest.raises(AssertionError):
+        check(backend)
+
+
+def test_several_tiles_of_a_row_pass_without_a_fault(planted: Planting, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = planted("loss.py", "samples = tl.zeros", "samples = tl.zeros")
+    monkeypatch.setattr(backend.launch, "row_tile", lambda classes, elements: (4, 32, 4))
+    check(backend)
