@@ -1,0 +1,170 @@
+"""Bytes and flops of the kernels by formula, for a whole training loss (``bickd_loss``) with targets.
+
+``n`` and ``m`` are samples and classes padded to whole tiles. *Requested* bytes are what the programs load and store,
+re-reads included, which a cache serves for the most part; the tests of the kernels hold these formulas to the byte against
+counted accesses. *Compulsory* bytes touch every buffer of a launch once: what has to cross the memory bus at least, where
+nothing survives in a cache from one launch to the next.
+"""
+
+from typing import NamedTuple
+
+from bickd_kernels.backends.triton import launch
+from bickd_kernels.backends.triton.row_statistics import ROW_STATISTICS
+
+TARGET = launch.Target("cuda", "90", 32)
+"""The tiles are the same for every GPU of NVIDIA."""
+
+
+class Work(NamedTuple):
+    """What one launch moves and computes."""
+
+    kernel: str
+    requested: int
+    compulsory: int
+    flops: int
+
+
+def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
+    """The launches of a training step on the general path, the exponentials of both sides kept or those of classes not.
+
+    Args:
+        samples: ``B``.
+        classes: ``C``.
+        logit_bytes: bytes of a logit, the same for student, teacher and gradient.
+        parts: how many float16 numbers an operand of a product is made of, 1 or 2.
+    """
+    plan = launch.plan(samples, classes, parts, TARGET)
+    works = [_row_statistics(plan, samples, classes, logit_bytes), _class_statistics(plan, samples, classes, logit_bytes)]
+    works.append(_similarity_tiles(plan))
+    if plan.recomputed:
+        # Each part is read and each sum written once, of both kinds.
+        moved = 8 * plan.padded_classes * (plan.class_tiles + 1)
+        works.append(Work("partial_sums", moved, moved, 0))
+    works.append(_slope_tiles(plan, samples))
+    works.append(_logit_gradient(plan, samples, classes, logit_bytes))
+    return works
+
+
+def _row_statistics(plan: launch.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+    n = plan.padded_samples
+    logits = samples * classes * logit_bytes
+    results = 4 * n * (int(ROW_STATISTICS.value) + 2)
+    # Every block of rows goes through all targets, to count positives.
+    blocks = -(-n // plan.row_rows)
+    return Work(
+        "row_statistics",
+        requested=2 * logits + results + 8 * samples * (1 + blocks),
+        compulsory=2 * logits + results + 8 * samples,
+        flops=0,
+    )
+
+
+def _class_statistics(plan: launch.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+    n, m = plan.padded_samples, plan.padded_classes
+    reads = 1 if n <= plan.column_rows else 2
+    logits = samples * classes * logit_bytes
+    results = 4 * _units(plan) + 12 * m
+    # Every block of classes reads what stage 1 found out about every sample.
+    blocks = m // plan.column_width
+    return Work(
+        "class_statistics",
+        requested=2 * reads * logits + results + blocks * 4 * (n + 6 * samples),
+        compulsory=2 * logits + results + 4 * (n + 6 * samples),
+        flops=0,
+    )
+
+
+def _units(plan: launch.Plan) -> int:
+    """Bytes of one network's unit vectors of one side."""
+    return 2 * plan.parts * plan.padded_samples * plan.padded_classes
+
+
+def _products(plan: launch.Plan) -> int:
+    """Products of float16 matrices that make one product: three of the parts, without that of both low parts."""
+    return 1 if plan.parts == 1 else 3
+
+
+def _kept(plan: launch.Plan) -> tuple[int, int]:
+    """Bytes of the exponentials that are kept of classes and of samples."""
+    return 0 if plan.recomputed else 4 * plan.padded_classes**2, 4 * plan.padded_samples**2
+
+
+def _similarity_tiles(plan: launch.Plan) -> Work:
+    n, m, n_tiles, m_tiles = plan.padded_samples, plan.padded_classes, plan.sample_tiles, plan.class_tiles
+    vectors, tiles = m_tiles * m + n_tiles * n, m_tiles**2 + n_tiles**2
+    # Parts of both sums and of the positives; label and weight of the vectors of both operands.
+    sums, positives, members = 8 * vectors, 4 * tiles, 16 * vectors
+    return Work(
+        "similarity_tiles",
+        requested=2 * _units(plan) * (m_tiles + n_tiles) + sum(_kept(plan)) + sums + positives + members,
+        compulsory=4 * _units(plan) + sum(_kept(plan)) + sums + positives + 8 * (n + m),
+        flops=2 * n * m * (n + m) * _products(plan),
+    )
+
+
+def _slope_tiles(plan: launch.Plan, samples: int) -> Work:
+    n, m, n_tiles, m_tiles = plan.padded_samples, plan.padded_classes, plan.sample_tiles, plan.class_tiles
+    units, (kept_classes, kept_samples) = _units(plan), _kept(plan)
+    class_partials = 1 if plan.recomputed else m_tiles
+    class_projections = 1 if plan.recomputed else n_tiles
+    results = 8 * n * m + 4 * (m * class_projections + n * m_tiles)
+    sums = 8 * (class_partials * m + n_tiles * n)
+    positives = 4 * (m_tiles**2 + n_tiles**2)
+    loss = sums + positives + 4 * (m + 2 * n + 4 * samples) + 28
+
+    # The sample side: E and column sums for every tile of entries, V for every tile of vectors, U once more for h.
+    sample_side = kept_samples * m_tiles + units * n_tiles + units
+    sample_side += 4 * m_tiles * n_tiles * n * n_tiles + 8 * n_tiles * n * m_tiles + 8 * n * m_tiles
+    if plan.recomputed:
+        # Every tile of classes: all V with column sums, labels and weights, its own U for the product and for h.
+        tiles = m // plan.recomputed_tile
+        class_side = tiles * (units + 12 * m) + 2 * units + 12 * m
+    else:
+        class_side = kept_classes * n_tiles + units * m_tiles + units
+        class_side += 4 * m_tiles * n_tiles * m * m_tiles + 8 * m_tiles * m * n_tiles + 8 * m * n_tiles
+    class_products = 2 if plan.recomputed else 1
+    return Work(
+        "slope_tiles",
+        requested=sample_side + class_side + results + loss,
+        compulsory=kept_classes + kept_samples + 4 * units + results + loss + 8 * (n + m),
+        flops=2 * n * m * (n + class_products * m) * _products(plan),
+    )
+
+
+def _logit_gradient(plan: launch.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+    m, m_tiles = plan.padded_classes, plan.class_tiles
+    projections = 1 if plan.recomputed else plan.sample_tiles
+    logits, slopes = samples * classes * logit_bytes, 4 * samples * classes
+    in_blocks = min(m, -(-classes // plan.row_block) * plan.row_block)
+    # Weight, length and h of the classes, by every block of rows and twice.
+    of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + projections) + 12
+    of_samples = samples * (4 * (9 + m_tiles) + 8)
+    blocks = -(-samples // plan.row_rows)
+    return Work(
+        "logit_gradient",
+        requested=4 * logits + 3 * slopes + blocks * of_classes + of_samples,
+        compulsory=3 * logits + 2 * slopes + of_classes // 2 + of_samples,
+        flops=0,
+    )
+
+
+def small_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
+    """The launch of a training step on the small path and the scaling of its gradient; only compulsory bytes and flops.
+
+    Scratch memory is written and read by one program: it does not leave the cache.
+    """
+    plan = launch.small_plan(samples, classes, parts, TARGET)
+    n, m = plan.padded_samples, plan.padded_classes
+    logits, gradient = samples * classes * logit_bytes, 4 * samples * classes
+    products = 1 if parts == 1 else 3
+    moved = 2 * logits + gradient + 8 * samples + 20
+    return [
+        Work("small_problem", moved, moved, 4 * n * m * (n + m) * products),
+        Work("scale of the gradient (PyTorch)", gradient + logits + 4, gradient + logits + 4, 0),
+    ]
+
+
+def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
+    """The launches of forward and backward as the backend chooses them."""
+    path = small_path if launch.is_small(samples, classes, TARGET) else general_path
+    return path(samples, classes, logit_bytes, parts)
