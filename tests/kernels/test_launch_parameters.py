@@ -62,6 +62,15 @@ def test_partial_sums_where_only_one_side_is_computed(kind: str, needed: str, mo
     assert_right(actual, kind, inputs, **weights)
 
 
+def test_without_a_class_side_its_partial_sums_are_not_added_up() -> None:
+    # More classes than are kept: the partial sums of the class side are added up, where there is one.
+    inputs = make_inputs(4, launch.KEPT_CLASSES + 60, dtype=torch.bfloat16)
+    with simulator(races="off") as session:
+        actual = step("bilateral", inputs, class_weight=0.0)
+    assert session.launches == 5
+    assert_right(actual, "bilateral", inputs, class_weight=0.0)
+
+
 @pytest.mark.parametrize(("samples", "dtype"), [(300, torch.bfloat16), (140, torch.float32), (300, torch.float32)])
 def test_similarities_are_formed_again_of_as_many_samples_as_fit(
     samples: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -112,7 +112,7 @@ def _prepare(batch: Batch, settings: Settings, needs_gradient: bool) -> Problem:
 
     return Problem(
         logits=logits,
-        target=batch.target,
+        target=None if batch.target is None else batch.target.contiguous(),
         settings=settings,
         terms=terms,
         plan=plan,
@@ -237,7 +237,7 @@ def _launch_similarities(
 
 
 def _launch_partial_sums(side: Side) -> None:
-    if side.sums is not side.partial_sums:
+    if side.sums is not side.partial_sums and side.sums.numel():
         _, tiles, vectors = side.partial_sums.shape
         partial_sums[(launch.round_up(vectors, 256) // 256, 2)](side.partial_sums, side.sums, tiles, vectors, BLOCK=256)
 

@@ -27,7 +27,7 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
         logits.student,
         logits.teacher,
         # The kernel does not read targets where there are none; any tensor may stand in.
-        logits.student if batch.target is None else batch.target,
+        logits.student if batch.target is None else batch.target.contiguous(),
         gradient,
         loss,
         unweighted,
