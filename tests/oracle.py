@@ -1,4 +1,4 @@
-"""The definition of shared/SPEC.md, written out sample by sample and class by class in float64.
+"""The definition of docs/loss.md, written out sample by sample and class by class in float64.
 
 Nothing here is taken from the package. An ignored sample and a class that is no class of the batch are dropped before
 anything is computed. Only the length of a vector is taken in log space, so that saturated logits have an answer too.

@@ -1,4 +1,4 @@
-"""The table of edge cases of shared/SPEC.md, for each backend that runs here."""
+"""The table of edge cases of docs/loss.md, for each backend that runs here."""
 
 import math
 
