@@ -50,7 +50,7 @@ def step(kind: str, inputs: Inputs, backend: ModuleType = kernels, **options: An
 def assert_right(actual: Step, kind: str, inputs: Inputs, **options: Any) -> None:
     """Compares a step with the float64 definition of the same numbers."""
     loss, gradient = evaluate(kind, as_double(inputs), backend="reference", **options)
-    parts = launch.parts_of(inputs.student.dtype, options.get("contrast_temperature", 0.2), *inputs.student.shape)
+    parts = launch.parts_of(inputs.student.dtype, settings_of(kind, **options), *inputs.student.shape)
     assert torch.isfinite(loss), "the definition has no finite loss here: compare otherwise"
     torch.testing.assert_close(actual.loss.double(), loss, rtol=1e-6 if parts == 2 else 1e-4, atol=1e-6)
     bound = (FLOAT32_GRADE if parts == 2 else SINGLE_FLOAT16) * float(gradient.abs().max()) + NOTHING

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from cases import KINDS, SHAPES, as_double, call, evaluate, make_inputs, relative_error, with_absences
-from checks import assert_right, step
+from checks import assert_right, settings_of, step
 from simulate import simulator
 
 from bickd_kernels.backends.triton import launch
@@ -144,11 +144,25 @@ def test_any_temperature(options: dict[str, float]) -> None:
     assert_right(actual, "bickd", inputs, **options)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("contrast_temperature", [0.1, 0.2, 1.0])
+def test_a_sharp_softmax_of_narrow_logits(dtype: torch.dtype, contrast_temperature: float) -> None:
+    options = {"temperature": 0.3, "contrast_temperature": contrast_temperature}
+    inputs = make_inputs(16, 64, dtype=dtype, seed=2)
+    with simulator():
+        actual = step("bilateral_unlabelled", inputs, **options)
+    _, expected = evaluate("bilateral_unlabelled", as_double(inputs), backend="reference", **options)
+    single = inputs._replace(student=inputs.student.float(), teacher=inputs.teacher.float())
+    _, in_float32 = evaluate("bilateral_unlabelled", single, backend="reference", **options)
+    # Exponents of this size cost the definition in float32 as much.
+    assert relative_error(actual.gradient, expected) <= 3 * relative_error(in_float32, expected) + 2e-6
+
+
 @pytest.mark.usefixtures("high_precision")
 @pytest.mark.parametrize("path", ["small", "general"])
 def test_float32_products_follow_the_precision_that_pytorch_allows(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(*take(path, monkeypatch), dtype=torch.float32)
-    assert launch.parts_of(torch.float32, 0.2, 16, 16) == 1
+    assert launch.parts_of(torch.float32, settings_of("bickd"), 16, 16) == 1
     with simulator(races="off"):
         lowered = step("bickd", inputs)
         torch.set_float32_matmul_precision("highest")
@@ -171,7 +185,7 @@ def test_the_gradient_comes_in_the_dtype_of_the_student(
     assert loss.dtype == torch.float32
     assert gradient.dtype == dtype
     # Half a unit in the last place of the largest entry, and the error before rounding.
-    rounding = {torch.float32: 0.0, torch.bfloat16: 2**-9, torch.float16: 2**-12}[dtype]
+    rounding = {torch.float32: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
     assert relative_error(gradient, expected) <= rounding + (2e-6 if dtype == torch.float32 else 1.5e-3)
 
 

@@ -103,7 +103,7 @@ def _prepare(batch: Batch, settings: Settings, needs_gradient: bool) -> Problem:
     logits = launch.logits_of(batch.student, batch.teacher)
     terms = launch.terms_of(settings, batch.target)
     samples, classes = logits.student.shape
-    parts = launch.parts_of(logits.student.dtype, settings.contrast_temperature, samples, classes)
+    parts = launch.parts_of(logits.student.dtype, settings, samples, classes)
     plan = launch.plan(samples, classes, parts, launch.current_target())
     device = logits.student.device
 

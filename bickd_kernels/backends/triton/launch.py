@@ -138,15 +138,16 @@ def float32_products_lowered() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-def parts_of(dtype: torch.dtype, contrast_temperature: float, samples: int, classes: int) -> int:
+def parts_of(dtype: torch.dtype, settings: Settings, samples: int, classes: int) -> int:
     """How many float16 numbers an operand of a product is made of: 1, or 2 for products of float32 grade.
 
-    One has the precision of TF32, an error of the gradient below 1.5e-3 at ``contrast_temperature >= 0.1``. It is enough
-    for 16-bit logits, and for float32 logits where ``torch.set_float32_matmul_precision`` allows TF32. Of a few samples
-    or classes, though, pulls and pushes may cancel, and their errors are all that is left.
+    One has the precision of TF32, an error of the gradient below 1.5e-3 where neither temperature sharpens it. It is
+    enough for 16-bit logits, and for float32 logits where ``torch.set_float32_matmul_precision`` allows TF32. Of a few
+    samples or classes, though, pulls and pushes may cancel, and their errors are all that is left.
     """
     narrow = dtype != torch.float32 or float32_products_lowered()
-    return 1 if narrow and contrast_temperature >= 0.1 and min(samples, classes) >= FEW else 2
+    sharp = settings.contrast_temperature < 0.1 or settings.temperature < 1.0
+    return 1 if narrow and not sharp and min(samples, classes) >= FEW else 2
 
 
 def terms_of(settings: Settings, target: Tensor | None) -> Terms:

@@ -14,7 +14,7 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     logits = launch.logits_of(batch.student, batch.teacher)
     samples, classes = logits.student.shape
     terms = launch.terms_of(settings, batch.target)
-    parts = launch.parts_of(logits.student.dtype, settings.contrast_temperature, samples, classes)
+    parts = launch.parts_of(logits.student.dtype, settings, samples, classes)
     plan = launch.small_plan(samples, classes, parts, launch.current_target())
     elements = scratch_elements(plan.padded_samples, plan.padded_classes, parts, plan.tile)
 
