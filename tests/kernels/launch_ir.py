@@ -69,7 +69,7 @@ def _from_disk_or_compiled(
 
 
 def _compile(source: ASTSource, options: Any, backend: BaseBackend, target: GPUTarget, stage: str) -> str:
-    mlir.enable_generic_printing()
+    _print_generic_form()
     context = ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)
@@ -83,6 +83,12 @@ def _compile(source: ASTSource, options: Any, backend: BaseBackend, target: GPUT
         module = stages["ttgir"](module, metadata)
         _run_until_llvm(module, stages["llir"], metadata)
     return mlir.to_generic(str(module))
+
+
+def _print_generic_form() -> None:
+    """What ttsem reads. To compile a kernel down to machine code sets the printer back, so it is chosen every time."""
+    mlir._generic_printing_enabled[0] = False
+    mlir.enable_generic_printing()
 
 
 class _LlvmReachedError(Exception):

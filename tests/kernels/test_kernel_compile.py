@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from cases import KINDS, call, make_inputs
+from launch_ir import text_of
 from simulate import simulator
 from stand_in import gpu_restored
 from torch.utils import _triton
-from ttsem import _fakedriver, sanitize
+from triton.backends.compiler import GPUTarget
+from ttsem import _fakedriver, harness, sanitize
 
 from bickd_kernels import backends
 
@@ -19,6 +22,10 @@ SHAPES = {"small": (16, 24), "general": (40, 150)}
 
 def kernels_by_decree(*_: object) -> str:
     return "triton"
+
+
+def intermediate_code(launch: harness.LaunchRecord, stage: str, target: GPUTarget, *_: Any, **__: Any) -> str:
+    return text_of(launch, stage, target)
 
 
 @contextmanager
@@ -30,6 +37,7 @@ def traceable_simulator() -> Iterator[sanitize.Session]:
     with (
         gpu_restored(),
         sanitize.session(cc=90, cuda_is_cpu=False) as session,
+        mock.patch.object(harness, "ir_for_launch", intermediate_code),
         mock.patch.object(backends, "resolve", kernels_by_decree),
         mock.patch.object(_triton, "has_triton", return_value=True),
         mock.patch.object(_triton, "has_triton_experimental_host_tma", return_value=False),
