@@ -1,7 +1,13 @@
-"""The residual networks for 32 x 32 images of He et al., Deep Residual Learning (arXiv 1512.03385), section 4.2."""
+"""The residual networks for 32 x 32 images of He et al., Deep Residual Learning (arXiv 1512.03385), section 4.2.
+
+The distillation literature since Tian et al., Contrastive Representation Distillation (arXiv 1910.10699), has a 1 x 1
+convolution where a shortcut changes shape, and calls networks with four times the widths ``resnet8x4`` and ``resnet32x4``.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from training.models.initialization import initialize_convolutions
 
 
 class Block(nn.Module):
@@ -23,21 +29,35 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Three stages of ``(depth - 2) / 6`` blocks, 16, 32 and 64 wide; logits ``(N, classes)``."""
+    """Three stages of ``(depth - 2) / 6`` blocks; logits ``(N, classes)`` of images ``(N, channels, height, width)``.
 
-    def __init__(self, channels: int, classes: int, *, depth: int) -> None:
+    Args:
+        channels: of the images.
+        classes: number of logits.
+        depth: ``6 n + 2`` with ``n >= 1``.
+        stem: width of the first convolution.
+        stages: widths of the three stages.
+
+    Raises:
+        ValueError: no network has this depth.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, *, depth: int, stem: int = 16, stages: tuple[int, int, int] = (16, 32, 64)
+    ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth must be 6 n + 2 with n >= 1, got {depth}")
         blocks: list[nn.Module] = []
-        before = 16
-        for after, stride in ((16, 1), (32, 2), (64, 2)):
+        before = stem
+        for after, stride in zip(stages, (1, 2, 2), strict=True):
             for index in range((depth - 2) // 6):
                 blocks.append(Block(before, after, stride if index == 0 else 1))
                 before = after
-        stem = (nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
-        self.features = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(64, classes)
+        first = (nn.Conv2d(channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True))
+        self.features = nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(before, classes)
+        initialize_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images))
