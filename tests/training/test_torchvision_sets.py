@@ -1,66 +1,86 @@
-"""fashion_mnist and cifar100 from files in the formats that they are published in."""
+"""fashion_mnist, cifar10 and cifar100 from files in the formats that they are published in."""
 
 import pickle
-import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from idx_files import write_fashion_mnist, write_idx
 from torchvision import datasets
 
-from training.data.torchvision_sets import load_cifar100, load_fashion_mnist
+from training.data.splits import Splits, View
+from training.data.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist
 
-
-def write_idx(path: Path, values: np.ndarray) -> None:
-    header = struct.pack(">BBBB", 0, 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)
-    path.write_bytes(header + values.astype(np.uint8).tobytes())
+Load = Callable[..., Splits]
 
 
 @pytest.fixture
 def fashion_folder(tmp_path: Path) -> Path:
-    raw = tmp_path / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
     random = np.random.default_rng(0)
-    for part, count in (("train", 40), ("t10k", 20)):
-        write_idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 256, (count, 28, 28)))
-        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    write_fashion_mnist(
+        tmp_path, {part: random.integers(0, 256, (count, 28, 28)) for part, count in (("train", 40), ("test", 20))}
+    )
     return tmp_path
+
+
+def write_batch(path: Path, label_key: str, count: int, classes: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = [index % classes for index in range(count)]
+    path.write_bytes(pickle.dumps({"data": random.integers(0, 256, (count, 3072), dtype=np.uint8), label_key: labels}))
 
 
 @pytest.fixture
 def cifar_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for part, count in (("train", 40), ("test", 20)):
-        content = {
-            "data": random.integers(0, 256, (count, 3072), dtype=np.uint8),
-            "fine_labels": [index % 100 for index in range(count)],
-        }
-        (folder / part).write_bytes(pickle.dumps(content))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(index) for index in range(100)]}))
+    """40 training and 20 test images of CIFAR-100 and of CIFAR-10."""
+    hundred, ten = tmp_path / "cifar-100-python", tmp_path / "cifar-10-batches-py"
+    hundred.mkdir()
+    ten.mkdir()
+    write_batch(hundred / "train", "fine_labels", 40, 100, 0)
+    write_batch(hundred / "test", "fine_labels", 20, 100, 1)
+    (hundred / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(index) for index in range(100)]}))
+    for number in range(1, 6):
+        write_batch(ten / f"data_batch_{number}", "labels", 8, 10, number)
+    write_batch(ten / "test_batch", "labels", 20, 10, 6)
+    (ten / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(index) for index in range(10)]}))
     # The checksums are those of the published files, and these are small ones of the same form.
-    monkeypatch.setattr(datasets.CIFAR100, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: Path(path).is_file())
     return tmp_path
 
 
 def test_fashion_mnist_is_read_from_idx_files(fashion_folder: Path) -> None:
     splits = load_fashion_mnist(fashion_folder)
-    assert [len(split.labels) for split in splits[:3]] == [36, 4, 20]
-    assert splits.test.images.shape == (20, 1, 28, 28)
-    assert splits.test.labels.tolist() == [index % 10 for index in range(20)]
+    assert [len(split) for split in splits[:3]] == [36, 4, 20]
+    assert (splits.classes, splits.channels) == (10, 1)
+    batch = splits.test.load(torch.arange(20))
+    assert batch.images.shape == (20, 1, 28, 28)
+    assert batch.labels.tolist() == [index % 10 for index in range(20)]
     raw = (fashion_folder / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes()
-    assert splits.test.images[0, 0, 0, 0].item() == pytest.approx((raw[16] / 255 - 0.2860) / 0.3530, rel=1e-5)
+    assert batch.images[0, 0, 0, 0].item() == pytest.approx((raw[16] / 255 - 0.2860) / 0.3530, rel=1e-5)
 
 
-def test_cifar100_is_read_from_its_python_files(cifar_folder: Path) -> None:
-    splits = load_cifar100(cifar_folder)
-    assert [len(split.labels) for split in splits[:3]] == [36, 4, 20]
-    content = pickle.loads((cifar_folder / "cifar-100-python" / "test").read_bytes())
-    blue = content["data"][3].reshape(3, 32, 32)[2] / 255
-    np.testing.assert_allclose(splits.test.images[3, 2].numpy(), (blue - 0.4408) / 0.2761, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize(
+    ("load", "file", "blue_mean", "blue_deviation", "classes"),
+    [
+        (load_cifar10, "cifar-10-batches-py/test_batch", 0.4465, 0.2616, 10),
+        (load_cifar100, "cifar-100-python/test", 0.4408, 0.2761, 100),
+    ],
+)
+def test_cifar_is_read_from_its_python_files(
+    cifar_folder: Path, load: Load, file: str, blue_mean: float, blue_deviation: float, classes: int
+) -> None:
+    splits = load(cifar_folder)
+    assert [len(split) for split in splits[:3]] == [36, 4, 20]
+    assert (splits.classes, splits.channels) == (classes, 3)
+    assert splits.train.images.dtype == torch.uint8
+    assert splits.train.labels.dtype == torch.int64
+    content = pickle.loads((cifar_folder / file).read_bytes())
+    batch = splits.test.load(torch.tensor([13]))
+    blue = content["data"][13].reshape(3, 32, 32)[2] / 255
+    np.testing.assert_allclose(batch.images[0, 2].numpy(), (blue - blue_mean) / blue_deviation, rtol=1e-4, atol=1e-6)
+    assert batch.labels.item() == 13 % classes
 
 
 def test_training_and_validation_share_no_image(fashion_folder: Path) -> None:
@@ -69,35 +89,64 @@ def test_training_and_validation_share_no_image(fashion_folder: Path) -> None:
     assert both.flatten(1).unique(dim=0).shape[0] == 40
 
 
-def test_augmentation_keeps_the_shape(fashion_folder: Path) -> None:
-    images = load_fashion_mnist(fashion_folder).train.images
-    assert load_fashion_mnist(fashion_folder).augment(images, torch.Generator().manual_seed(0)).shape == images.shape
-
-
 def test_the_validation_images_are_a_random_tenth_that_keeps_its_labels(fashion_folder: Path) -> None:
     raw = fashion_folder / "FashionMNIST" / "raw"
     write_idx(raw / "train-images-idx3-ubyte", np.repeat(np.arange(40), 28 * 28).reshape(40, 28, 28))
     splits = load_fashion_mnist(fashion_folder)
     for split in (splits.train, splits.validation):
-        index = ((split.images[:, 0, 0, 0] * 0.3530 + 0.2860) * 255).round().long()
+        index = split.images[:, 0, 0, 0].long()
         assert torch.equal(split.labels, index % 10)
         assert index.tolist() != sorted(index.tolist())
 
 
-def test_augmentation_flips_half_of_the_images(fashion_folder: Path) -> None:
-    images = torch.zeros(200, 1, 28, 28)
-    images[:, 0, 14, :14] = 1
-    augmented = load_fashion_mnist(fashion_folder).augment(images, torch.Generator().manual_seed(0))
-    columns = torch.arange(28.0)
-    centre = (augmented * columns).sum((1, 2, 3)) / augmented.sum((1, 2, 3))
-    assert 60 < (centre > 13.5).sum() < 140
+def test_nothing_held_out_trains_on_every_image(fashion_folder: Path) -> None:
+    splits = load_fashion_mnist(fashion_folder, held_out=0)
+    assert splits.validation is None
+    assert len(splits.train) == 40
+    assert len(load_fashion_mnist(fashion_folder, held_out=0.25).validation) == 10
+
+
+@pytest.mark.parametrize(("load", "largest"), [(load_fashion_mnist, 2), (load_cifar10, 4), (load_cifar100, 4)])
+def test_a_view_shifts_and_flips_the_training_images_and_no_others(
+    request: pytest.FixtureRequest, load: Load, largest: int
+) -> None:
+    folder = request.getfixturevalue("fashion_folder" if load is load_fashion_mnist else "cifar_folder")
+    splits = load(folder)
+    for split in (splits.validation, splits.test):
+        index = torch.arange(len(split))
+        assert torch.equal(split.load(index, View(0, 0)).images, split.load(index).images)
+    middle = splits.train.images.shape[3] // 2
+    splits.train.images.zero_()
+    splits.train.images[..., middle - 1] = 100
+    splits.train.images[..., middle] = 200
+    index = torch.arange(36)
+    black, grey, white = (
+        (value / 255 - splits.train.normalization.mean[0]) / splits.train.normalization.deviation[0]
+        for value in (0, 100, 200)
+    )
+    shifts, flips = set(), 0
+    for number in range(20):
+        rows = splits.train.load(index, View(0, number)).images[:, 0, middle]
+        assert torch.isclose(rows[:, :, None], torch.tensor([black, grey, white]), atol=1e-4).any(2).all()
+        flips += int(((rows - grey).abs().argmin(1) > (rows - white).abs().argmin(1)).sum())
+        shifts |= set((((rows - black) > 0.1).int().argmax(1) - (middle - 1)).tolist())
+    assert shifts == set(range(-largest, largest + 1))
+    assert 288 < flips < 432
+
+
+def test_two_loads_are_identical(cifar_folder: Path) -> None:
+    first, again = (load_cifar10(cifar_folder) for _ in range(2))
+    index = torch.arange(36)
+    assert torch.equal(first.train.load(index, View(1, 2)).images, again.train.load(index, View(1, 2)).images)
+    assert torch.equal(first.validation.images, again.validation.images)
+    assert first.transform == again.transform
 
 
 @pytest.mark.parametrize("size", [0, 2, 500])
 def test_a_truncated_file_is_an_error_that_names_the_data_set(fashion_folder: Path, size: int) -> None:
     images = fashion_folder / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:size])
-    with pytest.raises((ValueError, FileNotFoundError), match="fashion_mnist: put"):
+    with pytest.raises((ValueError, FileNotFoundError), match="Fashion-MNIST: put"):
         load_fashion_mnist(fashion_folder)
 
 
@@ -114,9 +163,14 @@ def test_labels_that_do_not_belong_to_the_images_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("load", "expected"), [(load_fashion_mnist, "train-images-idx3-ubyte"), (load_cifar100, "cifar-100-python")]
+    ("load", "expected"),
+    [
+        (load_fashion_mnist, "train-images-idx3-ubyte"),
+        (load_cifar10, "cifar-10-batches-py"),
+        (load_cifar100, "cifar-100-python"),
+    ],
 )
-def test_missing_files_are_named_with_the_folder_they_belong_in(load, expected: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_missing_files_are_named_with_the_folder_they_belong_in(load: Load, expected: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=expected) as caught:
         load(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(caught.value)

@@ -1,48 +1,152 @@
-"""A data set in memory: three splits, and how a training batch is augmented."""
+"""A split of a data set: labels, and images that are a function of a seed, a view and the sample alone.
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+image = normalize(augment(stored image, random numbers of (seed, view, sample)));   one view an epoch
+
+No image depends on the batch it is in, on the number of workers or of processes. A run that is resumed sees what it would
+have seen, and logits that a teacher gave for a view are right whenever the view comes again.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+from training.seeds import derived_seed
+
+Draws = tuple[Tensor, ...]
+"""Random numbers, each ``(N, ...)``: row ``a`` belongs to sample ``a``."""
 
 
-class Split(NamedTuple):
-    """Images ``(N, channels, height, width)`` float32, normalized, and labels ``(N,)`` int64."""
+class View(NamedTuple):
+    """One augmentation of a whole split."""
+
+    seed: int
+    number: int
+
+    def generator(self) -> torch.Generator:
+        """The random numbers of this view of a whole split."""
+        return torch.Generator().manual_seed(derived_seed("view", self.seed, self.number))
+
+
+class Batch(NamedTuple):
+    """Images ``(B, channels, height, width)`` float32, normalized; labels ``(B,)`` int64; ``index`` ``(B,)`` int64, their
+    positions in the split; ``broken``, a message with the path for each sample that could not be read and is left out."""
 
     images: Tensor
     labels: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of this name
+    broken: tuple[str, ...] = ()
 
-    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator["Split"]:
-        """Batches in order, or with a generator in random order, then without the smaller remainder."""
-        count = len(self.labels)
-        if generator is None:
-            for start in range(0, count, size):
-                yield Split(self.images[start : start + size], self.labels[start : start + size])
-            return
-        for index in torch.randperm(count, generator=generator).split(size):
-            if len(index) == size or count < size:
-                yield Split(self.images[index], self.labels[index])
+
+class Augmentation(Protocol):
+    """Random numbers for a whole split, and what they do to images. Its ``repr`` says what that is."""
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """The random numbers of ``count`` samples."""
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Augmented images ``(B, channels, height, width)`` float32; ``draws`` are the rows of these samples."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation a channel, which become 0 and 1."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalized images of ``images`` ``(B, channels, height, width)`` float32."""
+        mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.deviation))
+        return (images - mean) / deviation
+
+
+class Split(ABC):
+    """Samples that are read by position.
+
+    Attributes:
+        labels: ``(N,)`` int64.
+    """
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def load(self, index: Tensor, view: View | None = None) -> Batch:
+        """The samples ``index`` ``(B,)`` int64, augmented as in ``view``, or without augmentation."""
+
+
+class TensorSplit(Split):
+    """A split in memory.
+
+    Args:
+        images: ``(N, channels, height, width)`` as they are stored, uint8 of 0 to 255, or float32.
+        labels: ``(N,)`` int64.
+        normalization: comes last.
+        augmentation: for loading with a view; without it a view changes nothing.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, normalization: Normalization, augmentation: Augmentation | None = None
+    ) -> None:
+        self.images, self.labels = images, labels
+        self.normalization, self.augmentation = normalization, augmentation
+        self._drawn: tuple[View, Draws] | None = None
+
+    def load(self, index: Tensor, view: View | None = None) -> Batch:
+        images = as_float(self.images[index])
+        if view is not None and self.augmentation is not None:
+            draws = self._draws(view, self.augmentation)
+            images = self.augmentation.apply(images, tuple(numbers[index] for numbers in draws))
+        return Batch(self.normalization(images), self.labels[index], index)
+
+    def _draws(self, view: View, augmentation: Augmentation) -> Draws:
+        if self._drawn is None or self._drawn[0] != view:
+            self._drawn = view, augmentation.draw(len(self), view.generator())
+        return self._drawn[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker draws the same numbers sooner than it receives them.
+        return {**self.__dict__, "_drawn": None}
 
 
 class Splits(NamedTuple):
-    """Training split with its augmentation, validation split for choosing, test split for reporting."""
+    """The splits of a data set.
+
+    ``train`` is augmented when it is loaded with a view; ``validation`` is for choosing, None where nothing is held out;
+    ``test`` is for reporting. ``transform`` describes, for a cache of logits, what a view does to an image, with a checksum
+    of the training samples.
+    """
 
     train: Split
-    validation: Split
+    validation: Split | None
     test: Split
     classes: int
-    augment: Augmentation
+    channels: int
+    transform: str
 
 
-def shift_each(images: Tensor, largest: int, generator: torch.Generator) -> Tensor:
-    """Moves each image ``(N, channels, height, width)`` by up to ``largest`` pixels each way; what comes in is 0."""
-    count, channels, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (largest,) * 4)
-    offsets = torch.randint(2 * largest + 1, (2, count, 1), generator=generator)
-    rows, columns = torch.arange(height) + offsets[0], torch.arange(width) + offsets[1]
-    sample = torch.arange(count)[:, None, None, None]
-    channel = torch.arange(channels)[None, :, None, None]
-    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+def as_float(images: Tensor) -> Tensor:
+    """Stored images as float32, uint8 scaled to [0, 1]."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def describe(split: TensorSplit) -> str:
+    """The ``transform`` of ``Splits`` for a training split in memory."""
+    stored = f"{tuple(split.images.shape)} {split.images.dtype}"
+    content = checksum(split.images.contiguous().numpy().tobytes(), split.labels.numpy().tobytes())
+    return f"{stored} sha256:{content}, {split.augmentation!r}, {split.normalization!r}"
+
+
+def checksum(*parts: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of ``parts``."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,26 @@
+"""The share of the training samples that is held out for validation."""
+
+import torch
+from torch import Tensor
+
+
+def check_held_out(held_out: float | None) -> None:
+    """Refuses a share that is none.
+
+    Raises:
+        ValueError: names held_out.
+    """
+    if held_out is not None and not 0 <= held_out < 1:
+        raise ValueError(f"held_out must be in [0, 1), got {held_out}")
+
+
+def number_held_out(count: int, held_out: float) -> int:
+    """How many of ``count`` samples are held out: at least 1 unless the share is 0, and never all of them."""
+    return min(max(1, int(held_out * count)), count - 1) if held_out else 0
+
+
+def hold_out(count: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions of the samples to train on and of those held out, int64, in a random order that ``seed`` alone decides."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held = number_held_out(count, held_out)
+    return order[held:], order[:held]

@@ -1,0 +1,158 @@
+"""``imagenet``, and ``folder:PATH`` for other images in the same layout: a folder for each class with its images.
+
+A view crops a random part of the image to the wanted size and flips it or not; without a view the centre is cropped from
+the image scaled to 256/224 of that size. Images are read as torchvision reads ImageNet: in RGB, with the orientation that
+the pixels are stored in. One that cannot be read is left out of its batch, and the batch says so.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms import v2
+
+from training.data.held_out import check_held_out, hold_out
+from training.data.splits import Batch, Split, Splits, View, checksum
+from training.seeds import derived_seed
+
+HELD_OUT = 0.01
+IMAGE_SIZE = 224
+SEED = 20260202
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Transform = Callable[[Any], Tensor]
+
+
+class ImageFolderSplit(Split):
+    """Images that are read from files when they are loaded.
+
+    Args:
+        folder: that the paths start from.
+        paths: N relative paths.
+        labels: ``(N,)`` int64.
+        evaluation: makes a tensor of an image; for loading without a view.
+        training: the same with random numbers of torch's generator, for loading with a view; without it a view changes
+            nothing.
+    """
+
+    def __init__(
+        self, folder: Path, paths: list[str], labels: Tensor, evaluation: Transform, training: Transform | None = None
+    ) -> None:
+        self.folder, self.labels, self.evaluation, self.training = folder, labels, evaluation, training
+        # One block of memory, because a million strings with their counts of references would be copied into every worker.
+        self.paths = np.array([os.fsencode(path) for path in paths])
+
+    def load(self, index: Tensor, view: View | None = None) -> Batch:
+        images, kept, broken = [], [], []
+        for sample in index.tolist():
+            path = self.folder / os.fsdecode(self.paths[sample])
+            try:
+                image = pil_loader(path)
+            # A decoder that meets a damaged file raises whatever goes wrong in it.
+            except Exception as error:
+                broken.append(f"{path}: {type(error).__name__}: {error}")
+                continue
+            images.append(self._transform(image, sample, view))
+            kept.append(sample)
+        positions = torch.tensor(kept, dtype=torch.int64)
+        return Batch(
+            torch.stack(images) if images else torch.empty(0, 3, 0, 0), self.labels[positions], positions, tuple(broken)
+        )
+
+    def _transform(self, image: Any, sample: int, view: View | None) -> Tensor:
+        if view is None or self.training is None:
+            return self.evaluation(image)
+        with torch.random.fork_rng(devices=[]):
+            # Unlike torch.manual_seed, this leaves the generators of the GPUs alone.
+            torch.default_generator.manual_seed(derived_seed("sample", view.seed, view.number, sample))
+            return self.training(image)
+
+
+def load_imagenet(folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE) -> Splits:
+    """ImageNet, or a part of it with fewer classes: ``train`` and ``val`` below ``folder/imagenet`` or ``folder``.
+
+    Args:
+        held_out: share of the training images that is for validation; ``val`` is the test split.
+        image_size: pixels a side.
+
+    Raises:
+        FileNotFoundError: a folder is missing or has no images; the message says what goes where.
+        ValueError: held_out or image_size is impossible, or the folders have different classes.
+    """
+    root = folder / "imagenet" if (folder / "imagenet").is_dir() else folder
+    return _load("imagenet", root, "val", held_out, image_size)
+
+
+def load_folder(folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE) -> Splits:
+    """Images in ``train``, and for testing in ``val`` or ``test``; arguments and errors as of ``load_imagenet``.
+
+    Raises:
+        ValueError: besides, ``folder`` has both ``val`` and ``test``.
+    """
+    present = [name for name in ("val", "test") if (folder / name).is_dir()]
+    if len(present) == 2:
+        raise ValueError(f"folder:{folder} must have either val or test for its test split, got both")
+    return _load(f"folder:{folder}", folder, (present or ["val"])[0], held_out, image_size)
+
+
+def _load(name: str, root: Path, test_name: str, held_out: float | None, size: int) -> Splits:
+    check_held_out(held_out)
+    if size < 1:
+        raise ValueError(f"image_size must be at least 1, got {size}")
+    train, test = _list(name, root, "train", test_name), _list(name, root, test_name, test_name)
+    if train.classes != test.classes:
+        other = sorted(set(train.classes) ^ set(test.classes))
+        raise ValueError(
+            f"{name}: {root / 'train'} and {root / test_name} must have the same classes, got only in one of them: "
+            f"{', '.join(other)}"
+        )
+    kept, held = hold_out(len(train.samples), HELD_OUT if held_out is None else held_out, SEED)
+    training, evaluation = _training_transform(size), _evaluation_transform(size)
+    learned = _split(train, kept, evaluation, training)
+    validation = _split(train, held, evaluation) if len(held) else None
+    transform = f"{_describe(learned)}, {_one_line(training)}, {_one_line(evaluation)}"
+    return Splits(learned, validation, _split(test, torch.arange(len(test)), evaluation), len(train.classes), 3, transform)
+
+
+def _list(name: str, root: Path, part: str, test_name: str) -> Any:
+    folder = root / part
+    advice = f"{name}: put a folder of images for every class into {root / 'train'} and into {root / test_name}"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{advice} ({folder} is missing)")
+    try:
+        return ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{advice} ({folder}: {error})") from error
+
+
+def _split(listing: Any, positions: Tensor, evaluation: Transform, training: Transform | None = None) -> ImageFolderSplit:
+    chosen = [listing.samples[position] for position in positions.tolist()]
+    paths = [os.path.relpath(path, listing.root) for path, _ in chosen]
+    labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
+    return ImageFolderSplit(Path(listing.root), paths, labels, evaluation, training)
+
+
+def _training_transform(size: int) -> Transform:
+    return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *_to_normalized_tensor()])
+
+
+def _evaluation_transform(size: int) -> Transform:
+    return v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), *_to_normalized_tensor()])
+
+
+def _to_normalized_tensor() -> list[Any]:
+    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
+
+
+def _describe(split: ImageFolderSplit) -> str:
+    return f"{len(split)} images sha256:{checksum(*split.paths.tolist(), split.labels.numpy().tobytes())}"
+
+
+def _one_line(transform: Transform) -> str:
+    return " ".join(repr(transform).split())

@@ -1,0 +1,85 @@
+"""Batches of a split in a given order, read by worker processes or in this one."""
+
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from training.data.splits import Batch, Split, View
+from training.seeds import derived_seed
+
+GRACE = 20
+"""Seconds that a worker goes on for after it was told to end, if the trainer does not end it before."""
+
+Key = tuple[Tensor, View | None]
+
+
+class Loader:
+    """Reads a split batch by batch; the workers live until ``close``, or the end of a ``with`` block."""
+
+    def __init__(self, split: Split, *, workers: int, pin_memory: bool = False) -> None:
+        self.plan = _Plan()
+        self.reading: Generator[Batch, None, None] | None = None
+        self.loader: DataLoader[Batch] = DataLoader(
+            _Batches(split), batch_size=None, sampler=self.plan, num_workers=workers, persistent_workers=workers > 0,
+            pin_memory=pin_memory, collate_fn=_unchanged, worker_init_fn=_leave_signals_to_the_trainer,
+            # Of its own, because a loader without one takes a number from the global generator, resumed or not.
+            generator=torch.Generator(),
+        )  # fmt: skip
+
+    def batches(self, parts: Sequence[Tensor], view: View | None = None) -> Iterator[Batch]:
+        """A batch for each of ``parts``, the positions ``(B,)`` of its samples."""
+        self.plan.keys = [(part, view) for part in parts]
+        self.reading = (batch for batch in self.loader)
+        return self.reading
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self.reading is not None:
+            self.reading.close()
+        # What nobody refers to shuts its workers down.
+        del self.loader
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The positions ``(count,)`` of an epoch's samples in random order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed("order", seed, epoch)))
+
+
+class _Plan(Sampler[Key]):
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.split.load(*key)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    # Ctrl-C, or the end of a job, reaches the workers as well; without them the trainer could not finish its step and save.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))

@@ -1,0 +1,143 @@
+"""100 classes from 10: pairs of images of a 10-class set side by side, made hard enough to learn something from a teacher.
+
+The originals are split first, and the pairs of a split are drawn from its own originals only: no original of the test split
+was ever trained on. A pair is placed on a canvas with a margin; each view of it is shifted, loses a random patch, and gets
+noise. Validation and test images are disturbed once, when they are made.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.data.augmentations import draw_offsets, shift_each
+from training.data.splits import Draws, Normalization, Splits, TensorSplit, as_float, describe
+
+
+class Originals(NamedTuple):
+    """Images ``(M, height, width)``, uint8 or float32 in [0, 1], and their classes ``(M,)`` int64 from 0 to 9."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Members(NamedTuple):
+    """Positions int64 of the originals of each split; ``validation`` is empty where nothing is held out."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A shift of each canvas, one occluded patch, then noise.
+
+    Attributes:
+        height: of the canvas.
+        width: of the canvas.
+        shift: pixels that a canvas is shifted by at most, each way.
+        patch: pixels a side of the square that is set to 0.
+        noise: standard deviation of the Gaussian noise that is added.
+    """
+
+    height: int
+    width: int
+    shift: int
+    patch: int
+    noise: float
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Offsets ``(count, 2)``, row and column of the patch ``(count,)``, noise ``(count, 1, height, width)``."""
+        offsets = draw_offsets(count, self.shift, generator)
+        row = torch.randint(self.height - self.patch + 1, (count,), generator=generator)
+        column = torch.randint(self.width - self.patch + 1, (count,), generator=generator)
+        return offsets, row, column, torch.randn(count, 1, self.height, self.width, generator=generator)
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Disturbed canvases, of the shape of ``images`` ``(B, 1, height, width)``."""
+        offsets, row, column, noise = draws
+        row, column = row[:, None, None, None], column[:, None, None, None]
+        rows, columns = torch.arange(self.height)[:, None], torch.arange(self.width)
+        hidden = (rows >= row) & (rows < row + self.patch) & (columns >= column) & (columns < column + self.patch)
+        return shift_each(images, offsets, self.shift).masked_fill(hidden, 0.0) + self.noise * noise
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How canvases are made and disturbed.
+
+    Attributes:
+        margin: pixels of zeros around the two originals.
+        downsampling: side of the squares that the canvas is averaged over; 1 leaves it.
+        shift: of ``Disturbance``, in pixels of the averaged canvas, as is ``patch``.
+        patch: of ``Disturbance``.
+        noise: of ``Disturbance``.
+        normalization: comes last.
+    """
+
+    margin: int
+    downsampling: int
+    shift: int
+    patch: int
+    noise: float
+    normalization: Normalization
+
+    def disturbance(self, canvas: Tensor) -> Disturbance:
+        """What happens to canvases of the size of ``canvas`` ``(N, 1, height, width)``."""
+        return Disturbance(canvas.shape[2], canvas.shape[3], self.shift, self.patch, self.noise)
+
+
+def draw_pairs(members: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Left and right originals ``(count, 2)``, drawn from the positions ``members`` ``(M,)``."""
+    return members[torch.randint(len(members), (count, 2), generator=generator)]
+
+
+def label_pairs(pairs: Tensor, labels: Tensor) -> Tensor:
+    """The numbers ``(N,)`` from 0 to 99 that the classes of pairs ``(N, 2)`` make, the left one being the tens."""
+    return 10 * labels[pairs[:, 0]] + labels[pairs[:, 1]]
+
+
+def compose(images: Tensor, pairs: Tensor, margin: int) -> Tensor:
+    """Canvases ``(N, 1, height + 2 margin, 2 width + 2 margin)`` of pairs ``(N, 2)`` of images ``(M, height, width)``."""
+    side_by_side = torch.cat([images[pairs[:, 0]], images[pairs[:, 1]]], dim=2)
+    return torch.nn.functional.pad(side_by_side, (margin,) * 4)[:, None]
+
+
+def downsample(canvas: Tensor, factor: int) -> Tensor:
+    """Canvases ``(N, 1, height, width)`` averaged over squares, in their own dtype, uint8 rounded."""
+    if factor == 1:
+        return canvas
+    averaged = torch.nn.functional.avg_pool2d(canvas.float(), factor)
+    return averaged.round().to(torch.uint8) if canvas.dtype == torch.uint8 else averaged
+
+
+def make_splits(originals: Originals, members: Members, counts: dict[str, int], recipe: Recipe, seed: int) -> Splits:
+    """The splits of a set of pairs, the same for the same arguments.
+
+    Args:
+        counts: number of pairs of ``train``, ``validation`` and ``test``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    train = _pairs(originals, members.train, counts["train"], recipe, generator)
+    train = TensorSplit(train.images, train.labels, recipe.normalization, recipe.disturbance(train.images))
+    # Where nothing is held out, the random numbers are used up all the same: the test images must not depend on it.
+    validation = _disturbed(
+        originals, members.validation if len(members.validation) else members.train, counts["validation"], recipe, generator
+    )
+    test = _disturbed(originals, members.test, counts["test"], recipe, generator)
+    return Splits(train, validation if len(members.validation) else None, test, 100, 1, describe(train))
+
+
+def _pairs(originals: Originals, members: Tensor, count: int, recipe: Recipe, generator: torch.Generator) -> TensorSplit:
+    pairs = draw_pairs(members, count, generator)
+    canvas = downsample(compose(originals.images, pairs, recipe.margin), recipe.downsampling)
+    return TensorSplit(canvas, label_pairs(pairs, originals.labels), recipe.normalization)
+
+
+def _disturbed(originals: Originals, members: Tensor, count: int, recipe: Recipe, generator: torch.Generator) -> TensorSplit:
+    split = _pairs(originals, members, count, recipe, generator)
+    disturbance = recipe.disturbance(split.images)
+    images = disturbance.apply(as_float(split.images), disturbance.draw(count, generator))
+    return TensorSplit(images, split.labels, recipe.normalization)
