@@ -1,10 +1,58 @@
-"""The methods, by name. Weights: of kd as in the literature, of bickd those of ``bickd_loss``."""
+"""The methods, by name. Weights and temperatures are the literature's, of bickd those of ``bickd_loss``."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from training.methods.bickd import BicKD
 from training.methods.ce import CrossEntropy
+from training.methods.crd import ContrastiveRepresentationDistillation
+from training.methods.dist import DistillationFromStrongerTeacher
+from training.methods.dkd import DecoupledKnowledgeDistillation
 from training.methods.kd import KnowledgeDistillation
-from training.methods.method import Method
+from training.methods.method import Dimensions, Method, Samples, Stage, Terms
+from training.methods.rkd import RelationalKnowledgeDistillation
+from training.methods.sskd import SelfSupervisedKnowledgeDistillation
 
-METHODS: dict[str, type[Method]] = {"ce": CrossEntropy, "kd": KnowledgeDistillation, "bickd": BicKD}
+METHODS: dict[str, type[Method]] = {
+    "ce": CrossEntropy,
+    "kd": KnowledgeDistillation,
+    "rkd": RelationalKnowledgeDistillation,
+    "crd": ContrastiveRepresentationDistillation,
+    "sskd": SelfSupervisedKnowledgeDistillation,
+    "dkd": DecoupledKnowledgeDistillation,
+    "dist": DistillationFromStrongerTeacher,
+    "bickd": BicKD,
+}
 
-__all__ = ["METHODS", "Method"]
+
+def make_method(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    logit_standardization: bool = False,
+    label_smoothing: float = 0.0,
+) -> Method:
+    """The method ``name`` with its defaults, with ``logit_standardization`` the published ones for that, and ``settings``
+    over both.
+
+    Raises:
+        ValueError: no such method, a setting that it does not have or refuses, or a switch that it does not know.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(sorted(METHODS))}, got {name!r}")
+    kind = METHODS[name]
+    settings = dict(settings or {})
+    switches = ("label_smoothing", "logit_standardization")
+    known = [setting for setting in kind.__init__.__kwdefaults__ or {} if setting not in switches]
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"settings of method {name!r} must be of {', '.join(known) or 'none'}, got {setting!r}")
+    if logit_standardization:
+        if kind.standardized is None:
+            able = ", ".join(sorted(other for other, method in METHODS.items() if method.standardized is not None))
+            raise ValueError(f"logit_standardization must be left out for method {name!r}; methods that have it: {able}")
+        settings = {**kind.standardized, **settings, "logit_standardization": True}
+    return kind(**settings, label_smoothing=label_smoothing)
+
+
+__all__ = ["METHODS", "Dimensions", "Method", "Samples", "Stage", "Terms", "make_method"]

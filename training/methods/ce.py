@@ -1,20 +1,24 @@
 """``ce``: cross-entropy alone, ``mean_a -log softmax(x_a)[l_a]``; how teachers and plain students are trained."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from training.methods.method import Method, Terms
+from training.methods.method import Method, Samples, Terms, check_weights
+from training.models.output import Output
 
 
-@dataclass(frozen=True)
 class CrossEntropy(Method):
-    """Needs no teacher and has no settings."""
+    """Needs no teacher; ``ce_weight`` is there so that tuning gives it the step size it gives the others."""
 
     needs_teacher: ClassVar[bool] = False
+    search: ClassVar[dict[str, tuple[float, float]]] = {"ce_weight": (0.1, 10.0)}
 
-    def __call__(self, student: Tensor, teacher: Tensor | None, target: Tensor) -> tuple[Tensor, Terms]:
-        loss = F.cross_entropy(student, target)
-        return loss, {"ce": loss.detach()}
+    def __init__(self, *, ce_weight: float = 1.0, label_smoothing: float = 0.0) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+        check_weights(ce_weight=ce_weight)
+        self.ce_weight = ce_weight
+
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        loss = self.cross_entropy(student.logits, samples.target)
+        return self.ce_weight * loss, {"ce": loss.detach()}

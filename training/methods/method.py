@@ -1,24 +1,155 @@
-"""What a method is: a loss of one step, and what it needs for it."""
+"""What a method is: the loss of one step, and what it needs for it."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.models.output import Output
 
 Terms = dict[str, Tensor]
+"""Scalars by name, detached, before their weights."""
 
 
-class Method(ABC):
-    """A loss of student logits, teacher logits and targets."""
+class Samples(NamedTuple):
+    """What is known of the samples of a step beside the networks' outputs.
+
+    ``target`` ``(B,)`` int64 classes; ``index`` ``(B,)`` int64 positions in the training split; ``epochs`` the epochs of
+    training that are behind, with the part of the present one.
+    """
+
+    target: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of this name
+    epochs: float = 0.0
+
+
+class Dimensions(NamedTuple):
+    """What heads and memory banks are sized by.
+
+    ``student_features`` and ``teacher_features`` are the widths of the pooled features; ``labels`` ``(N,)`` int64 those
+    of the whole training split.
+    """
+
+    student_features: int
+    teacher_features: int
+    classes: int
+    labels: Tensor
+
+
+class Stage(NamedTuple):
+    """A stage before the student's training, with an optimizer of its own; ``milestones`` are epochs after which the
+    learning rate is divided by 10."""
+
+    epochs: int
+    learning_rate: float
+    milestones: tuple[int, ...]
+
+
+class Method(nn.Module, ABC):
+    """A loss of student, teacher and samples.
+
+    It is a module because some methods train heads and keep memory banks: what is a parameter or a buffer here is trained,
+    moved and saved with the student. ``parameters()`` of a method are trained beside the student's, without those of
+    ``first_stage_parameters()``.
+
+    Attributes:
+        needs_teacher: the teacher's output is used.
+        needs_features: the outputs must have features.
+        caches_logits: a cache of the teacher's logits for the images can stand in for the teacher.
+        search: for ``compare --tune``, the settings that are chosen and the range ``(low, high)`` of each, both positive,
+            drawn on a logarithmic scale.
+        standardized: the settings that ``logit_standardization`` changes, with their values; None where the method has no
+            such switch.
+    """
 
     needs_teacher: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = False
+    caches_logits: ClassVar[bool] = True
+    search: ClassVar[dict[str, tuple[float, float]]] = {}
+    standardized: ClassVar[dict[str, float] | None] = None
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def set_up(self, dimensions: Dimensions) -> None:
+        """Makes heads and memory banks; called once, before the optimizer is made and before a state is loaded."""
+
+    @property
+    def first_stage(self) -> Stage | None:
+        """The stage that comes before the student's training, if there is one."""
+        return None
+
+    def first_stage_parameters(self) -> list[nn.Parameter]:
+        """What the first stage trains; frozen after it."""
+        return []
+
+    def first_stage_loss(self, teacher: Output, samples: Samples) -> tuple[Tensor, Terms]:
+        """The loss of a step of the first stage, of the teacher's output for ``views(images)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no first stage")
+
+    def views(self, images: Tensor) -> Tensor:
+        """What both networks see of a batch of ``images`` ``(B, channels, height, width)``: the images themselves, or
+        several views of them, one batch after the other."""
+        return images
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The mean cross-entropy with the run's label smoothing."""
+        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
     @abstractmethod
-    def __call__(self, student: Tensor, teacher: Tensor | None, target: Tensor) -> tuple[Tensor, Terms]:
-        """The loss, a scalar with a gradient, and its unweighted terms by name, detached.
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        """The loss, a scalar with a gradient, and its terms.
 
         Args:
-            student: ``(B, C)`` logits.
-            teacher: ``(B, C)`` logits without a gradient, or None where ``needs_teacher`` is False.
-            target: ``(B,)`` int64.
+            student: of ``views(images)``, logits in float32 or float64.
+            teacher: the same without a gradient, or None where ``needs_teacher`` is False.
+            samples: of the images before ``views``.
         """
+
+
+def teacher_of(teacher: Output | None) -> Output:
+    """The teacher's output, which must be there.
+
+    Raises:
+        ValueError: it is None.
+    """
+    if teacher is None:
+        raise ValueError("teacher must be the teacher's output, got None")
+    return teacher
+
+
+def features_of(output: Output, name: str) -> Tensor:
+    """The pooled features ``(B, D)`` of the output of ``name``, which must have been asked for.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if output.features is None:
+        raise ValueError(f"{name} must have features, got an output of logits alone")
+    return output.features
+
+
+def check_weights(**weights: float) -> None:
+    """Refuses weights that are negative, NaN or infinite.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, value in weights.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def check_positive(**values: float) -> None:
+    """Refuses values that are not positive and finite, such as temperatures.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {value}")

@@ -1,0 +1,93 @@
+"""``rkd``: Park, Kim, Lu, Cho, Relational Knowledge Distillation (arXiv 1904.05068), of pooled features f.
+
+loss = ce_weight * CE(x, l) + distance_weight * distance + angle_weight * angle
+distance = mean_ij smooth_l1(d_ij, d_ij of the teacher),   d_ij = ||f_j - f_i|| / mean of all such that are > 0
+angle = mean_ijk smooth_l1(cos_ijk, cos_ijk of the teacher),   cos_ijk = u_ij . u_ik,  u_ij = (f_j - f_i) / ||f_j - f_i||
+
+Where features coincide, u_ij is 0, and no gradient flows through them.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from training.methods.method import Method, Samples, Terms, check_weights, features_of, teacher_of
+from training.models.output import Output
+
+BLOCK_ELEMENTS = 2**22
+"""Most elements of a tensor for a block of anchors i, of one anchor at least."""
+
+
+class RelationalKnowledgeDistillation(Method):
+    """Weights as published for CIFAR-100; reads nothing of the teacher but its features."""
+
+    needs_features: ClassVar[bool] = True
+    caches_logits: ClassVar[bool] = False
+    search: ClassVar[dict[str, tuple[float, float]]] = {
+        "ce_weight": (0.1, 10.0),
+        "distance_weight": (2.5, 250.0),
+        "angle_weight": (5.0, 500.0),
+    }
+
+    def __init__(
+        self,
+        *,
+        ce_weight: float = 1.0,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+        check_weights(ce_weight=ce_weight, distance_weight=distance_weight, angle_weight=angle_weight)
+        self.ce_weight, self.distance_weight, self.angle_weight = ce_weight, distance_weight, angle_weight
+
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        ce = self.cross_entropy(student.logits, samples.target)
+        features = features_of(student, "student"), features_of(teacher_of(teacher), "teacher").detach()
+        distance, angle = relational_losses(*features)
+        loss = self.ce_weight * ce + self.distance_weight * distance + self.angle_weight * angle
+        return loss, {"ce": ce.detach(), "distance": distance.detach(), "angle": angle.detach()}
+
+
+def relational_losses(student: Tensor, teacher: Tensor, block_elements: int = BLOCK_ELEMENTS) -> tuple[Tensor, Tensor]:
+    """The distance and the angle part of features ``(B, D)`` and ``(B, E)``; at once in memory are B x B elements and a few
+    tensors of ``block_elements``, in the backward pass too."""
+    count = len(student)
+    anchors = max(1, block_elements // (count * max(count, student.shape[1], teacher.shape[1])))
+    blocks = []
+    for start in range(0, count, anchors):
+        # All blocks' intermediate results would be B x B x B elements: each block is computed again for its gradient.
+        block = checkpoint(_relations, student, teacher, start, anchors, use_reentrant=False, preserve_rng_state=False)
+        blocks.append(block)
+    distances, teacher_distances, angles = zip(*blocks, strict=True)
+    distance = F.smooth_l1_loss(_by_mean(torch.cat(distances)), _by_mean(torch.cat(teacher_distances)))
+    return distance, torch.stack(angles).sum() / count**3
+
+
+def _relations(student: Tensor, teacher: Tensor, start: int, anchors: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For a block of ``b`` anchors the distances to all samples ``(b, B)`` in both, and the sum of the angle part."""
+    distances, units = _differences(student, start, anchors)
+    with torch.no_grad():
+        teacher_distances, teacher_units = _differences(teacher, start, anchors)
+        teacher_cosines = teacher_units @ teacher_units.mT
+    return distances, teacher_distances, F.smooth_l1_loss(units @ units.mT, teacher_cosines, reduction="sum")
+
+
+def _differences(features: Tensor, start: int, anchors: int) -> tuple[Tensor, Tensor]:
+    """Lengths ``(b, B)`` and directions ``(b, B, D)`` of the differences to the anchors from ``start`` on."""
+    differences = features[None] - features[start : start + anchors, None]
+    squares = differences.square().sum(dim=2)
+    # Neither the root nor the direction has a derivative at 0: there both are constants.
+    same = squares == 0
+    lengths = torch.where(same, 1.0, squares).sqrt()
+    units = torch.where(same[..., None], 0.0, differences) / lengths[..., None]
+    return torch.where(same, 0.0, lengths), units
+
+
+def _by_mean(distances: Tensor) -> Tensor:
+    """Distances ``(B, B)`` over the mean of those > 0; zeros stay zeros where all are."""
+    positive = (distances > 0).sum()
+    return distances / torch.where(positive > 0, distances.sum() / positive.clamp(min=1), 1.0)
