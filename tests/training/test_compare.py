@@ -1,0 +1,286 @@
+"""The command from arguments to results, with a trainer that writes a run's files at once: what is run, and what is not."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.compare import jobs
+from training.compare.__main__ import locked, main
+from training.compare.tuning import trials
+from training.compare.variants import parse_variant
+
+
+class Trainer:
+    """What the stand-in for the trainer was asked for since the last look."""
+
+    def __init__(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file, self.seen, self.monkeypatch = file, 0, monkeypatch
+        monkeypatch.setenv("FAKE_CALLS", str(file))
+        monkeypatch.setattr(jobs, "TRAINER", [sys.executable, str(Path(__file__).with_name("fake_trainer.py"))])
+        monkeypatch.setattr(jobs, "INTERVAL", 0.005)
+
+    def fails(self, **statuses: int) -> None:
+        named = {name.replace("_", "-"): status for name, status in statuses.items()}
+        self.monkeypatch.setenv("FAKE_FAILURES", json.dumps(named))
+
+    def calls(self) -> list[dict[str, Any]]:
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        new, self.seen = lines[self.seen :], len(lines)
+        return [json.loads(line) for line in new]
+
+    def names(self) -> list[str]:
+        """The folders of the runs, without their hashes."""
+        return [call["folder"].rpartition("-")[0] for call in self.calls()]
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    return Trainer(tmp_path / "calls", monkeypatch)
+
+
+@pytest.fixture
+def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    # Pictures take longer than all the rest.
+    monkeypatch.setattr("training.compare.plots.draw", lambda results, folder: None)
+
+    def call(*arguments: str, methods: str = "ce kd", seeds: int = 2) -> int:
+        return main(
+            [
+                "--methods",
+                *methods.split(),
+                "--seeds",
+                str(seeds),
+                "--epochs",
+                "2",
+                "--output",
+                str(tmp_path / "output"),
+                *arguments,
+            ]
+        )
+
+    return call
+
+
+def results(tmp_path: Path) -> dict[str, Any]:
+    return json.loads((tmp_path / "output" / "results.json").read_text())
+
+
+def test_a_teacher_then_all_methods_seed_by_seed(
+    trainer: Trainer, compare: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare("--teacher-epochs", "5", methods="ce kd bickd:class_weight=0.5") == 0
+    calls = trainer.calls()
+    assert [call["folder"].rpartition("-")[0] for call in calls] == [
+        "teacher", "ce-seed0", "kd-seed0", "bickd-class_weight=0.5-seed0", "ce-seed1", "kd-seed1",
+        "bickd-class_weight=0.5-seed1",
+    ]  # fmt: skip
+    assert calls[3]["settings"] == {"class_weight": 0.5}
+    checkpoint = str(tmp_path / "output" / calls[0]["folder"] / "checkpoint.pt")
+    assert [call["teacher_checkpoint"] for call in calls[:3]] == [None, None, checkpoint]
+    assert all(call["resume"] for call in calls)
+    printed = capsys.readouterr().out
+    assert "2/6 done, kd seed 0: 50.0 %" in printed
+    assert "| kd | ce_weight 0.1, kd_weight 0.9 | 49.75 ± 0.35 (n = 2) |" in (tmp_path / "output/results.md").read_text()
+    assert [row["variant"] for row in results(tmp_path)["literature"]] == ["ce", "kd", "bickd:class_weight=0.5"]
+
+
+def test_finished_runs_are_not_repeated_and_more_seeds_are_added(trainer: Trainer, compare: Any) -> None:
+    assert compare() == 0
+    trainer.calls()
+    assert compare() == 0
+    assert trainer.names() == []
+    assert compare(seeds=3) == 0
+    assert trainer.names() == ["ce-seed2", "kd-seed2"]
+
+
+def test_a_changed_setting_is_another_run(trainer: Trainer, compare: Any) -> None:
+    assert compare(seeds=1) == 0
+    before = {call["folder"] for call in trainer.calls()}
+    assert compare("--learning_rate", "0.1", seeds=1) == 0
+    changed = trainer.calls()
+    assert len(changed) == 3
+    assert before.isdisjoint(call["folder"] for call in changed)
+    assert compare("--teacher-epochs", "3", seeds=1) == 0
+    # Another teacher concerns only those that have one.
+    assert trainer.names() == ["teacher", "kd-seed0"]
+
+
+def test_runs_are_known_in_a_moved_folder_and_by_the_teacher_s_content(
+    trainer: Trainer, compare: Any, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher.pt"
+    teacher.write_text("weights")
+    assert compare("--teacher-checkpoint", str(teacher), seeds=1) == 0
+    assert trainer.names() == ["ce-seed0", "kd-seed0"]
+    moved = tmp_path / "elsewhere.pt"
+    teacher.rename(moved)
+    assert compare("--teacher-checkpoint", str(moved), "--data", "anywhere", seeds=1) == 0
+    assert trainer.names() == []
+    moved.write_text("other weights")
+    assert compare("--teacher-checkpoint", str(moved), seeds=1) == 0
+    assert trainer.names() == ["kd-seed0"]
+
+
+def test_ce_alone_needs_no_teacher(trainer: Trainer, compare: Any) -> None:
+    assert compare(methods="ce", seeds=1) == 0
+    assert trainer.names() == ["ce-seed0"]
+
+
+def test_a_failed_run_is_shown_the_others_go_on_and_it_is_tried_again(
+    trainer: Trainer, compare: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer.fails(kd_seed0=2)
+    assert compare() == 1
+    assert trainer.names() == ["teacher", "ce-seed0", "kd-seed0", "ce-seed1", "kd-seed1"]
+    assert "2/4 failed, kd seed 0" in (printed := capsys.readouterr().out)
+    assert "error: kd-seed0 went wrong" in printed
+    table = (tmp_path / "output/results.md").read_text()
+    assert "(n = 1 of 2)" in table
+    assert "kd seed 0: failed" in table
+    trainer.fails()
+    assert compare() == 0
+    assert trainer.names() == ["kd-seed0"]
+    assert "failed" not in (tmp_path / "output/results.md").read_text()
+
+
+def test_a_diverged_run_is_marked_and_would_diverge_again(trainer: Trainer, compare: Any, tmp_path: Path) -> None:
+    trainer.fails(kd_seed0=3)
+    assert compare(seeds=1) == 1
+    trainer.calls()
+    assert compare(seeds=1) == 1
+    assert trainer.names() == []
+    assert "kd seed 0: diverged" in (tmp_path / "output/results.md").read_text()
+
+
+def test_without_a_teacher_nothing_is_trained(trainer: Trainer, compare: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer.fails(teacher=2)
+    assert compare() == 1
+    assert trainer.names() == ["teacher"]
+    assert "error: teacher went wrong" in capsys.readouterr().out
+
+
+def test_jobs_run_beside_each_other_and_share_the_cores(
+    trainer: Trainer, compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(9)))
+    monkeypatch.setenv("FAKE_PATIENCE", "0.3")
+    assert compare("--jobs", "2", methods="ce", seeds=4) == 0
+    calls = trainer.calls()
+    assert {call["threads"] for call in calls} == {"4"}
+    beside = [sum(other["start"] < call["end"] and call["start"] < other["end"] for other in calls) for call in calls]
+    assert max(beside) >= 2
+    moments = [call["start"] for call in calls]
+    assert max(sum(call["start"] <= moment < call["end"] for call in calls) for moment in moments) == 2
+    assert "shared by up to 2 runs" in (tmp_path / "output/results.md").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_runs_and_the_same_command_resumes_them(
+    number: signal.Signals, trainer: Trainer, compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("FAKE_PATIENCE", "60")
+
+    def send() -> None:
+        deadline = time.monotonic() + 30
+        # The log is there before the process; a moment later it takes signals.
+        while not list((tmp_path / "output").glob("ce-seed0-*/log.txt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert compare(methods="ce") == 128 + number
+    thread.join()
+    assert "the same command goes on" in capsys.readouterr().err
+    (state,) = (tmp_path / "output").glob("*/last.pt")
+    assert not (state.parent / "failure.json").exists()
+    assert "unfinished runs: 2" in (tmp_path / "output/results.md").read_text()
+    monkeypatch.setenv("FAKE_PATIENCE", "0")
+    assert compare(methods="ce") == 0
+    assert [(call["seed"], call["from_state"]) for call in trainer.calls()] == [(0, True), (1, False)]
+
+
+def test_two_comparisons_in_one_folder_are_refused(
+    trainer: Trainer, compare: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path / "output"):
+        assert compare() == 2
+    assert "in use by another comparison" in capsys.readouterr().err
+    assert trainer.calls() == []
+
+
+def test_wrong_settings_end_with_status_2(trainer: Trainer, compare: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(methods="ce kd:weight=1") == 2
+    assert "got 'weight'" in capsys.readouterr().err
+    assert compare("--tune", "3", "--held-out", "0") == 2
+    assert "held_out" in capsys.readouterr().err
+    assert trainer.calls() == []
+
+
+def test_every_variant_has_as_many_trials_and_the_best_on_validation_is_reported(
+    trainer: Trainer, compare: Any, tmp_path: Path
+) -> None:
+    assert compare("--tune", "4", "--jobs", "2") == 0
+    calls = trainer.calls()
+    tried = [call for call in calls if "-trial" in call["folder"]]
+    assert Counter(call["method"] for call in tried) == {"ce": 4, "kd": 4}
+    assert {call["seed"] for call in tried} == {1000}
+    assert {call["seed"] for call in calls if "-seed" in call["folder"]} == {0, 1}
+    for method in ("ce", "kd"):
+        drawn = trials(parse_variant(method), 4)
+        assert sorted(map(str, drawn)) == sorted(str(call["settings"]) for call in tried if call["method"] == method)
+        assert next(call["settings"] for call in tried if call["folder"].startswith(f"{method}-trial0")) == {}
+    # The trainer's validation accuracy rises with the product of the settings, its test accuracy falls with it.
+    kd = max(trials(parse_variant("kd"), 4), key=lambda drawn: drawn.get("ce_weight", 1) * drawn.get("kd_weight", 1))
+    assert kd
+    tuned = [call for call in calls if call["folder"].startswith("kd-tuned")]
+    assert [call["settings"] for call in sorted(tuned, key=lambda call: call["seed"])] == [kd, kd]
+    found = results(tmp_path)
+    rows = {name: next(row for row in found[name] if row["variant"] == "kd") for name in ("literature", "tuned")}
+    accuracies = {name: [run["result"]["test_accuracy"] for run in row["runs"]] for name, row in rows.items()}
+    assert accuracies["tuned"] < accuracies["literature"]
+    assert all(len(values) == 2 for values in accuracies.values())
+    # Nothing is left, and more trials add to those that are done.
+    assert compare("--tune", "4") == 0
+    assert trainer.names() == []
+    assert compare("--tune", "5", methods="kd") == 0
+    assert trainer.names()[0] == "kd-trial4"
+
+
+def test_where_the_literature_s_settings_win_their_runs_are_the_tuned_ones(
+    trainer: Trainer, compare: Any, tmp_path: Path
+) -> None:
+    trainer.fails(kd_trial1=3, kd_trial2=3)
+    assert compare("--tune", "3", methods="kd", seeds=1) == 0
+    assert Counter(trainer.names()) == Counter(["teacher", "kd-seed0", "kd-trial0", "kd-trial1", "kd-trial2"])
+    found = results(tmp_path)
+    assert found["tuned"] == found["literature"]
+    assert found["trials"][0]["chosen"] == 0
+
+
+def test_a_trial_that_failed_decides_nothing_until_it_is_done(trainer: Trainer, compare: Any, tmp_path: Path) -> None:
+    trainer.fails(kd_trial1=1)
+    assert compare("--tune", "2", methods="kd", seeds=1) == 1
+    assert results(tmp_path)["tuned"] == []
+    trainer.calls()
+    trainer.fails()
+    assert compare("--tune", "2", methods="kd", seeds=1) == 0
+    assert trainer.names()[0] == "kd-trial1"
+    assert len(results(tmp_path)["tuned"]) == 1
+
+
+def test_the_pictures_are_drawn(trainer: Trainer, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    assert main(["--methods", "kd", "--seeds", "1", "--tune", "2", "--epochs", "1", "--output", str(output)]) == 0
+    pictures = {path.name: path.read_bytes()[:4] for path in output.glob("*.png")}
+    assert pictures == dict.fromkeys(["accuracy.png", "cost.png", "accuracy_against_time.png"], b"\x89PNG")

@@ -1,0 +1,1 @@
+"""Comparison of distillation methods under one protocol: ``python -m training.compare``."""

@@ -1,0 +1,171 @@
+"""The command that compares methods: one teacher, and every method with every seed under it.
+
+Runs that are finished are not repeated, interrupted ones go on from their last save: the same command continues them.
+Results are in the folder of --output: results.md, results.json and pictures.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from training import files
+from training.command_line import parse
+from training.compare import plots, record, tables
+from training.compare.comparison import Comparison
+from training.compare.grid import Run, Teacher, read_teacher, teacher_run
+from training.compare.jobs import execute
+from training.compare.outcomes import FINISHED, Outcome, read_outcome
+from training.compare.progress import GridProgress
+from training.compare.results import Results, load_results, to_run
+from training.interruption import Interrupted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compares as the arguments say.
+
+    Args:
+        arguments: of the command line; those of the process by default.
+
+    Returns:
+        The exit status: 0, 1 when a run failed or diverged, 2 for wrong settings, 128 + the number of a signal.
+    """
+    console = Console()
+    try:
+        given = methods_as_list(sys.argv[1:] if arguments is None else arguments)
+        comparison = parse(Comparison, given, description=__doc__)
+        with locked(comparison.output) as lock:
+            return compare(comparison, console, lock)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        name = signal.Signals(number).name
+        print(f"stopped by {name}, runs are saved; the same command goes on with them", file=sys.stderr)
+        return 128 + number
+
+
+def compare(comparison: Comparison, console: Console, lock: int | None = None) -> int:
+    """Trains what is not finished yet and writes the results.
+
+    Args:
+        comparison: the settings.
+        console: for the progress and the tables.
+        lock: file descriptor that the processes of the runs inherit.
+
+    Returns:
+        0, or 1 when a run failed or diverged.
+
+    Raises:
+        Interrupted: a signal came; the runs are saved.
+        OSError: a file could not be read or written.
+    """
+    teacher = None
+    if any(variant.needs_teacher for variant in comparison.variants):
+        teacher = _ready_teacher(comparison, console, lock)
+        if teacher is None:
+            return 1
+    try:
+        _train_students(comparison, teacher, console, lock)
+    finally:
+        results = load_results(comparison, teacher)
+        write(results)
+        plots.draw(results, comparison.output)
+    for cells in tables.tables(results):
+        console.print(tables.terminal(cells))
+    for note in tables.notes(results):
+        console.print(note, soft_wrap=True, markup=False)
+    console.print(f"tables, figures and pictures are in {comparison.output}", soft_wrap=True)
+    return _status(results)
+
+
+def write(results: Results) -> None:
+    """Writes results.md and results.json."""
+    files.write_text(results.comparison.output / "results.md", tables.document(results))
+    files.write_text(results.comparison.output / "results.json", record.document(results))
+
+
+def methods_as_list(arguments: Sequence[str]) -> list[str]:
+    """``--methods ce kd`` as ``--methods ["ce", "kd"]``, the form in which the parser takes several values."""
+    arguments = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--methods=") else [each])]
+    if "--methods" not in arguments:
+        return arguments
+    start = arguments.index("--methods") + 1
+    end = next((place for place in range(start, len(arguments)) if arguments[place].startswith("--")), len(arguments))
+    values = arguments[start:end]
+    if len(values) == 1 and values[0].startswith("["):
+        return arguments
+    return [*arguments[:start], json.dumps(values), *arguments[end:]]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Keeps other comparisons out of ``folder``, also while runs of one that was killed are still going on.
+
+    Raises:
+        ValueError: another one has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"output {folder} is in use by another comparison, or by a run that it left behind") from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _ready_teacher(comparison: Comparison, console: Console, lock: int | None) -> Teacher | None:
+    """The teacher, trained unless it is given or finished; None when its training failed."""
+    if comparison.teacher_checkpoint is not None:
+        return read_teacher(comparison.teacher_checkpoint)
+    run = teacher_run(comparison)
+    if not read_outcome(run).settled:
+        with GridProgress(console, 1) as progress:
+            execute([run], 1, progress.on_end, lock=lock)
+    if read_outcome(run).state != FINISHED:
+        console.print(f"without its teacher nothing can be compared; {run.folder} has the log", soft_wrap=True)
+        return None
+    return read_teacher(run.folder / "checkpoint.pt")
+
+
+def _train_students(comparison: Comparison, teacher: Teacher | None, console: Console, lock: int | None) -> None:
+    """First the literature's settings and the trials, then what these have chosen."""
+    attempted: set[Path] = set()
+
+    def left() -> tuple[list[Run], int]:
+        results = load_results(comparison, teacher)
+        return [run for run in to_run(results) if run.folder not in attempted], len(results.outcomes)
+
+    while True:
+        runs, total = left()
+        if not runs:
+            return
+        attempted |= {run.folder for run in runs}
+        with GridProgress(console, total, total - len(runs)) as progress:
+
+            def on_end(outcome: Outcome, progress: GridProgress = progress) -> None:
+                progress.on_end(outcome)
+                write(load_results(comparison, teacher))
+
+            execute(runs, comparison.jobs, on_end, lock=lock)
+
+
+def _status(results: Results) -> int:
+    """1 when a report run has no result, or a trial failed; that a trial diverged is a result of tuning."""
+    reported = [each for row in (*results.literature, *results.tuned) for each in row.outcomes]
+    incomplete = any(each.state != FINISHED for each in reported)
+    return int(incomplete or any(not each.settled for each in results.outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

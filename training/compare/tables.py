@@ -1,0 +1,218 @@
+"""results.md: the protocol in words, the tables, and the notes on what is missing in them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.table import Column, Table
+
+from training.compare import figures, tuning
+from training.compare.comparison import TEACHER_SEED, TUNING_SEED, Comparison
+from training.compare.figures import BEST, LAST, Spread
+from training.compare.outcomes import DIVERGED, FAILED, FINISHED, LOG
+from training.compare.results import Results, Row, Trials
+
+MISSING = "-"
+SETTINGS = "settings"
+
+
+class Cells(NamedTuple):
+    """A table as text."""
+
+    title: str
+    headings: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+def document(results: Results) -> str:
+    """results.md."""
+    comparison = results.comparison
+    parts = [
+        f"# {comparison.student} under {comparison.teacher} on {comparison.dataset}",
+        _listed(protocol(results)),
+        *(f"## {cells.title}\n\n{_markdown(cells)}" for cells in tables(results)),
+    ]
+    found = notes(results)
+    if found:
+        parts.append(f"## Notes\n\n{_listed(found)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def tables(results: Results) -> list[Cells]:
+    """The table of the literature's settings, and that of the tuned ones where there is tuning."""
+    found = [_cells("Settings of the literature", results.literature, results, {})]
+    if results.trials:
+        chosen = {trials.variant.label: trials.chosen for trials in results.trials}
+        found.append(_cells("Tuned settings", results.tuned, results, {"chosen trial": chosen}))
+    return found
+
+
+def terminal(cells: Cells) -> Table:
+    """The table for a terminal, without the settings, for which few are wide enough."""
+    shown = [place for place, heading in enumerate(cells.headings) if heading != SETTINGS]
+    table = Table(*(Column(cells.headings[place], overflow="fold") for place in shown), title=cells.title)
+    for line in cells.lines:
+        table.add_row(*(line[place] for place in shown))
+    return table
+
+
+def protocol(results: Results) -> list[str]:
+    """What was done, a sentence or a few for each part."""
+    comparison = results.comparison
+    seeds = "Seed 0" if comparison.seeds == 1 else f"Seeds 0 to {comparison.seeds - 1}"
+    return [
+        _teacher(results),
+        _recipe(comparison),
+        "The settings of the literature are those of each method's publication; of bickd they are this project's.",
+        f"{seeds}. A seed decides the initial weights, the order of the samples and their "
+        "augmentation, the same for every method. "
+        "Figures are mean ± sample standard deviation over the n seeds that are finished; accuracies are of the test split, "
+        "in percent.",
+        "The difference to kd is taken seed by seed, then averaged." if figures.find(results.literature, "kd") else "",
+        "The best epoch is that of the highest validation accuracy."
+        if figures.validated(results)
+        else "There is no validation split.",
+        _cost(results),
+        _tuning(comparison),
+    ]
+
+
+def notes(results: Results) -> list[str]:
+    """Runs without a result, variants without a choice, and choices at the end of a range."""
+    missing = [
+        f"{each.run.title}: {each.state}; {each.run.folder.name}/{LOG}"
+        for each in results.outcomes
+        if each.state in (DIVERGED, FAILED)
+    ]
+    unfinished = sum(each.state not in (FINISHED, DIVERGED, FAILED) for each in results.outcomes)
+    if unfinished:
+        missing.append(f"unfinished runs: {unfinished}; the same command goes on with them")
+    return missing + [note for trials in results.trials for note in _choice_notes(trials)]
+
+
+def _teacher(results: Results) -> str:
+    comparison = results.comparison
+    reached = f", {results.teacher_accuracy:.2f} % on the test split" if results.teacher_accuracy is not None else ""
+    if comparison.teacher_checkpoint is not None:
+        origin = "a given checkpoint"
+    else:
+        epochs = comparison.teacher_config(comparison.output).epochs
+        origin = f"trained with cross-entropy for {epochs} epochs from seed {TEACHER_SEED}"
+    return f"Data set {comparison.dataset}, student {comparison.student}, teacher {comparison.teacher}{reached}: {origin}."
+
+
+def _recipe(comparison: Comparison) -> str:
+    schedule = f"{comparison.schedule} schedule"
+    if comparison.milestones:
+        schedule += f" (divided by 10 after epochs {', '.join(map(str, comparison.milestones))})"
+    if comparison.warmup_epochs:
+        schedule += f" after {comparison.warmup_epochs} epochs of linear warmup"
+    optional = {
+        f", label smoothing {comparison.label_smoothing:g}": comparison.label_smoothing,
+        f", moving average of the weights with decay {comparison.ema_decay:g}": comparison.ema_decay,
+        f", in {comparison.accumulate} parts": comparison.accumulate - 1,
+    }
+    return (
+        f"Every run: {comparison.epochs} epochs, batches of {comparison.batch_size}, SGD with Nesterov momentum "
+        f"{comparison.momentum:g}, weight decay {comparison.weight_decay:g}, learning rate {comparison.learning_rate:g}, "
+        f"{schedule}, {comparison.precision}{''.join(text for text, used in optional.items() if used)}."
+    )
+
+
+def _cost(results: Results) -> str:
+    jobs = max((each.jobs for each in results.outcomes), default=1)
+    shared = f" The machine was shared by up to {jobs} runs at a time, and the times with them." if jobs > 1 else ""
+    reference = figures.cost_reference(results.literature)
+    relative = f", in brackets relative to {reference.variant.label}" if reference else ""
+    return (
+        "Time per step is training time over steps, without evaluation and with a method's first stage, the median over "
+        f"the seeds{relative}.{shared}"
+    )
+
+
+def _tuning(comparison: Comparison) -> str:
+    if not comparison.tune:
+        return "No settings were chosen: every method has the literature's, and those that its name gives."
+    return (
+        f"Tuned settings are the best of {comparison.tune} trials for each method, all from seed {TUNING_SEED}, which is no "
+        "seed of the tables: trial 0 has the literature's settings, the others follow a quasi-random sequence over the "
+        "ranges, on a logarithmic scale. The choice is by validation accuracy after the last epoch, never by the test "
+        "split. "
+        "Where trial 0 is chosen, the runs are the same as with the literature's settings."
+    )
+
+
+def _cells(title: str, rows: Sequence[Row], results: Results, beside: dict[str, dict[str, int | None]]) -> Cells:
+    kd, reference = figures.find(rows, "kd"), figures.cost_reference(rows)
+    has_kd, has_validation = figures.find(results.literature, "kd") is not None, figures.validated(results)
+    columns = {
+        "method": [row.variant.label for row in rows],
+        SETTINGS: [_settings(row) for row in rows],
+        "test accuracy, last epoch": [_accuracy(row, LAST) for row in rows],
+    }
+    if has_validation:
+        columns["test accuracy, best epoch on validation"] = [_accuracy(row, BEST) for row in rows]
+    if has_kd:
+        columns["difference to kd"] = [MISSING if row is kd else _difference(row, kd) for row in rows]
+    columns["time per step"] = [_time(row, reference) for row in rows]
+    columns |= {heading: [str(values[row.variant.label]) for row in rows] for heading, values in beside.items()}
+    return Cells(title, tuple(columns), tuple(zip(*columns.values(), strict=True)))
+
+
+def _settings(row: Row) -> str:
+    values = row.variant.all_settings(row.drawn)
+    shown = [f"{name} {_plain(values[name])}" for name in (*row.variant.settings, *row.variant.search)]
+    if row.variant.logit_standardization:
+        shown.append("logit_standardization")
+    return ", ".join(shown) or MISSING
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _accuracy(row: Row, key: str) -> str:
+    planned = len(row.outcomes)
+    found = figures.accuracy(row, key)
+    if found is None:
+        return MISSING
+    count = f"{found.number}" if found.number == planned else f"{found.number} of {planned}"
+    return f"{_spread(found)} (n = {count})"
+
+
+def _difference(row: Row, reference: Row | None) -> str:
+    found = figures.difference(row, reference) if reference is not None else None
+    return MISSING if found is None else _spread(found, sign="+")
+
+
+def _spread(found: Spread, sign: str = "") -> str:
+    deviation = "" if found.deviation is None else f" ± {found.deviation:.2f}"
+    return f"{found.mean:{sign}.2f}{deviation}"
+
+
+def _time(row: Row, reference: Row | None) -> str:
+    own = figures.step_milliseconds(row)
+    if own is None:
+        return MISSING
+    other = figures.step_milliseconds(reference) if reference is not None else None
+    return f"{own:.2f} ms" + (f" ({own / other:.2f})" if other else "")
+
+
+def _choice_notes(trials: Trials) -> list[str]:
+    label = trials.variant.label
+    if not trials.outcomes:
+        return [f"{label}: every setting is fixed, there was nothing to choose"]
+    if trials.chosen is None:
+        if all(each.state == DIVERGED for each in trials.outcomes):
+            return [f"{label}: every trial diverged, no settings were chosen"]
+        return [f"{label}: trials are missing, no settings were chosen"]
+    settings = trials.variant.all_settings(trials.drawn[trials.chosen])
+    return [f"{label}, tuned: {note}" for note in tuning.range_ends(trials.variant, settings)]
+
+
+def _markdown(cells: Cells) -> str:
+    lines = [cells.headings, ("---",) * len(cells.headings), *cells.lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences if sentence)

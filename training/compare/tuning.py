@@ -1,0 +1,59 @@
+"""Tuning: which settings the trials of a variant have, which of them is chosen, and whether that lies at the end of a range.
+
+value = low * (high / low)^u,   u in [0, 1): a point of a scrambled Halton sequence
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scipy.stats import qmc
+
+from training.compare.variants import Variant
+from training.methods import METHODS
+
+END = 0.05
+"""Share of a range, on the logarithmic scale, that counts as its end."""
+
+
+def trials(variant: Variant, count: int) -> list[dict[str, float]]:
+    """The settings that each of ``count`` trials draws, beside the variant's own.
+
+    Trial 0 draws none, it is the literature's. The method's name alone decides the others: they are the same on every call,
+    a larger ``count`` continues them, and variants of one method have the same points where they search the same settings.
+    """
+    ranges = METHODS[variant.method].search
+    if not variant.search:
+        return [{}]
+    seed = int.from_bytes(hashlib.sha256(variant.method.encode()).digest()[:8], "big")
+    points = qmc.Halton(len(ranges), seed=seed).random(count - 1)
+    drawn = [{name: _at(u, *ranges[name]) for name, u in zip(ranges, point, strict=True)} for point in points]
+    return [{}] + [{name: value for name, value in draw.items() if name in variant.search} for draw in drawn]
+
+
+def best_trial(accuracies: Sequence[float | None]) -> int | None:
+    """The trial of the highest validation accuracy, the first of equals; None marks one that diverged, which loses.
+
+    Returns:
+        Its number, or None when all diverged.
+    """
+    finished = [number for number, accuracy in enumerate(accuracies) if accuracy is not None]
+    return max(finished, key=lambda number: accuracies[number] or 0.0, default=None)
+
+
+def range_ends(variant: Variant, settings: dict[str, Any]) -> list[str]:
+    """A note for each searched setting whose value in ``settings`` lies at the end of its range or outside."""
+    notes = []
+    for name, (low, high) in variant.search.items():
+        value = settings[name]
+        position = math.log(value / low) / math.log(high / low) if value > 0 else -math.inf
+        if not END <= position <= 1 - END:
+            end = "lower" if position < END else "upper"
+            notes.append(f"{name} {value:g} is at the {end} end of its range, {low:g} to {high:g}")
+    return notes
+
+
+def _at(u: float, low: float, high: float) -> float:
+    # Four digits can be typed again, and do not depend on the last bits of a power.
+    return float(f"{low * (high / low) ** u:.4g}")
