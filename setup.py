@@ -13,6 +13,8 @@ TRAINING = [
     "jsonargparse>=4.40",
     "pyyaml>=6.0",
     "torchmetrics>=1.5",
+    "tensorboard>=2.18",
+    "scipy>=1.13",
 ]
 DEVELOPMENT = [
     "hypothesis>=6.100",

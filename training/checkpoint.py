@@ -1,33 +1,30 @@
-"""Trained models on disk: written whole or not at all, read without executing anything."""
+"""Trained models on disk: weights, and what they were trained on."""
 
-import os
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from training.models import MODELS
+from training import files
+from training.models import make_model
 
-FORMAT = 1
+FORMAT = 2
 FIELDS = {"format", "name", "dataset", "channels", "classes", "test_accuracy", "state"}
 
 
 class Trained(NamedTuple):
-    """A trained model and what it was trained on."""
+    """A trained model and what it was trained on; ``test_accuracy`` in percent, None where nobody said."""
 
     model: nn.Module
     name: str
-    dataset: str
     classes: int
-    test_accuracy: float
+    test_accuracy: float | None
 
 
 def save(
     path: Path, model: nn.Module, *, name: str, dataset: str, channels: int, classes: int, test_accuracy: float
 ) -> None:
-    """Writes a checkpoint atomically: to a temporary file, flushed to the disk, then renamed over ``path``."""
+    """Writes a checkpoint atomically."""
     content = {
         "format": FORMAT,
         "name": name,
@@ -37,48 +34,53 @@ def save(
         "test_accuracy": test_accuracy,
         "state": model.state_dict(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Opened by name, because a file of tempfile's is readable by its owner alone, and the checkpoint would be too.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    files.save(path, content)
 
 
-def load(path: Path, *, dataset: str) -> Trained:
+def load(path: Path, *, dataset: str, name: str | None = None, channels: int = 3, classes: int = 0) -> Trained:
     """Reads a model that was trained on ``dataset``.
+
+    Args:
+        path: a file that ``save`` wrote, or one that holds the ``state_dict`` of model ``name`` and nothing else.
+        dataset: the data set that the model must have been trained on; a bare ``state_dict`` does not tell.
+        name: the model that the file must hold; None accepts any that ``save`` wrote.
+        channels: of the images, for a bare ``state_dict``.
+        classes: of the data set, for a bare ``state_dict``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or no checkpoint of this project, or its model was trained on other data.
+        ValueError: the file is damaged or no checkpoint, its model is another one, or it was trained on other data.
     """
     if not path.is_file():
         raise FileNotFoundError(f"teacher_checkpoint must be a file, got {path}; train one with --method ce")
-    content = _read(path)
+    try:
+        content = files.read(path)
+    except ValueError as error:
+        raise ValueError(f"teacher_checkpoint {error}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        return _from_state(path, content, name, channels, classes)
+    if content["format"] != FORMAT or not content.keys() >= FIELDS:
+        raise ValueError(f"teacher_checkpoint {path} is not a checkpoint of this version of the trainer")
     if content["dataset"] != dataset:
         raise ValueError(f"teacher_checkpoint {path} was trained on {content['dataset']!r}, the data set is {dataset!r}")
-    if content["name"] not in MODELS:
-        raise ValueError(f"teacher_checkpoint {path} holds a model {content['name']!r}, known: {', '.join(sorted(MODELS))}")
-    model = MODELS[content["name"]](content["channels"], content["classes"])
-    state: dict[str, Tensor] = content["state"]
+    if name is not None and content["name"] != name:
+        raise ValueError(f"teacher_checkpoint {path} holds {content['name']!r}, teacher is {name!r}")
+    model = _filled(path, content["name"], content["channels"], content["classes"], content["state"])
+    return Trained(model, content["name"], content["classes"], content["test_accuracy"])
+
+
+def _from_state(path: Path, state: Any, name: str | None, channels: int, classes: int) -> Trained:
+    if not isinstance(state, dict):
+        raise ValueError(f"teacher_checkpoint {path} must hold a checkpoint or a state_dict, got {type(state).__name__}")
+    if name is None:
+        raise ValueError(f"teacher must name the model of teacher_checkpoint {path}, which is a bare state_dict; got None")
+    return Trained(_filled(path, name, channels, classes, state), name, classes, None)
+
+
+def _filled(path: Path, name: str, channels: int, classes: int, state: dict[str, Any]) -> nn.Module:
+    model = make_model(name, channels, classes)
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"teacher_checkpoint {path} does not fit its model {content['name']!r}: {error}") from error
-    return Trained(model, content["name"], dataset, content["classes"], content["test_accuracy"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"teacher_checkpoint {path} is damaged or no checkpoint: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= FIELDS:
-        raise ValueError(f"teacher_checkpoint {path} is not a checkpoint of this version of the trainer")
-    return content
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(f"teacher_checkpoint {path} does not fit its model {name!r}: {error}") from error
+    return model

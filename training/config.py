@@ -1,12 +1,17 @@
 """The settings of one training run, and their checks."""
 
+import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from training.data import DATASETS
-from training.methods import METHODS
-from training.models import MODELS
+from training.data import check_name
+from training.methods import METHODS, make_method
+from training.models import check_model
+
+PRECISIONS = ("float32", "bf16", "fp16")
+SCHEDULES = ("cosine", "step")
 
 
 @dataclass(frozen=True)
@@ -14,59 +19,145 @@ class Config:
     """One run.
 
     Attributes:
-        dataset: name of a data set: digits100, fashion_mnist or cifar100.
-        data: folder that holds the files of fashion_mnist or cifar100; digits100 needs none.
-        method: ce (no teacher), kd or bickd.
-        student: name of the model that is trained.
-        teacher: name of the teacher's model; the checkpoint must hold this one. Without it any model is accepted.
-        teacher_checkpoint: the teacher, a checkpoint.pt of a run with method ce; every method but ce needs it.
+        dataset: digits100, fashion100, fashion_mnist, cifar10, cifar100, imagenet, or folder:PATH with train/ and val/.
+        data: folder that holds the files of the data set; digits100 needs none.
+        held_out: share of the training samples that is held out for validation; 0 holds out none. Each data set has a default.
+        image_size: pixels a side that images of imagenet and folder:PATH are cropped to; 224 without it.
+        method: ce (no teacher), kd, rkd, crd, sskd, dkd, dist or bickd.
+        settings: of the method, such as --settings.kd_weight 0.9; its defaults are the literature's.
+        logit_standardization: of kd, dkd and bickd: match standardized logits, with the published settings for that.
+        student: name of the model that is trained: one of this suite, of torchvision.models, or timm:NAME.
+        teacher: name of the teacher's model; with imagenet and no checkpoint, torchvision's published weights.
+        teacher_checkpoint: checkpoint.pt of a run with method ce, or a state_dict of the model that teacher names.
         epochs: passes over the training split.
-        batch_size: samples a step.
-        learning_rate: of SGD with momentum, at the start of its cosine decay to 0.
+        batch_size: samples a step of the optimizer, over all processes and all parts of an accumulated step.
+        accumulate: parts that a step's samples are computed in, one after the other, to save memory.
+        learning_rate: of SGD with momentum, at the start of its schedule.
         momentum: of SGD with Nesterov momentum.
         weight_decay: of SGD, on all parameters.
+        schedule: cosine, to 0 at the end, or step, a division by 10 after each of the milestones.
+        milestones: epochs after which the step schedule divides the learning rate.
+        warmup_epochs: epochs of a linear rise of the learning rate before its schedule.
+        label_smoothing: of the cross-entropy, in [0, 1).
+        ema_decay: decay a step of an exponential moving average of the weights, which is then evaluated and saved; 0 for none.
+        precision: float32, bf16, or fp16 with a gradient scaler; losses are float32 at least.
+        channels_last: store images and weights with the channels last in memory.
+        compile: run student and teacher through torch.compile.
+        device: auto, cpu, cuda or cuda:N; auto takes the GPU where there is one.
+        workers: processes that read and augment images; 0 does it in the training process.
+        teacher_cache: folder in which the teacher's logits are kept, for methods that need no more of it.
+        teacher_cache_views: augmentations that are kept; with a cache, epochs repeat them in turn.
+        strict_data: stop at an image that cannot be read, instead of leaving it out and counting it.
+        checkpoint_minutes: time between saves within an epoch; every epoch is saved besides. 0 saves every step.
         seed: from 0 to 2^32 - 1, of the weights, the order of the samples and their augmentation.
         output: folder of the run's results.
+        resume: go on with the run in output, from its last save.
     """
 
     dataset: str = "digits100"
     data: Path = Path("data")
+    held_out: float | None = None
+    image_size: int | None = None
     method: str = "bickd"
+    settings: dict[str, Any] = field(default_factory=dict)
+    logit_standardization: bool = False
     student: str = "cnn_small"
     teacher: str | None = None
     teacher_checkpoint: Path | None = None
     epochs: int = 12
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    milestones: tuple[int, ...] = ()
+    warmup_epochs: int = 0
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    device: str = "auto"
+    workers: int = 0
+    teacher_cache: Path | None = None
+    teacher_cache_views: int = 1
+    strict_data: bool = False
+    checkpoint_minutes: float = 10.0
     seed: int = 0
     output: Path = Path("runs/latest")
+    resume: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("dataset", self.dataset, DATASETS),
-            ("method", self.method, METHODS),
-            ("student", self.student, MODELS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(sorted(known))}, got {value!r}")
-        if self.teacher is not None and self.teacher not in MODELS:
-            raise ValueError(f"teacher must be one of {', '.join(sorted(MODELS))}, got {self.teacher!r}")
-        for name in ("epochs", "batch_size"):
+        check_name(self.dataset)
+        self._check_method()
+        check_model("student", self.student)
+        self._check_teacher()
+        self._check_recipe()
+        self._check_execution()
+
+    def _check_method(self) -> None:
+        make_method(
+            self.method, self.settings, logit_standardization=self.logit_standardization,
+            label_smoothing=self.label_smoothing,
+        )  # fmt: skip
+
+    def _check_teacher(self) -> None:
+        if self.teacher is not None:
+            check_model("teacher", self.teacher)
+        if not METHODS[self.method].needs_teacher:
+            for name in ("teacher", "teacher_checkpoint", "teacher_cache"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} must be left out for method {self.method!r}, which has no teacher")
+        elif self.teacher_checkpoint is None and not (self.dataset == "imagenet" and self.teacher is not None):
+            raise ValueError(f"teacher_checkpoint must be given for method {self.method!r}, got None")
+        if self.teacher_cache is not None and not METHODS[self.method].caches_logits:
+            raise ValueError(
+                f"teacher_cache must be left out for method {self.method!r}, which needs more of the teacher than its logits"
+            )
+
+    def _check_recipe(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "teacher_cache_views"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        # From 2^32 on, the order of the samples would repeat the augmentation of a smaller seed.
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        for name in ("momentum", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
-        if METHODS[self.method].needs_teacher and self.teacher_checkpoint is None:
-            raise ValueError(f"teacher_checkpoint must be given for method {self.method!r}, got None")
-        for name in ("teacher", "teacher_checkpoint"):
-            if not METHODS[self.method].needs_teacher and getattr(self, name) is not None:
-                raise ValueError(f"{name} must be left out for method {self.method!r}, which has no teacher")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(f"milestones must be given for schedule 'step' and for no other, got {self.milestones}")
+        if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < each for each in self.milestones):
+            raise ValueError(f"milestones must be positive and rising, got {self.milestones}")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(f"warmup_epochs must be in [0, epochs), got {self.warmup_epochs} of {self.epochs}")
+
+    def _check_execution(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.held_out is not None and not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}")
+        if not 0 <= self.checkpoint_minutes < math.inf:
+            raise ValueError(f"checkpoint_minutes must be finite and not negative, got {self.checkpoint_minutes}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as YAML and ``weights_only`` loading take them: paths as text, tuples as lists."""
+        plain = dataclasses.asdict(self)
+        for name, value in plain.items():
+            if isinstance(value, Path):
+                plain[name] = str(value)
+            elif isinstance(value, tuple):
+                plain[name] = list(value)
+        return plain

@@ -11,12 +11,17 @@ import shutil
 import time
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from torch import Tensor, nn
 
-from training import checkpoint, engine, report
+from training import checkpoint, report
 from training.config import Config
-from training.data import DATASETS
-from training.models import MODELS
+from training.data import Splits, load_splits
+from training.distributed import Processes
+from training.engine import build
+from training.evaluation import predictions
+from training.models import Network, make_model
 from training.run import run
 from training.similarity import class_similarity
 
@@ -69,16 +74,23 @@ def main(
 
 def plot_similarities(output: Path, teacher: checkpoint.Trained, seed: int) -> None:
     """Heat maps of the untrained student and of those trained by ce and bickd, over the test split."""
-    splits = DATASETS["digits100"](Path("data"))
-    images = splits.test.images
+    config = Config(method="ce", student=STUDENT)
+    splits = load_splits(config.dataset, config.data)
     students = {
-        "before training": engine.build(lambda: MODELS[STUDENT](images.shape[1], splits.classes), seed),
-        "after ce": checkpoint.load(output / f"ce-{seed}" / "checkpoint.pt", dataset="digits100").model,
-        "after bickd": checkpoint.load(output / f"bickd-{seed}" / "checkpoint.pt", dataset="digits100").model,
+        "before training": build(lambda: make_model(STUDENT, splits.channels, splits.classes), seed),
+        "after ce": checkpoint.load(output / f"ce-{seed}" / "checkpoint.pt", dataset=config.dataset).model,
+        "after bickd": checkpoint.load(output / f"bickd-{seed}" / "checkpoint.pt", dataset=config.dataset).model,
     }
-    logits = engine.predict(teacher.model, images)
-    panels = {name: class_similarity(engine.predict(model, images), logits) for name, model in students.items()}
+    reference = logits_of(teacher.model, splits, config)
+    panels = {name: class_similarity(logits_of(model, splits, config), reference) for name, model in students.items()}
     report.plot_similarity(panels, output / "similarity.png")
+
+
+def logits_of(model: nn.Module, splits: Splits, config: Config) -> Tensor:
+    """Logits ``(N, C)`` of the test split."""
+    network = Network(model, splits.classes)
+    parts = predictions(network, splits.test, config, torch.device("cpu"), Processes())
+    return torch.cat([logits for logits, _ in parts])
 
 
 if __name__ == "__main__":

@@ -1,53 +1,112 @@
-"""The one training loop: a student, perhaps a frozen teacher, a method; accuracy after every epoch.
+"""The training loop: a student, perhaps a frozen teacher, a method; accuracy after every epoch.
 
-Weights, order and augmentation come from the seed alone, each from a generator of its own: two methods with one seed start
-from the same weights and see the same images in the same order.
+Weights, order and augmentation come from the seed, each from random numbers of its own: two methods with one seed start from
+the same weights and see the same images in the same order. A run goes on from any step as if it had never stopped.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 
-from training.data import Split, Splits
-from training.methods import Method
+from training import random_state
+from training.config import Config
+from training.data import Batch, Splits, View
+from training.data.loader import Loader, epoch_order
+from training.distributed import Processes, average_statistics, gather, largest_of
+from training.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
+from training.interruption import Interrupted, Interruption
+from training.learner import Learner
+from training.methods import Method, Samples, Stage
+from training.models import Network, Output
+from training.optimization import make_average, make_optimizer, make_scaler, make_schedule
+from training.tally import Tally
+from training.teacher import Teacher
 
-EVALUATION_BATCH = 1000
+STEPS_UNCHECKED = 50
+"""Steps on a GPU between two looks at the loss, each of which waits for the device."""
+
+State = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch came to; accuracies in percent, ``terms`` are means over its steps, unweighted."""
+    """What one epoch came to.
+
+    Accuracies are in percent, ``validation_accuracy`` is None without a validation split; ``terms`` are means over the epoch,
+    unweighted; ``seconds`` are of training alone; ``skipped`` images could not be read.
+    """
 
     epoch: int
     loss: float
     terms: dict[str, float]
-    validation_accuracy: float
+    train_accuracy: float
+    validation_accuracy: float | None
     test_accuracy: float
+    steps: int
     seconds: float
+    evaluation_seconds: float
+    images_per_second: float
+    learning_rate: float
+    skipped: int
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """SGD with Nesterov momentum and a cosine decay of the learning rate to 0."""
+class StepReport(NamedTuple):
+    """Where a run is; ``loss``, ``terms`` and ``train_accuracy`` (percent) are means over the epoch so far, of this process.
+    ``stage`` is "first" or "main"."""
 
+    stage: str
+    epoch: int
     epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    seed: int
+    step: int
+    steps: int
+    loss: float
+    terms: dict[str, float]
+    train_accuracy: float
+    images_per_second: float
+
+
+class Observer:
+    """Is told what happens in the first of the processes."""
+
+    def on_step(self, report: StepReport) -> None:
+        """Steps were done."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """An epoch of the student's training was evaluated."""
+
+    def on_broken(self, messages: Sequence[str]) -> None:
+        """Images could not be read and were left out."""
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss of a step was NaN or infinite."""
+
+
+@dataclass
+class Phase:
+    """The student's training, or a method's first stage, with what it trains."""
+
+    stage: Stage | None
+    epochs: int
+    module: nn.Module
+    optimizer: SGD
+    schedule: LambdaLR
+
+    @property
+    def name(self) -> str:
+        return "main" if self.stage is None else "first"
 
 
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -57,115 +116,290 @@ def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make()
 
 
-def freeze(teacher: nn.Module) -> nn.Module:
-    """The teacher in evaluation mode, its parameters without gradients, and ``train()`` without effect."""
-    teacher.eval().requires_grad_(False)
-    teacher.train = lambda mode=True: teacher  # type: ignore[method-assign]
-    return teacher
-
-
-def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits ``(N, classes)`` in evaluation mode, without gradients; the model's mode is restored."""
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        logits = torch.cat([model(part) for part in images.split(EVALUATION_BATCH)])
-    model.train(training)
-    return logits
-
-
-def accuracy(model: nn.Module, split: Split, classes: int) -> float:
-    """Top-1 accuracy in percent."""
-    metric = MulticlassAccuracy(num_classes=classes, average="micro")
-    return 100 * metric(predict(model, split.images), split.labels).item()
-
-
-def train(
-    student: nn.Module,
-    teacher: nn.Module | None,
-    method: Method,
-    splits: Splits,
-    recipe: Recipe,
-    on_step: Callable[[int, int, int, float], None],
-    on_epoch: Callable[[EpochRecord], None],
-) -> list[EpochRecord]:
-    """Trains ``student`` in place.
+class Trainer:
+    """One run in progress.
 
     Args:
-        student: gives logits ``(B, classes)``.
-        teacher: the same, or None for a method without one; it is frozen.
-        method: the loss.
+        config: the recipe, the seed, and how the run is executed.
         splits: the data.
-        recipe: optimizer, schedule and seed.
-        on_step: told epoch, step, steps an epoch, and the mean loss so far.
-        on_epoch: told each epoch's record.
-
-    Raises:
-        NonFiniteLossError: names the epoch, the step and the terms at fault.
+        student: is trained in place, on ``device``.
+        method: the loss; set up for student and teacher.
+        teacher: None for a method without one.
+        device: of student, method and teacher.
+        processes: those that train together.
+        observer: is told of steps and epochs.
+        save: writes a state; called in the first process alone.
+        interruption: tells of signals.
     """
-    if teacher is not None:
-        freeze(teacher)
-    optimizer = torch.optim.SGD(
-        student.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-    )
-    steps = max(1, len(splits.train.labels) // recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps)
-    order = torch.Generator().manual_seed(recipe.seed)
-    disturbance = torch.Generator().manual_seed(recipe.seed + 2**32)
-    records = []
-    for epoch in range(1, recipe.epochs + 1):
+
+    def __init__(
+        self,
+        config: Config,
+        splits: Splits,
+        student: Network,
+        method: Method,
+        teacher: Teacher | None,
+        device: torch.device,
+        processes: Processes,
+        observer: Observer,
+        save: Callable[[State], None],
+        interruption: Interruption,
+    ) -> None:
+        self.config, self.splits, self.teacher, self.device, self.processes = config, splits, teacher, device, processes
+        self.observer, self.save, self.interruption = observer, save, interruption
+        self.learner = Learner(student, method, config.precision).to(device)
+        self.average = make_average(self.learner.student, config.ema_decay)
+        self.scaler = make_scaler(device, config.precision)
+        self.loader = Loader(splits.train, workers=config.workers, pin_memory=device.type == "cuda")
+        self.batch = min(config.batch_size, len(splits.train))
+        self.steps = max(1, len(splits.train) // config.batch_size)
+        self.unchecked = STEPS_UNCHECKED if device.type == "cuda" else 1
+        self.phase = self._phase(method.first_stage)
+        self.epoch, self.step, self.tally, self.seconds = 1, 0, Tally(), 0.0
+        self.first_stage_seconds = 0.0
+        self.records: list[EpochRecord] = []
+        self.saved_at = time.monotonic()
+
+    @property
+    def network(self) -> Network:
+        """What is evaluated: the student, or the moving average of its weights."""
+        return self.learner.student if self.average is None else self.average.module
+
+    def train(self) -> list[EpochRecord]:
+        """Trains to the end and returns the record of every epoch.
+
+        Raises:
+            NonFiniteLossError: names the epoch, the step and the terms at fault.
+            UnreadableImageError: an image with ``strict_data``, or all of a batch.
+            Interrupted: after a signal and a save.
+        """
+        if self.phase.stage is not None:
+            self._run_phase(self._run_first_stage_epoch)
+            self.first_stage_seconds, self.seconds = self.seconds, 0.0
+            self.phase, self.epoch = self._phase(None), 1
+        self._run_phase(self._run_epoch)
+        return self.records
+
+    def close(self) -> None:
+        """Ends the processes that read images."""
+        self.loader.close()
+
+    def state(self) -> State:
+        """Everything that the rest of the run depends on; every process must call it."""
+        own = {"random": random_state.capture(), "statistics": list(self._statistics()), "sums": self.tally.sums}
+        return {
+            "config": self.config.as_dict(),
+            "stage": self.phase.name,
+            "epoch": self.epoch,
+            "step": self.step,
+            "learner": self.learner.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.phase.optimizer.state_dict(),
+            "schedule": self.phase.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "seconds": self.seconds,
+            "first_stage_seconds": self.first_stage_seconds,
+            "records": [record.as_dict() for record in self.records],
+            "best_epoch": best_epoch(self.records).epoch if self.records else None,
+            "ranks": gather(own),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Goes back to where ``state`` was taken.
+
+        Raises:
+            ValueError: it was taken by another number of processes.
+        """
+        if len(state["ranks"]) != self.processes.count:
+            raise ValueError(
+                f"resume: the run was saved by {len(state['ranks'])} processes, this is one of {self.processes.count}"
+            )
+        self.learner.load_state_dict(state["learner"])
+        if self.phase.name != state["stage"]:
+            self.phase = self._phase(None)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.phase.optimizer.load_state_dict(state["optimizer"])
+        self.phase.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.seconds, self.first_stage_seconds = state["seconds"], state["first_stage_seconds"]
+        self.records = [EpochRecord(**record) for record in state["records"]]
+        own = state["ranks"][self.processes.rank]
+        self.tally = Tally(own["sums"])
+        with torch.no_grad():
+            for buffer, saved in zip(self._statistics(), own["statistics"], strict=True):
+                buffer.copy_(saved)
+        random_state.restore(own["random"])
+
+    def _statistics(self) -> Iterator[Tensor]:
+        """The buffers that every process has values of its own for."""
+        yield from self.learner.student.buffers()
+        if self.average is not None:
+            yield from self.average.module.buffers()
+
+    def _phase(self, stage: Stage | None) -> Phase:
+        method = self.learner.method
+        before = {id(parameter) for parameter in method.first_stage_parameters()}
+        for parameter in self.learner.parameters():
+            parameter.requires_grad_((id(parameter) in before) == (stage is not None))
+        trained = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
+        rate = self.config.learning_rate if stage is None else stage.learning_rate
+        optimizer = make_optimizer(trained, self.config, rate)
+        module: nn.Module = self.learner
+        if self.processes.count > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            # Batch norms keep statistics of their own, averaged before they are used; memory banks agree already.
+            module = DistributedDataParallel(self.learner, device_ids=devices, forward_sync_buffers=False)
+        schedule = make_schedule(optimizer, self.config, self.steps, stage)
+        return Phase(stage, self.config.epochs if stage is None else stage.epochs, module, optimizer, schedule)
+
+    def _run_phase(self, run_epoch: Callable[[], None]) -> None:
+        while self.epoch <= self.phase.epochs:
+            run_epoch()
+            self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally()
+            if self.phase.stage is None or self.epoch <= self.phase.epochs:
+                self._save()
+
+    def _run_first_stage_epoch(self) -> None:
+        # Orders and views of negative epochs: the student's training sees the same with a first stage as without.
+        self._run_steps(-self.epoch, View(self.config.seed, -self.epoch))
+
+    def _run_epoch(self) -> None:
+        views = self.config.teacher_cache_views if self.config.teacher_cache is not None else self.config.epochs
+        self._run_steps(self.epoch, View(self.config.seed, (self.epoch - 1) % views))
         start = time.perf_counter()
-        student.train()
-        sums: dict[str, float] = {}
-        for step, batch in enumerate(splits.train.batches(recipe.batch_size, order), 1):
-            values = train_step(student, teacher, method, optimizer, splits.augment(batch.images, disturbance), batch.labels)
-            _refuse_non_finite(values, epoch, step)
-            schedule.step()
-            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-            on_step(epoch, step, steps, sums["loss"] / step)
-        means = {name: total / steps for name, total in sums.items()}
+        average_statistics(self.network)
+        if self.average is not None:
+            average_statistics(self.learner.student)
+        validation, test = self.splits.validation, self.splits.test
+        measured = [
+            None if split is None else accuracy(self.network, split, self.config, self.device, self.processes)
+            for split in (validation, test)
+        ]
+        self._record(measured[0], measured[1] or 0.0, time.perf_counter() - start)
+
+    def _record(self, validation: float | None, test: float, evaluation_seconds: float) -> None:
+        totals = self.tally.totals_over_processes()
+        seconds = self.seconds - sum(record.seconds for record in self.records)
+        counts = {name: totals.pop(name) for name in ("parts", "right", "samples", "skipped")}
+        means = {name: total / counts["parts"] for name, total in totals.items()}
         record = EpochRecord(
-            epoch=epoch,
+            epoch=self.epoch,
             loss=means.pop("loss"),
             terms=means,
-            validation_accuracy=accuracy(student, splits.validation, splits.classes),
-            test_accuracy=accuracy(student, splits.test, splits.classes),
-            seconds=time.perf_counter() - start,
+            train_accuracy=100 * counts["right"] / counts["samples"],
+            validation_accuracy=validation,
+            test_accuracy=test,
+            steps=self.steps,
+            seconds=seconds,
+            evaluation_seconds=evaluation_seconds,
+            images_per_second=counts["samples"] / seconds,
+            learning_rate=self.phase.schedule.get_last_lr()[0],
+            skipped=round(counts["skipped"]),
         )
-        records.append(record)
-        on_epoch(record)
-    return records
+        self.records.append(record)
+        if self.processes.first:
+            self.observer.on_epoch(record)
+
+    def _run_steps(self, order_of: int, view: View) -> None:
+        self.learner.train()
+        batches = self.loader.batches(self._parts(order_of), view)
+        start, already, done = time.perf_counter(), self.seconds, self.step
+        for step in range(self.step, self.steps):
+            self._step(batches, view, step)
+            self.step = step + 1
+            self.seconds = already + time.perf_counter() - start
+            if self.step % self.unchecked == 0 or self.step == self.steps:
+                self._check()
+                self._report((self.step - done) * self.batch / (time.perf_counter() - start))
+
+    def _parts(self, order_of: int) -> list[Tensor]:
+        """The positions of the samples of every part of the steps that are left, this process's share of each."""
+        order = epoch_order(len(self.splits.train), self.config.seed, order_of)
+        parts = []
+        for step in range(self.step, self.steps):
+            samples = order[step * self.batch : (step + 1) * self.batch]
+            shares = samples.tensor_split(self.config.accumulate * self.processes.count)
+            parts += shares[self.processes.rank :: self.processes.count]
+        return parts
+
+    def _step(self, batches: Iterator[Batch], view: View, step: int) -> None:
+        self.phase.optimizer.zero_grad(set_to_none=True)
+        for part in range(self.config.accumulate):
+            with self._synchronized(part == self.config.accumulate - 1):
+                self._accumulate(next(batches), view, step)
+        self.scaler.step(self.phase.optimizer)
+        self.scaler.update()
+        self.phase.schedule.step()
+        if self.average is not None and self.phase.stage is None:
+            self.average.update_parameters(self.learner.student)
+
+    def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self.phase.module, DistributedDataParallel) and not last:
+            return self.phase.module.no_sync()
+        return contextlib.nullcontext()
+
+    def _accumulate(self, batch: Batch, view: View, step: int) -> None:
+        """Adds the gradient of one part of a step."""
+        if batch.broken:
+            refuse_broken(batch.broken, self.config)
+            self.observer.on_broken(batch.broken)
+            if not len(batch.labels):
+                raise UnreadableImageError(f"no image of a batch could be read: {'; '.join(batch.broken)}")
+        method = self.learner.method
+        images = method.views(to_device(batch.images, self.device, self.config))
+        index = batch.index.to(self.device, non_blocking=True)
+        samples = Samples(batch.labels.to(self.device, non_blocking=True), index, self.epoch - 1 + step / self.steps)
+        output: Output | None = None
+        if self.teacher is not None:
+            output = self.teacher(images, batch.index, view.number, features=method.needs_features)
+        result = self.phase.module(images, output, samples, self.phase.stage is not None)
+        self.scaler.scale(result.loss / self.config.accumulate).backward()
+        counts = {"right": result.right, "samples": len(batch.labels), "skipped": len(batch.broken)}
+        self.tally.add(step + 1, {"loss": result.loss, **result.terms}, counts)
+
+    def _check(self) -> None:
+        """Stops where a loss is not finite or a signal came, and saves where it is time; all processes do the same."""
+        wrong = self.tally.first_non_finite()
+        due = self.processes.first and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
+        wanted = [int(wrong is not None), self.interruption.number, int(due)]
+        is_wrong, number, is_due = largest_of(wanted, self.device)
+        if is_wrong:
+            raise NonFiniteLossError(self._told(wrong.step, wrong.values) if wrong else "a loss of another process")
+        if number or (is_due and self.step < self.steps):
+            self._save()
+        if number:
+            raise Interrupted(number)
+
+    def _told(self, step: int, values: dict[str, float]) -> str:
+        wrong = {name: value for name, value in values.items() if name != "loss" and not math.isfinite(value)}
+        named = ", ".join(f"{name} = {value}" for name, value in wrong.items()) or "no single term"
+        return f"loss {values['loss']} in epoch {self.epoch}, step {step}: {named} is not finite"
+
+    def _save(self) -> None:
+        state = self.state()
+        if self.processes.first:
+            self.save(state)
+        self.saved_at = time.monotonic()
+
+    def _report(self, images_per_second: float) -> None:
+        if not self.processes.first:
+            return
+        totals = self.tally.totals()
+        parts, right, samples, _ = (totals.pop(name) for name in ("parts", "right", "samples", "skipped"))
+        loss = totals.pop("loss") / parts
+        terms = {name: total / parts for name, total in totals.items()}
+        self.observer.on_step(
+            StepReport(
+                self.phase.name, self.epoch, self.phase.epochs, self.step, self.steps, loss, terms, 100 * right / samples,
+                images_per_second,
+            )
+        )  # fmt: skip
 
 
-def train_step(
-    student: nn.Module,
-    teacher: nn.Module | None,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-) -> dict[str, float]:
-    """One step of the optimizer, unless the loss is not finite; returns the loss and its terms."""
-    teacher_logits = None
-    if teacher is not None:
-        with torch.no_grad():
-            teacher_logits = teacher(images)
-    loss, terms = method(student(images), teacher_logits, labels)
-    values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
-    if math.isfinite(values["loss"]):
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    return values
-
-
-def _refuse_non_finite(values: dict[str, float], epoch: int, step: int) -> None:
-    if math.isfinite(values["loss"]):
-        return
-    wrong = {name: value for name, value in values.items() if name != "loss" and not math.isfinite(value)}
-    named = ", ".join(f"{name} = {value}" for name, value in wrong.items()) or "no single term"
-    raise NonFiniteLossError(f"loss {values['loss']} in epoch {epoch}, step {step}: {named} is not finite")
+def best_epoch(records: list[EpochRecord]) -> EpochRecord:
+    """The epoch of the highest validation accuracy, the first of equals; the last epoch without a validation split."""
+    if records[-1].validation_accuracy is None:
+        return records[-1]
+    return max(records, key=lambda record: record.validation_accuracy or 0.0)

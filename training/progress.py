@@ -1,15 +1,19 @@
-"""What a person sees while a run goes on: a progress bar in a terminal, a line an epoch elsewhere."""
+"""What a person sees while a run goes on: a progress bar for each epoch in a terminal, a line an epoch elsewhere."""
 
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.engine import EpochRecord
+from training.engine import EpochRecord, Observer, StepReport
+
+NAMED = 5
+"""Broken images that are named one by one; the rest are counted."""
 
 
-class RunProgress:
-    """The progress of one run; use it as a context manager, its methods as the callbacks of ``engine.train``."""
+class RunProgress(Observer):
+    """The progress of one run; to be entered while it lasts."""
 
     def __init__(self, console: Console, title: str, epochs: int) -> None:
         self.console, self.title, self.epochs = console, title, epochs
@@ -18,7 +22,8 @@ class RunProgress:
             TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
         )  # fmt: skip
         self.task = self.bar.add_task(title, total=None, state="")
-        self.accuracy = ""
+        self.shown = ("", 0)
+        self.broken = 0
 
     def __enter__(self) -> "RunProgress":
         self.bar.start()
@@ -26,17 +31,36 @@ class RunProgress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
+        if self.broken > NAMED:
+            self.console.print(f"{self.title}: {self.broken} images could not be read and were left out", soft_wrap=True)
 
-    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        state = f"epoch {epoch}/{self.epochs} loss {loss:.3f}{self.accuracy}"
-        self.bar.update(self.task, total=self.epochs * steps, completed=(epoch - 1) * steps + step, state=state)
+    def on_step(self, report: StepReport) -> None:
+        if self.shown != (report.stage, report.epoch):
+            self.bar.reset(self.task, total=report.steps)
+            self.shown = (report.stage, report.epoch)
+        terms = " ".join(f"{name} {value:.3f}" for name, value in {"loss": report.loss, **report.terms}.items())
+        accuracy = f" accuracy {report.train_accuracy:.1f} %" if report.stage == "main" else ""
+        self.bar.update(
+            self.task, completed=report.step, state=f"{terms}{accuracy} {report.images_per_second:.0f} images/s",
+            description=f"{self.title}{' first stage,' if report.stage == 'first' else ','} "
+            f"epoch {report.epoch}/{report.epochs}",
+        )  # fmt: skip
+        if report.stage == "first" and report.step == report.steps and not self.console.is_terminal:
+            self.console.print(
+                f"{self.title}: first stage, epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}", soft_wrap=True
+            )
 
     def on_epoch(self, record: EpochRecord) -> None:
-        self.accuracy = f" validation {record.validation_accuracy:.1f} %"
-        if not self.console.is_terminal:
-            self.console.print(
-                f"{self.title}: epoch {record.epoch}/{self.epochs}, loss {record.loss:.4f}, "
-                f"validation {record.validation_accuracy:.2f} %, test {record.test_accuracy:.2f} %, "
-                f"{record.seconds:.1f} s",
-                soft_wrap=True,
-            )
+        validation = "" if record.validation_accuracy is None else f"validation {record.validation_accuracy:.2f} %, "
+        skipped = f", {record.skipped} images left out" if record.skipped else ""
+        self.console.print(
+            f"{self.title}: epoch {record.epoch}/{self.epochs}, loss {record.loss:.4f}, {validation}"
+            f"test {record.test_accuracy:.2f} %, {record.seconds:.1f} s, {record.images_per_second:.0f} images/s{skipped}",
+            soft_wrap=True,
+        )
+
+    def on_broken(self, messages: Sequence[str]) -> None:
+        for message in messages:
+            self.broken += 1
+            if self.broken <= NAMED:
+                self.console.print(f"left out: {message}", soft_wrap=True)

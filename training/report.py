@@ -1,4 +1,4 @@
-"""The table and the pictures of a comparison."""
+"""The tables and the pictures of runs."""
 
 import statistics
 from pathlib import Path
@@ -8,8 +8,7 @@ from matplotlib import pyplot as plt
 from rich.table import Table
 from torch import Tensor
 
-from training.engine import EpochRecord
-from training.run import best_epoch
+from training.engine import EpochRecord, best_epoch
 
 matplotlib.use("Agg")
 
@@ -50,6 +49,39 @@ def terminal(cells: list[tuple[str, str, str]], title: str) -> Table:
     for line in cells:
         table.add_row(*line)
     return table
+
+
+def summary(records: list[EpochRecord], title: str) -> Table:
+    """What one run came to, for a terminal."""
+    last, best = records[-1], best_epoch(records)
+    table = Table("", "last epoch", "best epoch on validation", title=title)
+    table.add_row("epoch", str(last.epoch), str(best.epoch))
+    table.add_row("test accuracy", *(f"{record.test_accuracy:.2f} %" for record in (last, best)))
+    if last.validation_accuracy is not None:
+        table.add_row("validation accuracy", *(f"{record.validation_accuracy:.2f} %" for record in (last, best)))
+    table.add_row("training accuracy", *(f"{record.train_accuracy:.2f} %" for record in (last, best)))
+    for name in last.terms:
+        table.add_row(name, *(f"{record.terms[name]:.4f}" for record in (last, best)))
+    return table
+
+
+def plot_run(records: list[EpochRecord], path: Path, title: str) -> None:
+    """Accuracies of one run over its epochs, and beside them its loss terms, each in its own measure."""
+    epochs = [record.epoch for record in records]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for name in ("train_accuracy", "validation_accuracy", "test_accuracy"):
+        values = [getattr(record, name) for record in records]
+        if None not in values:
+            left.plot(epochs, values, label=name.removesuffix("_accuracy"))
+    for name in records[0].terms:
+        right.plot(epochs, [record.terms[name] for record in records], label=name)
+    left.set(xlabel="epoch", ylabel="accuracy (%)", title=title)
+    right.set(xlabel="epoch", ylabel="loss term, unweighted", yscale="log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def plot_curves(runs: Runs, teacher_accuracy: float, path: Path) -> None:

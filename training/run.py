@@ -1,119 +1,225 @@
-"""One run from its settings to its folder: config.yaml, environment.json, metrics.jsonl, checkpoint.pt."""
+"""One run from its settings to its folder.
 
-import dataclasses
-import importlib.metadata
-import json
-import platform
-import subprocess
+It holds config.yaml, environment.json, metrics.jsonl, tensorboard/, while it is unfinished last.pt and previous.pt, and in the
+end checkpoint.pt, best.pt (the best epoch on the validation split), curves.png and result.json.
+"""
+
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
-from torch import nn
 
-from training import checkpoint, engine
+from training import checkpoint, distributed, random_state, report, run_folder
 from training.config import Config
-from training.data import DATASETS, Splits
-from training.methods import METHODS
-from training.models import MODELS
+from training.data import Splits, load_splits
+from training.distributed import Processes
+from training.engine import EpochRecord, NonFiniteLossError, Observer, StepReport, Trainer, best_epoch, build
+from training.interruption import Interruption
+from training.methods import Dimensions, Method, make_method
+from training.models import Network, make_model
 from training.progress import RunProgress
+from training.records import Records, read_records
+from training.resume import LAST, load_state, remove_states, save_state
+from training.seeds import derived_seed
+from training.teacher import Teacher, load_teacher
 
 
-def run(config: Config, console: Console) -> list[engine.EpochRecord]:
+class Observers(Observer):
+    """Tells several observers; in processes but the first, the one that names broken images."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = observers
+
+    def on_step(self, report: StepReport) -> None:
+        for observer in self.observers:
+            observer.on_step(report)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        for observer in self.observers:
+            observer.on_epoch(record)
+
+    def on_broken(self, messages: Sequence[str]) -> None:
+        for observer in self.observers:
+            observer.on_broken(messages)
+
+
+class Best(Observer):
+    """Keeps the student of the best epoch on the validation split in best.pt."""
+
+    def __init__(self, config: Config, splits: Splits) -> None:
+        self.config, self.splits = config, splits
+        self.trainer: Trainer | None = None
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        if self.trainer is not None and best_epoch(self.trainer.records) == record:
+            save_model(self.config, self.splits, self.trainer, "best.pt", record)
+
+
+def run(config: Config, console: Console) -> list[EpochRecord]:
     """Trains what ``config`` says and returns the record of every epoch.
 
     Raises:
         FileNotFoundError: data or the teacher's checkpoint is missing.
-        ValueError: the teacher's checkpoint does not fit.
+        OSError: an image could not be read, with ``strict_data``, or published weights could not be downloaded.
+        ValueError: the teacher does not fit, the folder has a run already, or a resumed one had other settings.
         NonFiniteLossError: training diverged.
+        Interrupted: a signal came; the run is saved.
     """
-    splits = DATASETS[config.dataset](config.data)
-    teacher = load_teacher(config, splits, console)
-    channels = splits.train.images.shape[1]
-    student = engine.build(lambda: MODELS[config.student](channels, splits.classes), config.seed)
-    config.output.mkdir(parents=True, exist_ok=True)
-    write_description(config)
-    recipe = engine.Recipe(
-        config.epochs, config.batch_size, config.learning_rate, config.momentum, config.weight_decay, config.seed
-    )
-    metrics = config.output / "metrics.jsonl"
-    title = f"{config.method} {config.student} seed {config.seed}"
-    with RunProgress(console, title, config.epochs) as progress, metrics.open("w") as file:
-
-        def on_epoch(record: engine.EpochRecord) -> None:
-            file.write(json.dumps(record.as_dict()) + "\n")
-            file.flush()
-            progress.on_epoch(record)
-
-        records = engine.train(student, teacher, METHODS[config.method](), splits, recipe, progress.on_step, on_epoch)
-    checkpoint.save(
-        config.output / "checkpoint.pt", student, name=config.student, dataset=config.dataset, channels=channels,
-        classes=splits.classes, test_accuracy=records[-1].test_accuracy,
-    )  # fmt: skip
-    best = best_epoch(records)
-    console.print(
-        f"{title}: test accuracy {records[-1].test_accuracy:.2f} % after the last epoch, {best.test_accuracy:.2f} % after "
-        f"epoch {best.epoch}, the best on the validation split",
-        soft_wrap=True,
-    )
-    return records
+    processes, device = distributed.start(config.device)
+    run_folder.refuse_used(config)
+    if run_folder.read_result(config.output) is not None:
+        console.print(f"{config.output} is finished already", soft_wrap=True)
+        return read_records(config.output)
+    refuse_uneven(config, processes)
+    with Interruption() as interruption:
+        return _train(config, processes, device, console if processes.first else Console(stderr=True), interruption)
 
 
-def load_teacher(config: Config, splits: Splits, console: Console) -> nn.Module | None:
-    """The frozen teacher, after its accuracy was measured, compared with its checkpoint's and printed.
+def refuse_uneven(config: Config, processes: Processes) -> None:
+    """Refuses a batch that the processes cannot share in equal parts.
 
     Raises:
-        ValueError: it is another model than ``config.teacher``, has other classes than the data set, or is not as accurate
-            as when it was saved: a different data set, or damaged weights.
+        ValueError: names batch_size.
     """
-    if config.teacher_checkpoint is None:
-        return None
-    trained = checkpoint.load(config.teacher_checkpoint, dataset=config.dataset)
-    if config.teacher is not None and trained.name != config.teacher:
+    if config.batch_size % (processes.count * config.accumulate):
         raise ValueError(
-            f"teacher_checkpoint {config.teacher_checkpoint} holds {trained.name!r}, teacher is {config.teacher!r}"
+            f"batch_size must be a multiple of processes x accumulate = {processes.count} x {config.accumulate}, "
+            f"got {config.batch_size}"
         )
-    if trained.classes != splits.classes:
-        raise ValueError(
-            f"teacher_checkpoint {config.teacher_checkpoint} has {trained.classes} classes, "
-            f"{config.dataset} has {splits.classes}"
-        )
-    teacher = engine.freeze(trained.model)
-    measured = engine.accuracy(teacher, splits.test, splits.classes)
-    console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)
-    if abs(measured - trained.test_accuracy) > 0.5:
-        raise ValueError(
-            f"teacher_checkpoint {config.teacher_checkpoint} reached {trained.test_accuracy:.2f} % when it was saved and "
-            f"reaches {measured:.2f} % now: the data is not the same"
-        )
-    return teacher
 
 
-def best_epoch(records: list[engine.EpochRecord]) -> engine.EpochRecord:
-    """The epoch of the highest validation accuracy, the first of equals."""
-    return max(records, key=lambda record: record.validation_accuracy)
+def _train(
+    config: Config, processes: Processes, device: torch.device, console: Console, interruption: Interruption
+) -> list[EpochRecord]:
+    state = load_state(config.output, config) if config.resume else None
+    random_state.seed_everything(config.seed, processes.rank)
+    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
+    speaking = console if processes.first else Console(quiet=True)
+    teacher = load_teacher(config, splits, device, processes, speaking)
+    student = make_student(config, splits, device)
+    method = set_up_method(config, splits, student, teacher)
+    if processes.first:
+        config.output.mkdir(parents=True, exist_ok=True)
+        run_folder.write_description(config)
+    speaking.print(_batches(config, processes), soft_wrap=True)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(RunProgress(console, title(config), config.epochs))
+        before = [EpochRecord(**record) for record in state["records"]] if state else []
+        best = Best(config, splits)
+        observers: list[Observer] = [progress]
+        if processes.first:
+            records = Records(config.output, before)
+            stack.callback(records.close)
+            observers += [records, best]
+        trainer = Trainer(
+            config, splits, student, method, teacher, device, processes, Observers(observers),
+            lambda content: save_state(config.output, content), interruption,
+        )  # fmt: skip
+        stack.callback(trainer.close)
+        best.trainer = trainer
+        if state is not None:
+            trainer.load_state(state)
+            speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
+        try:
+            trainer.train()
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error}; last good checkpoint: {_last_good(config)}") from error
+    if processes.first:
+        finish(config, splits, trainer, console)
+    distributed.wait()
+    return trainer.records
 
 
-def write_description(config: Config) -> None:
-    """Writes config.yaml, which ``--config`` takes, and environment.json."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()}
-    (config.output / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    environment = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "torch": torch.__version__,
-        **{name: importlib.metadata.version(name) for name in ("torchvision", "scikit-learn", "numpy")},
-        "threads": torch.get_num_threads(),
-        "git_revision": git_revision(),
+def make_student(config: Config, splits: Splits, device: torch.device) -> Network:
+    """The untrained student; its weights depend on the seed alone."""
+    model = build(lambda: make_model(config.student, splits.channels, splits.classes), config.seed)
+    network = Network(model, splits.classes).to(device)
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.compile:
+        network.compile()
+    return network
+
+
+def set_up_method(config: Config, splits: Splits, student: Network, teacher: Teacher | None) -> Method:
+    """The method with its heads and memory banks, which depend on the seed alone."""
+    method = make_method(
+        config.method, config.settings, logit_standardization=config.logit_standardization,
+        label_smoothing=config.label_smoothing,
+    )  # fmt: skip
+    widths = (0, 0)
+    if method.needs_features and teacher is not None:
+        widths = (student.feature_width, teacher.network.feature_width)
+    dimensions = Dimensions(*widths, splits.classes, splits.train.labels)
+
+    def set_up() -> Method:
+        method.set_up(dimensions)
+        return method
+
+    build(set_up, derived_seed("method", config.seed))
+    return method
+
+
+def finish(config: Config, splits: Splits, trainer: Trainer, console: Console) -> None:
+    """Writes the trained student, the curves and the result, prints the summary, and removes the states."""
+    records, last = trainer.records, trainer.records[-1]
+    save_model(config, splits, trainer, "checkpoint.pt", last)
+    report.plot_run(records, config.output / "curves.png", title(config))
+    console.print(report.summary(records, title(config)))
+    run_folder.write_result(config.output, result(config, trainer))
+    remove_states(config.output)
+
+
+def result(config: Config, trainer: Trainer) -> dict[str, Any]:
+    """What ``compare`` reads: accuracies in percent, times in seconds."""
+    records, last = trainer.records, trainer.records[-1]
+    best = best_epoch(records)
+    return {
+        "method": config.method,
+        "student": config.student,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "test_accuracy": last.test_accuracy,
+        "validation_accuracy": last.validation_accuracy,
+        "best_epoch": best.epoch,
+        "best_test_accuracy": best.test_accuracy,
+        "steps": sum(record.steps for record in records),
+        "seconds": trainer.seconds + trainer.first_stage_seconds,
+        "first_stage_seconds": trainer.first_stage_seconds,
+        "teacher_accuracy": None if trainer.teacher is None else trainer.teacher.accuracy,
     }
-    (config.output / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
 
 
-def git_revision() -> str | None:
-    """The commit this file belongs to, or None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def save_model(config: Config, splits: Splits, trainer: Trainer, name: str, record: EpochRecord) -> None:
+    """Writes the network that was evaluated for ``record`` as a checkpoint."""
+    checkpoint.save(
+        config.output / name, trainer.network.model, name=config.student, dataset=config.dataset,
+        channels=splits.channels, classes=splits.classes, test_accuracy=record.test_accuracy,
+    )  # fmt: skip
+
+
+def title(config: Config) -> str:
+    """How a run is called in what is printed and drawn."""
+    return f"{config.method} {config.student} seed {config.seed}"
+
+
+def resume_command(config: Config) -> str:
+    """The options that go on with an interrupted run."""
+    return f"--config {config.output / 'config.yaml'} --resume"
+
+
+def _batches(config: Config, processes: Processes) -> str:
+    part = config.batch_size // (processes.count * config.accumulate)
+    return (
+        f"effective batch {config.batch_size} = {processes.count} processes x {config.accumulate} parts x {part}, "
+        f"learning rate {config.learning_rate:g}"
+    )
+
+
+def _last_good(config: Config) -> Path | str:
+    path = config.output / LAST
+    return path if path.exists() else "none, as no epoch was done"

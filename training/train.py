@@ -1,29 +1,73 @@
 """The command that trains one network: ``python -m training.train --method ce``, then the same with a teacher.
 
 Settings come from the command line, from a YAML file with ``--config``, or from both, the command line winning.
+``--preset cifar`` and ``--preset imagenet`` are the recipes of the literature; whatever else is given is stronger.
 """
 
+import dataclasses
+import signal
 import sys
+from collections.abc import Sequence
 
-from jsonargparse import auto_cli
 from rich.console import Console
 
+from training import distributed
+from training.command_line import parse
 from training.config import Config
 from training.engine import NonFiniteLossError
-from training.run import run
+from training.interruption import Interrupted
+from training.presets import PRESETS, Preset
+from training.run import resume_command, run
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parses the arguments, trains, and returns the exit status."""
-    console = Console()
+def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, command: str = "training.train") -> int:
+    """Trains as the arguments say.
+
+    Args:
+        arguments: of the command line; those of the process by default.
+        preset: recipe whose values are the defaults.
+        command: what was started, for the message that says how to go on.
+
+    Returns:
+        The exit status: 0, 2 for wrong settings or data, 3 for a loss that is not finite, 128 + the number of a signal.
+    """
+    console, config = Console(), None
     try:
-        config = auto_cli(Config, args=arguments)
+        config = configure(sys.argv[1:] if arguments is None else arguments, preset)
         run(config, console)
-    except (ValueError, OSError, NonFiniteLossError) as error:
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interrupted:
+        assert config is not None
+        print(f"{interrupted} and saved; go on with: {command} {resume_command(config)}", file=sys.stderr)
+        return 128 + signal.Signals(interrupted.number)
+    finally:
+        distributed.stop()
     return 0
 
 
+def configure(arguments: Sequence[str], preset: str | None = None) -> Config:
+    """The settings that ``arguments`` ask for, over those of a preset.
+
+    Raises:
+        ValueError: names the setting that is wrong.
+    """
+    arguments = list(arguments)
+    if "--preset" in arguments[:-1]:
+        position = arguments.index("--preset")
+        preset = arguments[position + 1]
+        del arguments[position : position + 2]
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    chosen = PRESETS[preset] if preset is not None else Preset({}, {})
+    config = parse(Config, arguments, description=__doc__, defaults=chosen.config)
+    settings = {**chosen.settings.get(config.method, {}), **config.settings}
+    return dataclasses.replace(config, settings=settings)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(command="python -m training.train"))

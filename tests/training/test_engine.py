@@ -1,7 +1,8 @@
 """The training loop on a few tiny images."""
 
-import dataclasses
-import math
+import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,31 +10,74 @@ import torch
 from torch import Tensor, nn
 
 from training import engine
-from training.data import Split, Splits
-from training.methods import Method
+from training.config import Config
+from training.data.splits import Batch, Split, Splits, View
+from training.distributed import Processes
+from training.engine import EpochRecord, NonFiniteLossError, Observer, StepReport, Trainer
+from training.evaluation import UnreadableImageError, accuracy
+from training.interruption import Interrupted, Interruption
+from training.methods import Method, Samples, Stage, Terms
 from training.methods.ce import CrossEntropy
 from training.methods.kd import KnowledgeDistillation
+from training.models import Network, Output
+from training.teacher import Teacher
 
-RECIPE = engine.Recipe(epochs=2, batch_size=8, learning_rate=0.1, momentum=0.9, weight_decay=0.0, seed=3)
-
-
-def tiny_splits() -> Splits:
-    generator = torch.Generator().manual_seed(0)
-    images, labels = torch.randn(30, 1, 4, 4, generator=generator), torch.arange(30) % 3
-    split = Split(images + labels[:, None, None, None], labels)
-    return Splits(split, split, split, 3, lambda x, g: x + 0.1 * torch.randn(x.shape, generator=g))
+CPU = torch.device("cpu")
 
 
-def tiny_model(seed: int) -> nn.Module:
+class TinySplit(Split):
+    """30 images that show their class, with noise in a view; ``broken`` samples cannot be read."""
+
+    def __init__(self, labels: Tensor | None = None, broken: tuple[int, ...] = ()) -> None:
+        self.labels = torch.arange(30) % 3 if labels is None else labels
+        shown = (torch.arange(len(self.labels)) % 3)[:, None, None, None]
+        self.images = torch.randn(len(self.labels), 1, 4, 4, generator=torch.Generator().manual_seed(0)) + shown
+        self.broken = broken
+
+    def load(self, index: Tensor, view: View | None = None) -> Batch:
+        images = self.images
+        if view is not None:
+            images = images + 0.1 * torch.randn(images.shape, generator=view.generator())
+        kept = torch.tensor([sample for sample in index.tolist() if sample not in self.broken], dtype=torch.long)
+        told = tuple(f"image {sample} is broken" for sample in index.tolist() if sample in self.broken)
+        return Batch(images[kept], self.labels[kept], kept, told)
+
+
+def tiny_splits(train: Split | None = None, validation: Split | None = None, test: Split | None = None) -> Splits:
+    return Splits(train or TinySplit(), validation or TinySplit(), test or TinySplit(), 3, 1, "noise")
+
+
+def tiny_model(seed: int = 0) -> nn.Module:
     return engine.build(
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)), seed
     )
 
 
-def train(
-    student: nn.Module, teacher: nn.Module | None, method: Method, recipe: engine.Recipe = RECIPE
-) -> list[engine.EpochRecord]:
-    return engine.train(student, teacher, method, tiny_splits(), recipe, lambda *_: None, lambda _: None)
+def linear_model(seed: int = 0) -> nn.Module:
+    return engine.build(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), seed)
+
+
+def make_config(**settings: Any) -> Config:
+    return Config(**{"method": "ce", "epochs": 2, "batch_size": 8, "learning_rate": 0.1, "seed": 3, **settings})
+
+
+def make_trainer(
+    student: nn.Module | None = None,
+    *,
+    config: Config | None = None,
+    method: Method | None = None,
+    teacher: nn.Module | None = None,
+    splits: Splits | None = None,
+    observer: Observer | None = None,
+    save: Callable[[engine.State], None] = lambda state: None,
+    interruption: Interruption | None = None,
+) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(
+        config or make_config(), splits or tiny_splits(), Network(student or tiny_model(), 3), method or CrossEntropy(),
+        None if teacher is None else Teacher(Network(teacher, 3), 0.0, "float32"), CPU, Processes(),
+        observer or Observer(), save, interruption or Interruption(),
+    )  # fmt: skip
 
 
 class TeacherWatch(KnowledgeDistillation):
@@ -41,43 +85,33 @@ class TeacherWatch(KnowledgeDistillation):
 
     def __init__(self, teacher: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "teacher", teacher)
-        object.__setattr__(self, "modes", [])
+        self.watched = [teacher]
+        self.modes: list[bool] = []
 
-    def __call__(self, student: Tensor, teacher: Tensor | None, target: Tensor) -> Any:
-        watched: Any = self
-        watched.modes.append(any(module.training for module in watched.teacher.modules()))
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        self.modes.append(any(module.training for module in self.watched[0].modules()))
         assert teacher is not None
-        assert not teacher.requires_grad
-        return super().__call__(student, teacher, target)
+        assert not teacher.logits.requires_grad
+        return super().forward(student, teacher, samples)
 
 
 def test_the_teacher_is_in_eval_mode_at_every_step_and_does_not_change() -> None:
     teacher = tiny_model(1).train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    watch: Any = TeacherWatch(teacher)
-    train(tiny_model(0), teacher, watch)
+    watch = TeacherWatch(teacher)
+    make_trainer(method=watch, teacher=teacher).train()
     assert watch.modes == [False] * 6
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    assert all(parameter.grad is None for parameter in teacher.parameters())
-
-
-def test_a_frozen_teacher_stays_in_eval_mode_when_a_module_around_it_is_trained() -> None:
-    teacher = engine.freeze(tiny_model(1))
-    both = nn.ModuleDict({"student": tiny_model(0), "teacher": teacher})
-    both.train()
-    assert both["student"].training
-    assert not any(module.training for module in teacher.modules())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
 
 
 def test_one_seed_gives_one_result_to_the_bit() -> None:
-    students = []
+    states = []
     for _ in range(2):
-        student = tiny_model(5)
-        torch.manual_seed(0)
-        train(student, None, CrossEntropy())
-        students.append(student.state_dict())
-    assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
+        trainer = make_trainer()
+        trainer.train()
+        states.append(trainer.network.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_building_a_model_leaves_the_global_random_state_alone() -> None:
@@ -86,27 +120,11 @@ def test_building_a_model_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_frozen_teacher_has_no_gradient() -> None:
-    teacher = engine.freeze(tiny_model(1))
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
-
-
 def test_training_learns_what_can_be_learned() -> None:
-    student = engine.build(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 0)
-    records = train(student, None, CrossEntropy(), dataclasses.replace(RECIPE, epochs=30))
+    records = make_trainer(linear_model(), config=make_config(epochs=30)).train()
     assert records[-1].loss < records[0].loss
     assert records[-1].test_accuracy > 70
-
-
-def test_prediction_is_in_eval_mode_and_leaves_the_mode_as_it_was() -> None:
-    model = tiny_model(0).train()
-    statistics = {name: value.clone() for name, value in model.state_dict().items()}
-    images = tiny_splits().test.images
-    assert torch.equal(engine.predict(model, images), engine.predict(model, images))
-    assert all(torch.equal(value, statistics[name]) for name, value in model.state_dict().items())
-    assert model.training
-    engine.predict(model.eval(), images)
-    assert not model.training
+    assert records[-1].train_accuracy > 70
 
 
 class Recorded(nn.Module):
@@ -126,95 +144,258 @@ class Recorded(nn.Module):
         return self.linear(images.flatten(1))
 
 
-def recorded_run(seed: int) -> Recorded:
+def recorded_run(**settings: Any) -> Recorded:
     student = Recorded().eval()
-    train(student, None, CrossEntropy(), dataclasses.replace(RECIPE, seed=seed))
+    make_trainer(student, config=make_config(**settings)).train()
     return student
 
 
 def test_students_of_one_seed_see_the_same_augmented_images_and_of_another_seed_others() -> None:
-    first, again, other = recorded_run(3), recorded_run(3), recorded_run(4)
-    # 30 images in batches of 8, the remainder left out, in 2 epochs.
-    assert len(first.shown) == 6
+    first, again, other = recorded_run(), recorded_run(), recorded_run(seed=4)
+    # 30 images in batches of 8, the remainder left out, in 2 epochs; each evaluated twice an epoch.
+    assert (len(first.shown), first.evaluated) == (6, [30] * 4)
     assert all(torch.equal(one, two) for one, two in zip(first.shown, again.shown, strict=True))
     assert not any(torch.equal(one, two) for one, two in zip(first.shown, other.shown, strict=True))
-    clean = tiny_splits().train.images
+    clean = TinySplit().images
     assert not any(torch.equal(image, original) for image in torch.cat(first.shown) for original in clean)
 
 
-def test_order_and_augmentation_both_depend_on_the_seed() -> None:
-    shown = {}
-    for name, augment in (("order", lambda x, g: x), ("augmentation", lambda x, g: torch.rand(x.shape, generator=g))):
-        for seed in (3, 4):
-            student = Recorded()
-            recipe = dataclasses.replace(RECIPE, seed=seed)
-            splits = tiny_splits()._replace(augment=augment)
-            engine.train(student, None, CrossEntropy(), splits, recipe, lambda *_: None, lambda _: None)
-            shown[name, seed] = torch.cat(student.shown)
-    assert not torch.equal(shown["order", 3], shown["order", 4])
-    assert not torch.equal(shown["augmentation", 3], shown["augmentation", 4])
+def test_the_parts_of_an_accumulated_step_are_the_samples_of_the_whole_one() -> None:
+    whole, parts = recorded_run(), recorded_run(accumulate=4)
+    assert [len(images) for images in parts.shown] == [2] * 24
+    assert torch.equal(torch.cat(parts.shown), torch.cat(whole.shown))
+
+
+def test_an_accumulated_step_has_the_gradient_of_the_whole_one() -> None:
+    states = []
+    for accumulate in (1, 4):
+        trainer = make_trainer(linear_model(), config=make_config(accumulate=accumulate))
+        trainer.train()
+        states.append(trainer.network.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_workers_read_the_same_images_as_the_trainer_itself() -> None:
+    own, workers = recorded_run(epochs=1), recorded_run(epochs=1, workers=2)
+    assert torch.equal(torch.cat(own.shown), torch.cat(workers.shown))
 
 
 def test_validation_and_test_accuracy_come_from_their_own_split() -> None:
-    splits = tiny_splits()
-    always_0 = Split(splits.train.images, torch.zeros(30, dtype=torch.long))
-    splits = splits._replace(train=always_0, validation=always_0, test=Split(splits.train.images, torch.ones(30).long()))
-    student = engine.build(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 0)
-    recipe = dataclasses.replace(RECIPE, epochs=30)
-    records = engine.train(student, None, CrossEntropy(), splits, recipe, lambda *_: None, lambda _: None)
+    zeros, ones = TinySplit(torch.zeros(30, dtype=torch.long)), TinySplit(torch.ones(30, dtype=torch.long))
+    trainer = make_trainer(linear_model(), config=make_config(epochs=30), splits=tiny_splits(zeros, zeros, ones))
+    records = trainer.train()
     assert (records[-1].validation_accuracy, records[-1].test_accuracy) == (100.0, 0.0)
 
 
-def test_the_learning_rate_decays_to_0_along_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = []
-    step = torch.optim.SGD.step
+def test_without_a_validation_split_the_last_epoch_is_the_best_one() -> None:
+    records = make_trainer(splits=tiny_splits()._replace(validation=None)).train()
+    assert [record.validation_accuracy for record in records] == [None, None]
+    assert engine.best_epoch(records) is records[-1]
 
-    def noted(self: torch.optim.SGD, *arguments: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *arguments)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", noted)
-    train(tiny_model(0), None, CrossEntropy())
-    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * index / 6)) / 2 for index in range(6)])
+def test_accuracy_is_the_share_of_right_answers_in_percent_and_the_mode_is_restored() -> None:
+    network = Network(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 3).train()
+    with torch.no_grad():
+        network.model[1].weight.zero_()
+        network.model[1].bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    split = TinySplit(torch.tensor([1] * 6 + [0] * 2))
+    assert accuracy(network, split, make_config(), CPU, Processes()) == pytest.approx(75.0)
+    assert network.training
 
 
 class Constant(CrossEntropy):
     """A method whose loss at step ``n`` is ``n``."""
 
-    def __call__(self, student: Tensor, teacher: Tensor | None, target: Tensor) -> Any:
-        object.__setattr__(self, "steps", getattr(self, "steps", 0) + 1)
-        value: Any = self
-        loss = 0 * student.sum() + value.steps
+    steps = 0
+
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        self.steps += 1
+        loss = 0 * student.logits.sum() + self.steps
         return loss, {"double": 2 * loss.detach()}
 
 
+class Noted(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.epochs: list[EpochRecord] = []
+        self.broken: list[str] = []
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self.epochs.append(record)
+
+    def on_broken(self, messages: Any) -> None:
+        self.broken += messages
+
+
 def test_an_epoch_records_the_means_of_loss_and_terms_and_steps_the_running_mean() -> None:
-    running: list[float] = []
-    recipe = dataclasses.replace(RECIPE, epochs=1)
-    (record,) = engine.train(
-        tiny_model(0), None, Constant(), tiny_splits(), recipe, lambda *state: running.append(state[3]), lambda _: None
-    )
-    assert (record.loss, record.terms) == (2.0, {"double": 4.0})
-    assert running == [1.0, 1.5, 2.0]
-
-
-def test_accuracy_is_the_share_of_right_answers_in_percent() -> None:
-    model = nn.Flatten()
-    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [5.0, 1.0]])
-    assert engine.accuracy(model, Split(images, torch.tensor([0, 1, 1, 0])), 2) == pytest.approx(75.0)
+    noted = Noted()
+    (record,) = make_trainer(config=make_config(epochs=1), method=Constant(), observer=noted).train()
+    assert (record.loss, record.terms, record.steps) == (2.0, {"double": 4.0}, 3)
+    assert [report.loss for report in noted.steps] == [1.0, 1.5, 2.0]
+    assert [(report.epoch, report.step, report.steps) for report in noted.steps] == [(1, 1, 3), (1, 2, 3), (1, 3, 3)]
+    assert noted.epochs == [record]
 
 
 class Diverging(CrossEntropy):
-    """A method one of whose terms becomes NaN."""
+    """A method one of whose terms becomes NaN at the fourth step."""
 
-    def __call__(self, student: Tensor, teacher: Tensor | None, target: Tensor) -> Any:
-        loss, terms = super().__call__(student, teacher, target)
-        return loss * float("nan"), {**terms, "wrong": torch.tensor(float("nan"))}
+    steps = 0
+
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        self.steps += 1
+        loss, terms = super().forward(student, teacher, samples)
+        factor = float("nan") if self.steps == 4 else 1.0
+        return loss * factor, {**terms, "wrong": loss.detach() * factor}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_term() -> None:
-    student = tiny_model(0)
-    before = [parameter.clone() for parameter in student.parameters()]
-    with pytest.raises(engine.NonFiniteLossError, match=r"epoch 1, step 1: wrong = nan"):
-        train(student, None, Diverging())
-    assert all(torch.equal(old, new) for old, new in zip(before, student.parameters(), strict=True))
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_term_and_is_never_saved() -> None:
+    saved: list[engine.State] = []
+    config = make_config(checkpoint_minutes=0.0)
+    trainer = make_trainer(config=config, method=Diverging(), save=lambda state: saved.append(copy.deepcopy(state)))
+    with pytest.raises(NonFiniteLossError, match=r"loss nan in epoch 2, step 1: wrong = nan is not finite"):
+        trainer.train()
+    assert [(state["epoch"], state["step"]) for state in saved] == [(1, 1), (1, 2), (2, 0)]
+    trainer.load_state(saved[-1])
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
+
+
+def test_a_signal_saves_the_run_at_the_end_of_its_step() -> None:
+    interruption, saved = Interruption(), []
+
+    class Signal(Observer):
+        def on_step(self, report: StepReport) -> None:
+            interruption.number = 15 if report.step == 2 else 0
+
+    trainer = make_trainer(observer=Signal(), interruption=interruption, save=lambda state: saved.append(state))
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        trainer.train()
+    assert [(state["epoch"], state["step"]) for state in saved] == [(1, 3)]
+
+
+def test_a_broken_image_is_left_out_told_and_counted() -> None:
+    noted = Noted()
+    splits = tiny_splits(TinySplit(broken=(4, 11)))
+    (record,) = make_trainer(splits=splits, observer=noted, config=make_config(epochs=1, batch_size=10)).train()
+    assert sorted(noted.broken) == ["image 11 is broken", "image 4 is broken"]
+    assert record.skipped == 2
+
+
+def test_a_broken_image_stops_a_strict_run() -> None:
+    config = make_config(strict_data=True, batch_size=10)
+    with pytest.raises(UnreadableImageError, match="image 4 is broken"):
+        make_trainer(splits=tiny_splits(TinySplit(broken=(4,))), config=config).train()
+
+
+def test_a_batch_of_which_nothing_can_be_read_stops_the_run() -> None:
+    with pytest.raises(UnreadableImageError, match="no image of a batch could be read"):
+        make_trainer(splits=tiny_splits(TinySplit(broken=tuple(range(30))))).train()
+
+
+class TwoStages(KnowledgeDistillation):
+    """kd after a stage that trains a head of the teacher's logits; notes which stage sees what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        self.seen: list[tuple[str, float, bool]] = []
+
+    @property
+    def first_stage(self) -> Stage:
+        return Stage(epochs=2, learning_rate=0.1, milestones=(1,))
+
+    def first_stage_parameters(self) -> list[nn.Parameter]:
+        return list(self.head.parameters())
+
+    def first_stage_loss(self, teacher: Output, samples: Samples) -> tuple[Tensor, Terms]:
+        self.seen.append(("first", samples.epochs, self.head.weight.requires_grad))
+        loss = nn.functional.cross_entropy(self.head(teacher.logits), samples.target)
+        return loss, {"head": loss.detach()}
+
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        self.seen.append(("main", samples.epochs, self.head.weight.requires_grad))
+        return super().forward(student, teacher, samples)
+
+
+def test_a_first_stage_trains_its_parameters_alone_and_they_are_frozen_after_it() -> None:
+    method = TwoStages()
+    before = method.head.weight.clone()
+    student = linear_model()
+    start = {name: value.clone() for name, value in student.state_dict().items()}
+    heads: list[Tensor] = []
+
+    class Watch(Observer):
+        def on_step(self, report: StepReport) -> None:
+            if report.stage == "first":
+                assert all(torch.equal(value, start[name]) for name, value in student.state_dict().items())
+            heads.append(method.head.weight.detach().clone())
+
+    records = make_trainer(student, method=method, teacher=linear_model(1), observer=Watch()).train()
+    assert [stage for stage, _, _ in method.seen] == ["first"] * 6 + ["main"] * 6
+    assert [round(epochs, 3) for _, epochs, _ in method.seen] == [0.0, 0.333, 0.667, 1.0, 1.333, 1.667] * 2
+    assert [trained for _, _, trained in method.seen] == [True] * 6 + [False] * 6
+    assert not torch.equal(heads[5], before)
+    assert torch.equal(heads[5], heads[-1])
+    assert len(records) == 2
+
+
+def test_a_student_after_a_first_stage_sees_the_images_that_it_sees_without_one() -> None:
+    student = Recorded().eval()
+    make_trainer(student, method=TwoStages(), teacher=linear_model(1)).train()
+    assert torch.equal(torch.cat(student.shown), torch.cat(recorded_run().shown))
+
+
+def test_the_moving_average_is_what_is_evaluated() -> None:
+    trainer = make_trainer(linear_model(), config=make_config(ema_decay=0.9))
+    records = trainer.train()
+    assert trainer.network is not trainer.learner.student
+    assert not torch.equal(trainer.network.model[1].weight, trainer.learner.student.model[1].weight)
+    assert accuracy(trainer.network, TinySplit(), trainer.config, CPU, Processes()) == records[-1].test_accuracy
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: str) -> None:
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+
+    class Watch(KnowledgeDistillation):
+        def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+            assert teacher is not None
+            seen.append((student.logits.dtype, teacher.logits.dtype))
+            return super().forward(student, teacher, samples)
+
+    config = make_config(precision=precision, epochs=20)
+    records = make_trainer(linear_model(), config=config, method=Watch(), teacher=linear_model(1)).train()
+    assert set(seen) == {(torch.float32, torch.float32)}
+    assert records[-1].loss < records[0].loss
+
+
+@pytest.mark.parametrize("stop", range(1, 18))
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9, "accumulate": 2}], ids=["plain", "average and parts"])
+def test_a_run_that_goes_on_from_any_step_ends_in_the_same_bits(stop: int, settings: dict[str, Any], tmp_path: Path) -> None:
+    config = make_config(epochs=4, checkpoint_minutes=0.0, **settings)
+    saved: list[Path] = []
+
+    def save(state: engine.State) -> None:
+        saved.append(tmp_path / f"{len(saved)}.pt")
+        torch.save(state, saved[-1])
+
+    def new(save: Callable[[engine.State], None]) -> Trainer:
+        return make_trainer(tiny_model(), config=config, method=TwoStages(), teacher=tiny_model(1), save=save)
+
+    whole = new(save)
+    whole.train()
+    resumed = new(lambda state: None)
+    torch.manual_seed(99)
+    resumed.load_state(torch.load(saved[stop - 1], weights_only=True))
+    records = resumed.train()
+    for name, value in whole.learner.state_dict().items():
+        assert torch.equal(resumed.learner.state_dict()[name], value), name
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], value), name
+    told = [(record.loss, record.terms, record.test_accuracy, record.train_accuracy) for record in whole.records]
+    assert [(record.loss, record.terms, record.test_accuracy, record.train_accuracy) for record in records] == told

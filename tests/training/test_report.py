@@ -1,17 +1,21 @@
 """The table: last epoch as the headline, the best epoch chosen on the validation split."""
 
+import dataclasses
 import math
+from io import StringIO
+from pathlib import Path
 
+import pytest
 import torch
+from rich.console import Console
 
 from training import report
-from training.engine import EpochRecord
-from training.run import best_epoch
+from training.engine import EpochRecord, best_epoch
 from training.similarity import class_similarity
 
 
 def record(epoch: int, validation: float, test: float) -> EpochRecord:
-    return EpochRecord(epoch, 0.0, {}, validation, test, 0.0)
+    return EpochRecord(epoch, 0.5, {"ce": 0.5}, 60.0, validation, test, 10, 1.0, 0.1, 640.0, 0.1, 0)
 
 
 RUNS = [
@@ -50,3 +54,17 @@ def test_similarity_is_the_cosine_of_class_columns_with_the_student_first() -> N
     ]
     actual = class_similarity(torch.tensor(student, dtype=torch.float64), torch.tensor(teacher, dtype=torch.float64))
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_the_summary_of_a_run_has_the_last_and_the_best_epoch() -> None:
+    printed = StringIO()
+    Console(width=100, file=printed).print(report.summary(RUNS[0], "ce"))
+    line = next(line for line in printed.getvalue().splitlines() if "test accuracy" in line)
+    assert line.index("60.00 %") < line.index("50.00 %")
+
+
+@pytest.mark.parametrize("validation", [50.0, None])
+def test_the_curves_of_a_run_are_drawn_with_and_without_validation(validation: float | None, tmp_path: Path) -> None:
+    records = [dataclasses.replace(each, validation_accuracy=validation) for each in RUNS[0]]
+    report.plot_run(records, tmp_path / "curves.png", "ce")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

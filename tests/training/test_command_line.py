@@ -1,0 +1,86 @@
+"""Options of a dataclass: spellings, files, and which of them is stronger."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from training.command_line import parse
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example.
+
+    Attributes:
+        batch_size: samples of a step, 100 % of them.
+        folder: a place.
+        strict: stops early.
+        settings: anything.
+        milestones: epochs.
+    """
+
+    batch_size: int = 3
+    folder: Path | None = None
+    strict: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    milestones: tuple[int, ...] = ()
+
+
+def read(*arguments: str, **defaults: Any) -> Example:
+    return parse(Example, arguments, description="An example.", defaults=defaults)
+
+
+def test_without_arguments_the_defaults_of_the_class_hold() -> None:
+    assert read() == Example()
+
+
+@pytest.mark.parametrize("arguments", [("--batch-size", "5"), ("--batch_size", "5"), ("--batch_size=5",)])
+def test_an_option_is_known_with_dashes_and_with_underscores(arguments: tuple[str, ...]) -> None:
+    assert read(*arguments).batch_size == 5
+
+
+def test_only_the_name_of_an_option_gets_dashes() -> None:
+    parsed = read("--folder=a_b", "--settings.kd_weight", "4", "--settings.positives=by_sample")
+    assert (parsed.folder, parsed.settings) == (Path("a_b"), {"kd_weight": 4, "positives": "by_sample"})
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [(("--strict",), True), (("--strict", "false"), False)])
+def test_a_flag_needs_no_value_and_takes_one(arguments: tuple[str, ...], expected: bool) -> None:
+    assert read(*arguments, "--batch-size", "4") == Example(batch_size=4, strict=expected)
+
+
+def test_the_command_line_is_stronger_than_the_file_and_the_file_than_a_preset(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("batch_size: 9\nstrict: true\nsettings: {kd_weight: 3, ce_weight: 1}\nmilestones: [3, 4]\n")
+    parsed = read("--config", str(file), "--batch-size", "2", "--settings.kd_weight", "5", strict=False, folder=Path("p"))
+    assert parsed == Example(2, Path("p"), True, {"kd_weight": 5, "ce_weight": 1}, (3, 4))
+
+
+def test_the_help_has_a_line_for_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("--help")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--batch-size" in printed
+    assert "samples of a step, 100 % of them." in printed
+
+
+@pytest.mark.parametrize("spelling", ["--print-config", "--print_config"])
+def test_the_printed_configuration_is_one_that_the_command_reads(
+    spelling: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        read("--batch-size", "7", "--milestones", "[1, 2]", spelling)
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["batch_size"] == 7
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert read("--config", str(tmp_path / "printed.yaml")) == Example(batch_size=7, milestones=(1, 2))
+
+
+def test_a_file_with_an_unknown_setting_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "settings.yaml").write_text("batchsize: 9\n")
+    with pytest.raises(SystemExit):
+        read("--config", str(tmp_path / "settings.yaml"))
+    assert "batchsize" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+"""Processes that train together: the same student as one process alone, and the same after a restart."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import Tensor, nn
+
+from training import distributed
+from training.config import Config
+from training.data.splits import Batch, Split, Splits, View
+from training.distributed import Processes
+from training.engine import Observer, State, Trainer, build
+from training.interruption import Interruption
+from training.methods.ce import CrossEntropy
+from training.models import Network
+
+STEPS = 8
+
+
+class Noise(Split):
+    """Images of noise that depend on the view."""
+
+    def __init__(self, count: int) -> None:
+        self.labels = torch.arange(count) % 3
+
+    def load(self, index: Tensor, view: View | None = None) -> Batch:
+        generator = torch.Generator().manual_seed(0) if view is None else view.generator()
+        return Batch(torch.randn(len(self), 1, 4, 4, generator=generator)[index], self.labels[index], index)
+
+
+def network(norm: bool) -> nn.Module:
+    """With batch norm and dropout, every process has statistics and random numbers of its own."""
+    between = [nn.BatchNorm1d(5), nn.Dropout(0.2)] if norm else []
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 5), *between, nn.Linear(5, 3))
+
+
+def trainer(config: Config, processes: Processes, saved: list[State], norm: bool) -> Trainer:
+    # Of another shape than a multiple of the processes, so that their parts of an evaluation differ.
+    splits = Splits(Noise(8 * STEPS + 3), Noise(7), Noise(31), 3, 1, "noise")
+    student = Network(build(lambda: network(norm), 3), 3)
+    torch.manual_seed(processes.rank)
+    return Trainer(
+        config, splits, student, CrossEntropy(), None, torch.device("cpu"), processes, Observer(), saved.append,
+        Interruption(),
+    )  # fmt: skip
+
+
+def work(rank: int, count: int, port: int, folder: Path, settings: dict[str, Any], norm: bool, resume: bool) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    processes, _ = distributed.start("cpu")
+
+    class Saved(list[State]):
+        def append(self, state: State) -> None:
+            torch.save(state, folder / f"state-{state['epoch']}-{state['step']}.pt")
+
+    run = trainer(Config(**settings), processes, Saved(), norm)
+    if resume:
+        run.load_state(torch.load(folder / f"state-2-{STEPS // 2}.pt", weights_only=True))
+    records = run.train()
+    result = {
+        "state": run.network.state_dict(),
+        "numbers": [
+            (record.loss, record.train_accuracy, record.validation_accuracy, record.test_accuracy) for record in records
+        ],
+    }
+    torch.save(result, folder / f"result-{rank}.pt")
+    distributed.stop()
+
+
+def together(folder: Path, settings: dict[str, Any], *, norm: bool, resume: bool = False) -> list[dict[str, Any]]:
+    """The results of two processes."""
+    torch.multiprocessing.spawn(work, (2, free_port(), folder, settings, norm, resume), nprocs=2)
+    return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+SETTINGS: dict[str, Any] = {"method": "ce", "epochs": 2, "batch_size": 8, "learning_rate": 0.1, "seed": 3}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_take_the_steps_of_one_with_the_whole_batch(accumulate: int, tmp_path: Path) -> None:
+    alone = trainer(Config(**SETTINGS), Processes(), [], norm=False)
+    records = alone.train()
+    results = together(tmp_path, {**SETTINGS, "accumulate": accumulate}, norm=False)
+    for result in results:
+        for name, value in alone.network.state_dict().items():
+            torch.testing.assert_close(result["state"][name], value, rtol=1e-5, atol=1e-6)
+        for (loss, train, validation, test), record in zip(result["numbers"], records, strict=True):
+            assert loss == pytest.approx(record.loss, rel=1e-5)
+            assert (train, validation, test) == pytest.approx(
+                (record.train_accuracy, record.validation_accuracy, record.test_accuracy)
+            )
+
+
+def test_processes_that_are_resumed_end_in_the_same_bits_and_agree_with_each_other(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "checkpoint_minutes": 0.0, "ema_decay": 0.5}
+    whole = together(tmp_path, settings, norm=True)
+    resumed = together(tmp_path, settings, norm=True, resume=True)
+    for name, value in whole[0]["state"].items():
+        for other in (whole[1], *resumed):
+            assert torch.equal(other["state"][name], value), name
+    assert resumed[0]["numbers"] == whole[0]["numbers"]
+
+
+def test_one_process_alone_is_the_first_of_one_and_sums_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    processes, device = distributed.start("cpu")
+    assert (processes, device.type, processes.first) == (Processes(0, 1, 0), "cpu", True)
+    assert distributed.sum_over(torch.tensor([2.0])).tolist() == [2.0]
+    assert distributed.largest_of([1, 3], device) == [1, 3]
+    assert distributed.gather("x") == ["x"]

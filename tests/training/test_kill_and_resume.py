@@ -1,0 +1,170 @@
+"""A run that is killed, stopped or damaged goes on as if nothing had been."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from training import files
+from training.data import digits100
+from training.train import main
+
+ROOT = Path(__file__).parents[2]
+SMALL = "from training.data import digits100; digits100.PAIRS.update(train=160, validation=40, test=40); "
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    """The command in a process of its own, on a data set small enough for a test."""
+    code = f"{SMALL}import sys; from training.train import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: "subprocess.Popen[str]", expected: int = 0) -> tuple[str, str]:
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == expected, errors
+    return printed, errors
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    finish(start("--method", "ce", "--epochs", "1", "--output", str(folder / "run")))
+    return folder / "run" / "checkpoint.pt"
+
+
+def arguments(teacher: Path, output: Path) -> list[str]:
+    """crd, because it has heads, a memory bank and random negatives beside all that others have."""
+    return [
+        "--method", "crd", "--settings.negatives", "64", "--teacher-checkpoint", str(teacher), "--epochs", "3",
+        "--batch-size", "16", "--accumulate", "2", "--ema-decay", "0.9", "--workers", "2", "--checkpoint-minutes", "0",
+        "--output", str(output),
+    ]  # fmt: skip
+
+
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Weights and numbers of a finished run, without its times."""
+    state = files.read(folder / "checkpoint.pt")["state"]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    times = ("seconds", "evaluation_seconds", "images_per_second")
+    return state, [{name: value for name, value in record.items() if name not in times} for record in records]
+
+
+def test_a_run_killed_at_random_steps_ends_in_the_bits_of_the_uninterrupted_one(teacher: Path, tmp_path: Path) -> None:
+    finish(start(*arguments(teacher, tmp_path / "whole")))
+    killed, chance, kills = tmp_path / "killed", random.Random(), 0
+    process = start(*arguments(teacher, killed))
+    while kills < 3:
+        seen = (killed / "last.pt").stat().st_mtime_ns if (killed / "last.pt").exists() else 0
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if (killed / "last.pt").exists() and (killed / "last.pt").stat().st_mtime_ns != seen:
+                break
+            time.sleep(0.01)
+        # At any point of the steps after a save, writing the next one included.
+        time.sleep(chance.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        process = start("--config", str(killed / "config.yaml"), "--resume")
+    printed, _ = finish(process)
+    assert "resumed at epoch" in printed
+    (state, records), (expected_state, expected_records) = outcome(killed), outcome(tmp_path / "whole")
+    assert all(torch.equal(state[name], expected_state[name]) for name in expected_state)
+    assert records == expected_records
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert not list(killed.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_tells_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start("--method", "ce", "--epochs", "400", "--workers", "1", "--output", str(output))
+    deadline = time.monotonic() + 120
+    while not (output / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = finish(process, expected=128 + number)
+    assert f"stopped by {number.name} and saved" in errors
+    assert f"--config {output / 'config.yaml'} --resume" in errors
+    assert files.read(output / "last.pt")["epoch"] >= 1
+    assert yaml.safe_load((output / "config.yaml").read_text())["epochs"] == 400
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that stopped in its third epoch."""
+    monkeypatch.setattr(digits100, "PAIRS", {"train": 100, "validation": 40, "test": 40})
+    save = files.save
+
+    def stop_late(path: Path, content: dict[str, Any]) -> None:
+        save(path, content)
+        if path.name == "last.pt" and content["epoch"] == 3:
+            raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.files.save", stop_late)
+        assert main(["--method", "ce", "--epochs", "3", "--output", str(tmp_path / "run")]) == 2
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_a_damaged_save_is_told_and_the_one_before_is_used(
+    damage: str, unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = unfinished / "last.pt"
+    content = bytearray(last.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"last.pt is damaged or no checkpoint.*; trying the save before it"):
+        assert main(["--config", str(unfinished / "config.yaml"), "--resume"]) == 0
+    assert "resumed at epoch 2, step 0" in capsys.readouterr().out
+    _, records = outcome(unfinished)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+
+
+def test_a_run_of_which_nothing_can_be_read_is_not_started_anew_over_it(
+    unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("last.pt", "previous.pt"):
+        (unfinished / name).write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert main(["--config", str(unfinished / "config.yaml"), "--resume"]) == 2
+    assert "no save in" in capsys.readouterr().err
+
+
+def test_a_run_is_not_resumed_with_other_settings(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = ["--config", str(unfinished / "config.yaml"), "--resume", "--learning-rate", "0.2", "--workers", "1"]
+    assert main(changed) == 2
+    error = capsys.readouterr().err
+    assert "learning_rate 0.05 then and 0.2 now" in error
+    assert "workers" not in error
+
+
+def test_a_folder_with_a_run_is_not_used_for_another(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--method", "ce", "--epochs", "3", "--output", str(unfinished)]) == 2
+    assert "has a run already: go on with it by --resume" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_run_again_by_resume(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resume = ["--config", str(unfinished / "config.yaml"), "--resume"]
+    assert main(resume) == 0
+    before = (unfinished / "checkpoint.pt").stat().st_mtime_ns
+    assert main(resume) == 0
+    assert "is finished already" in capsys.readouterr().out
+    assert (unfinished / "checkpoint.pt").stat().st_mtime_ns == before
+    assert not list(unfinished.glob("last*"))

@@ -1,0 +1,61 @@
+"""The accuracy of a network on a split, shared among the processes."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from training.config import Config
+from training.data import Split
+from training.data.loader import Loader
+from training.distributed import Processes
+from training.learner import run
+from training.models import Network
+
+BATCH = 500
+
+
+class UnreadableImageError(OSError):
+    """An image of the data set could not be read."""
+
+
+def accuracy(network: Network, split: Split, config: Config, device: torch.device, processes: Processes) -> float:
+    """Top-1 accuracy in percent, in evaluation mode; every process takes a part of the split.
+
+    Raises:
+        UnreadableImageError: with ``strict_data``, an image could not be read. Without it, it is left out.
+    """
+    metric = MulticlassAccuracy(num_classes=network.classes, average="micro").to(device)
+    for logits, labels in predictions(network, split, config, device, processes):
+        metric.update(logits.argmax(dim=1), labels)
+    return 100 * metric.compute().item()
+
+
+@torch.no_grad()
+def predictions(
+    network: Network, split: Split, config: Config, device: torch.device, processes: Processes
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits ``(B, C)`` float32 and labels ``(B,)`` of this process's part of a split; the network's mode is restored."""
+    mode = network.training
+    network.eval()
+    positions = torch.arange(processes.rank, len(split), processes.count)
+    with Loader(split, workers=config.workers, pin_memory=device.type == "cuda") as loader:
+        for batch in loader.batches(positions.split(BATCH)):
+            refuse_broken(batch.broken, config)
+            if len(batch.labels):
+                images = to_device(batch.images, device, config)
+                yield run(network, images, precision=config.precision, features=False).logits, batch.labels.to(device)
+    network.train(mode)
+
+
+def refuse_broken(broken: tuple[str, ...], config: Config) -> None:
+    """Stops at images that could not be read, if the run is strict about that."""
+    if broken and config.strict_data:
+        raise UnreadableImageError(f"strict_data: {'; '.join(broken)}")
+
+
+def to_device(images: Tensor, device: torch.device, config: Config) -> Tensor:
+    """Images where the network is, in the memory format of the run."""
+    images = images.to(device, non_blocking=True)
+    return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images

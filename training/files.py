@@ -1,0 +1,70 @@
+"""Files that are written whole or not at all, and read without executing anything."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Writes a file atomically: a temporary file that ``fill`` writes, flushed to the disk, then renamed over ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Opened by name, because a file of tempfile's is readable by its owner alone, and this one would be too.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write`` of text in UTF-8."""
+    write(path, lambda file: file.write(text.encode()))
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """``write`` of tensors and plain values, as ``read`` takes them."""
+    write(path, lambda file: torch.save(content, file))
+
+
+def read(path: Path) -> Any:
+    """What ``save`` wrote, on the CPU.
+
+    Raises:
+        ValueError: the file is truncated, has a changed byte, or holds more than tensors and plain values.
+    """
+    try:
+        # torch.load does not compare the checksums that the archive has.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            if broken is not None:
+                raise ValueError(f"checksum of {broken} does not match")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of a process that was killed while it wrote."""
+    for path in folder.glob("*.tmp"):
+        path.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    # The new name is on the disk only when its folder is.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

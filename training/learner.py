@@ -1,0 +1,46 @@
+"""Student and method as one module: the forward pass of a step, and what DistributedDataParallel wraps."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.methods import Method, Samples, Terms
+from training.models import Network, Output
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Step(NamedTuple):
+    """The loss of a step, its unweighted terms, and how many samples the student has right; all on the device."""
+
+    loss: Tensor
+    terms: Terms
+    right: Tensor
+
+
+class Learner(nn.Module):
+    """What is trained: the student, and the heads of the method if it has any. The teacher is no part of it."""
+
+    def __init__(self, student: Network, method: Method, precision: str = "float32") -> None:
+        super().__init__()
+        self.student, self.method, self.precision = student, method, precision
+
+    def forward(self, images: Tensor, teacher: Output | None, samples: Samples, first_stage: bool = False) -> Step:
+        """One step on ``images`` ``(V B, channels, height, width)``, the method's views of ``B`` samples."""
+        if first_stage:
+            assert teacher is not None
+            return Step(*self.method.first_stage_loss(teacher, samples), torch.zeros((), device=images.device))
+        output = run(self.student, images, precision=self.precision, features=self.method.needs_features)
+        loss, terms = self.method(output, teacher, samples)
+        upright = output.logits.detach()[: len(samples.target)]
+        return Step(loss, terms, (upright.argmax(dim=1) == samples.target).sum())
+
+
+def run(network: Network, images: Tensor, *, precision: str, features: bool) -> Output:
+    """The network's output in float32, computed under autocast in a lower precision."""
+    if precision == "float32":
+        return network(images, features=features)
+    with torch.autocast(images.device.type, dtype=AUTOCAST[precision]):
+        output = network(images, features=features)
+    return Output(output.logits.float(), None if output.features is None else output.features.float())

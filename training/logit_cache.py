@@ -1,0 +1,89 @@
+"""A teacher's logits on disk, by view and sample.
+
+A folder holds description.json, and for each view two files: ``view-0.logits`` of N x C float32, and ``view-0.checksums`` of N
+uint64, 0 where nothing was written yet and else 1 + the CRC-32 of the sample's logits. A row whose checksum does not match is
+as if it were not there, so that neither a killed run nor several processes writing at once can leave a wrong one.
+"""
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training import files
+
+
+class LogitCache:
+    """The logits of one teacher for some augmentations of one training split.
+
+    Args:
+        folder: is made if it is not there.
+        description: what the logits depend on, plain values by name.
+        views: number of augmentations.
+        samples: N of the training split.
+        classes: C.
+
+    Raises:
+        ValueError: the folder has logits of another teacher, data set or augmentation.
+    """
+
+    def __init__(self, folder: Path, description: dict[str, Any], *, views: int, samples: int, classes: int) -> None:
+        description = {**description, "views": views, "samples": samples, "classes": classes}
+        self._check(folder, description)
+        self.folder, self.samples, self.classes = folder, samples, classes
+        self.logits = [self._map(f"view-{view}.logits", np.float32, (samples, classes)) for view in range(views)]
+        self.checksums = [self._map(f"view-{view}.checksums", np.uint64, (samples,)) for view in range(views)]
+
+    def get(self, view: int, index: Tensor) -> Tensor | None:
+        """Logits ``(B, C)`` of the samples ``index`` ``(B,)``, or None if one of them is not there."""
+        rows = index.numpy()
+        logits = self.logits[view][rows]
+        if not np.array_equal(self.checksums[view][rows], _checksums(logits)):
+            return None
+        return torch.from_numpy(logits)
+
+    def put(self, view: int, index: Tensor, logits: Tensor) -> None:
+        """Keeps logits ``(B, C)`` float32 of the samples ``index`` ``(B,)``."""
+        rows, values = index.numpy(), logits.numpy()
+        self.logits[view][rows] = values
+        self.checksums[view][rows] = _checksums(values)
+
+    def _map(self, name: str, dtype: type, shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+        path = self.folder / name
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        # Appending makes the file without emptying one that another process has just made; what is not written is 0.
+        with path.open("ab") as file:
+            if file.tell() != size:
+                file.truncate(size)
+        return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+    @staticmethod
+    def _check(folder: Path, description: dict[str, Any]) -> None:
+        path = folder / "description.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            files.write_text(path, json.dumps(description, indent=2) + "\n")
+            return
+        kept = json.loads(path.read_text())
+        other = [name for name in description if kept.get(name) != description[name]]
+        if other:
+            told = "; ".join(f"{name} {kept.get(name)!r} there, {description[name]!r} here" for name in other)
+            raise ValueError(f"teacher_cache {folder} was made under other conditions: {told}; choose another folder")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of the names, shapes and values of a model's weights and statistics."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _checksums(logits: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    return np.array([1 + zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in logits], dtype=np.uint64)

@@ -1,0 +1,43 @@
+"""The numbers of a run on disk: metrics.jsonl, a line an epoch, and scalars for TensorBoard."""
+
+import json
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from training import files
+from training.engine import EpochRecord, Observer
+
+METRICS = "metrics.jsonl"
+
+
+class Records(Observer):
+    """Writes into a run's folder; ``before`` are the epochs that a resumed run has behind it, others in the file are dropped."""
+
+    def __init__(self, folder: Path, before: list[EpochRecord]) -> None:
+        self.path = folder / METRICS
+        files.write_text(self.path, "".join(_line(record) for record in before))
+        # Scalars of later epochs are of a run that was killed before it saved them.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(before) + 1)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        with self.path.open("a") as file:
+            file.write(_line(record))
+        scalars = record.as_dict()
+        for name, value in {**scalars, **{f"term/{name}": value for name, value in record.terms.items()}}.items():
+            if isinstance(value, int | float):
+                self.writer.add_scalar(name, value, record.epoch)
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self.writer.close()
+
+
+def read_records(folder: Path) -> list[EpochRecord]:
+    """The epochs of a run, from its folder."""
+    return [EpochRecord(**json.loads(line)) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def _line(record: EpochRecord) -> str:
+    return json.dumps(record.as_dict()) + "\n"

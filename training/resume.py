@@ -1,0 +1,59 @@
+"""The state that an interrupted run goes on from: last.pt, and previous.pt in case that last.pt is damaged."""
+
+import os
+import warnings
+from pathlib import Path
+
+from training import files
+from training.config import Config
+from training.engine import State
+
+LAST, PREVIOUS = "last.pt", "previous.pt"
+
+MAY_DIFFER = {
+    "data", "teacher_checkpoint", "teacher_cache", "output", "resume", "workers", "device", "strict_data", "checkpoint_minutes",
+}  # fmt: skip
+"""Settings on which the result does not depend, or only in that they are places on a disk."""
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Writes last.pt atomically; the one before is then previous.pt."""
+    last = folder / LAST
+    if last.exists():
+        os.replace(last, folder / PREVIOUS)
+    files.save(last, state)
+
+
+def load_state(folder: Path, config: Config) -> State | None:
+    """The last state in ``folder`` that is not damaged, or None if there is none at all.
+
+    Raises:
+        ValueError: every state is damaged, or the run had other settings than ``config``.
+    """
+    files.remove_leftovers(folder)
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    for path in found:
+        try:
+            state = files.read(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; trying the save before it", stacklevel=2)
+            continue
+        _refuse_other_settings(folder, state["config"], config)
+        return state
+    if found:
+        raise ValueError(f"resume: no save in {folder} can be read; start anew in another folder")
+    return None
+
+
+def remove_states(folder: Path) -> None:
+    """Removes what only an unfinished run needs."""
+    for name in (LAST, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _refuse_other_settings(folder: Path, saved: dict[str, object], config: Config) -> None:
+    now = config.as_dict()
+    other = [name for name in now if name not in MAY_DIFFER and saved.get(name) != now[name]]
+    if other:
+        told = ", ".join(f"{name} {saved.get(name)!r} then and {now[name]!r} now" for name in other)
+        raise ValueError(f"resume: the run in {folder} has other settings: {told}")

@@ -1,0 +1,139 @@
+"""The frozen teacher of a run: loaded, checked, and asked for its output, by way of a cache where there is one."""
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torchvision import models as torchvision_models
+
+from training import checkpoint
+from training.config import Config
+from training.data import Splits
+from training.distributed import Processes, wait
+from training.evaluation import accuracy
+from training.learner import run
+from training.logit_cache import LogitCache, fingerprint
+from training.models import MODELS, Network, Output
+
+TOLERANCE = 0.5
+"""Percent by which a teacher's accuracy may differ from its checkpoint's, on another device or in another precision."""
+
+
+class Teacher:
+    """A frozen network in evaluation mode.
+
+    Args:
+        network: the model; its parameters lose their gradients.
+        accuracy: on the test split, in percent.
+        precision: of its forward pass.
+        cache: of its logits for the images of a batch.
+    """
+
+    def __init__(self, network: Network, accuracy: float, precision: str, cache: LogitCache | None = None) -> None:
+        self.network, self.accuracy, self.precision, self.cache = freeze(network), accuracy, precision, cache
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, index: Tensor, view: int, *, features: bool) -> Output:
+        """The output for ``images`` ``(B, channels, height, width)``, the samples ``index`` ``(B,)`` of the training split."""
+        if self.cache is None:
+            return run(self.network, images, precision=self.precision, features=features)
+        kept = self.cache.get(view, index.cpu())
+        if kept is None:
+            kept = run(self.network, images, precision=self.precision, features=False).logits.float().cpu()
+            self.cache.put(view, index.cpu(), kept)
+        return Output(kept.to(images.device))
+
+
+def freeze(network: Network) -> Network:
+    """The network in evaluation mode, its parameters without gradients."""
+    network.eval().requires_grad_(False)
+    return network
+
+
+def load_teacher(
+    config: Config, splits: Splits, device: torch.device, processes: Processes, console: Console
+) -> Teacher | None:
+    """The teacher that ``config`` asks for, after its accuracy was measured, compared with its checkpoint's and printed.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        OSError: published weights could not be downloaded.
+        ValueError: it has other classes than the data set, or is not as accurate as when it was saved: a different data set,
+            or damaged weights.
+    """
+    if config.teacher_checkpoint is None and config.teacher is None:
+        return None
+    trained = _read(config, splits, processes)
+    if trained.classes != splits.classes:
+        raise ValueError(f"teacher {trained.name} has {trained.classes} classes, {config.dataset} has {splits.classes}")
+    network = Network(trained.model, splits.classes).to(device)
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    freeze(network)
+    measured = accuracy(network, splits.test, config, device, processes)
+    console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)
+    if trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:
+        raise ValueError(
+            f"teacher {trained.name} reached {trained.test_accuracy:.2f} % when it was saved and reaches "
+            f"{measured:.2f} % now: the data is not the same"
+        )
+    cache = _cache(config, network, splits, processes)
+    if config.compile:
+        network.compile()
+    return Teacher(network, measured, config.precision, cache)
+
+
+def _read(config: Config, splits: Splits, processes: Processes) -> checkpoint.Trained:
+    if config.teacher_checkpoint is not None:
+        return checkpoint.load(
+            config.teacher_checkpoint, dataset=config.dataset, name=config.teacher, channels=splits.channels,
+            classes=splits.classes,
+        )  # fmt: skip
+    assert config.teacher is not None
+    if not processes.first:
+        wait()
+    model = published(config.teacher)
+    if processes.first:
+        # The others find the weights downloaded.
+        wait()
+    return checkpoint.Trained(model, config.teacher, 1000, None)
+
+
+def published(name: str) -> nn.Module:
+    """A model of torchvision with its published weights for ImageNet, the first ones, which the literature used.
+
+    Raises:
+        ValueError: torchvision has no weights for it.
+        OSError: they are not on this machine and could not be downloaded.
+    """
+    if name in MODELS:
+        raise ValueError(f"teacher_checkpoint must be given for teacher {name!r}, got None")
+    name = name.removeprefix("torchvision:")
+    try:
+        weights = torchvision_models.get_model_weights(name)["IMAGENET1K_V1"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"teacher_checkpoint must be given: torchvision has no published weights for {name!r}") from error
+    try:
+        return torchvision_models.get_model(name, weights=weights)
+    except OSError as error:
+        raise OSError(f"the weights of teacher {name} could not be had ({error}); give --teacher-checkpoint") from error
+
+
+def _cache(config: Config, network: Network, splits: Splits, processes: Processes) -> LogitCache | None:
+    if config.teacher_cache is None:
+        return None
+    description = {
+        "teacher": fingerprint(network.model),
+        "precision": config.precision,
+        "dataset": config.dataset,
+        "transform": splits.transform,
+        "seed": config.seed,
+    }
+    if not processes.first:
+        wait()
+    cache = LogitCache(
+        config.teacher_cache, description, views=config.teacher_cache_views, samples=len(splits.train),
+        classes=splits.classes,
+    )  # fmt: skip
+    if processes.first:
+        wait()
+    return cache
