@@ -36,7 +36,7 @@ def parse(
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         option = "--" + field.name.replace("_", "-")
         # A flag needs no value, and takes one.
-        flag = {"nargs": "?", "const": True} if types[field.name] is bool else {}
+        flag: dict[str, Any] = {"nargs": "?", "const": True} if types[field.name] is bool else {}
         parser.add_argument(option, type=types[field.name], default=_default(field), help=helps[field.name], **flag)
     parser.set_defaults(dict(defaults or {}))
     parsed = parser.parse_args([_with_dashes(argument) for argument in arguments])

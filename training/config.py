@@ -21,7 +21,7 @@ class Config:
     Attributes:
         dataset: digits100, fashion100, fashion_mnist, cifar10, cifar100, imagenet, or folder:PATH with train/ and val/.
         data: folder that holds the files of the data set; digits100 needs none.
-        held_out: share of the training samples that is held out for validation; 0 holds out none. Each data set has a default.
+        held_out: share of the training samples held out for validation; 0 holds out none, each data set has a default.
         image_size: pixels a side that images of imagenet and folder:PATH are cropped to; 224 without it.
         method: ce (no teacher), kd, rkd, crd, sskd, dkd, dist or bickd.
         settings: of the method, such as --settings.kd_weight 0.9; its defaults are the literature's.
@@ -39,7 +39,7 @@ class Config:
         milestones: epochs after which the step schedule divides the learning rate.
         warmup_epochs: epochs of a linear rise of the learning rate before its schedule.
         label_smoothing: of the cross-entropy, in [0, 1).
-        ema_decay: decay a step of an exponential moving average of the weights, which is then evaluated and saved; 0 for none.
+        ema_decay: decay a step of a moving average of the weights, which is then evaluated and saved; 0 for none.
         precision: float32, bf16, or fp16 with a gradient scaler; losses are float32 at least.
         channels_last: store images and weights with the channels last in memory.
         compile: run student and teacher through torch.compile.
@@ -133,7 +133,7 @@ class Config:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError(f"milestones must be given for schedule 'step' and for no other, got {self.milestones}")
-        if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < each for each in self.milestones):
+        if list(self.milestones) != sorted(set(self.milestones)) or not all(each > 0 for each in self.milestones):
             raise ValueError(f"milestones must be positive and rising, got {self.milestones}")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"warmup_epochs must be in [0, epochs), got {self.warmup_epochs} of {self.epochs}")

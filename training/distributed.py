@@ -12,7 +12,7 @@ class Processes(NamedTuple):
     """This process's ``rank`` among ``count``, and the ``local_rank`` on its machine."""
 
     rank: int = 0
-    count: int = 1
+    count: int = 1  # type: ignore[assignment] # tuples have a method of this name
     local_rank: int = 0
 
     @property

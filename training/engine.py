@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,8 @@ State = dict[str, Any]
 class EpochRecord:
     """What one epoch came to.
 
-    Accuracies are in percent, ``validation_accuracy`` is None without a validation split; ``terms`` are means over the epoch,
-    unweighted; ``seconds`` are of training alone; ``skipped`` images could not be read.
+    Accuracies are in percent, ``validation_accuracy`` is None without a validation split; ``terms`` are means over the
+    epoch, unweighted; ``seconds`` are of training alone; ``skipped`` images could not be read.
     """
 
     epoch: int
@@ -163,7 +163,7 @@ class Trainer:
     @property
     def network(self) -> Network:
         """What is evaluated: the student, or the moving average of its weights."""
-        return self.learner.student if self.average is None else self.average.module
+        return self.learner.student if self.average is None else cast(Network, self.average.module)
 
     def train(self) -> list[EpochRecord]:
         """Trains to the end and returns the record of every epoch.
@@ -295,7 +295,7 @@ class Trainer:
             seconds=seconds,
             evaluation_seconds=evaluation_seconds,
             images_per_second=counts["samples"] / seconds,
-            learning_rate=self.phase.schedule.get_last_lr()[0],
+            learning_rate=float(self.phase.schedule.get_last_lr()[0]),
             skipped=round(counts["skipped"]),
         )
         self.records.append(record)
@@ -317,7 +317,7 @@ class Trainer:
     def _parts(self, order_of: int) -> list[Tensor]:
         """The positions of the samples of every part of the steps that are left, this process's share of each."""
         order = epoch_order(len(self.splits.train), self.config.seed, order_of)
-        parts = []
+        parts: list[Tensor] = []
         for step in range(self.step, self.steps):
             samples = order[step * self.batch : (step + 1) * self.batch]
             shares = samples.tensor_split(self.config.accumulate * self.processes.count)

@@ -1,8 +1,8 @@
 """A teacher's logits on disk, by view and sample.
 
-A folder holds description.json, and for each view two files: ``view-0.logits`` of N x C float32, and ``view-0.checksums`` of N
-uint64, 0 where nothing was written yet and else 1 + the CRC-32 of the sample's logits. A row whose checksum does not match is
-as if it were not there, so that neither a killed run nor several processes writing at once can leave a wrong one.
+A folder holds description.json, and for each view two files: ``view-0.logits`` of N x C float32, and ``view-0.checksums`` of
+N uint64, 0 where nothing was written yet and else 1 + the CRC-32 of the sample's logits. A row whose checksum does not match
+is as if it were not there, so that neither a killed run nor several processes writing at once can leave a wrong one.
 """
 
 import hashlib

@@ -12,7 +12,10 @@ METRICS = "metrics.jsonl"
 
 
 class Records(Observer):
-    """Writes into a run's folder; ``before`` are the epochs that a resumed run has behind it, others in the file are dropped."""
+    """Writes into a run's folder.
+
+    ``before`` are the epochs that a resumed run has behind it; others in the file are dropped.
+    """
 
     def __init__(self, folder: Path, before: list[EpochRecord]) -> None:
         self.path = folder / METRICS

@@ -84,7 +84,7 @@ def plot_run(records: list[EpochRecord], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def plot_curves(runs: Runs, teacher_accuracy: float, path: Path) -> None:
+def plot_curves(runs: Runs, teacher_accuracy: float | None, path: Path) -> None:
     """Test accuracy of every method over the epochs: mean, and a band from the lowest seed to the highest."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for method, seeds in runs.items():
@@ -96,7 +96,8 @@ def plot_curves(runs: Runs, teacher_accuracy: float, path: Path) -> None:
             epochs, [min(values) for values in by_epoch], [max(values) for values in by_epoch],
             color=line.get_color(), alpha=0.2, linewidth=0,
         )  # fmt: skip
-    axes.axhline(teacher_accuracy, color="0.4", linestyle="--", linewidth=1, label="teacher")
+    if teacher_accuracy is not None:
+        axes.axhline(teacher_accuracy, color="0.4", linestyle="--", linewidth=1, label="teacher")
     axes.set(xlabel="epoch", ylabel="test accuracy (%)", title="Students by method, mean and range over seeds")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

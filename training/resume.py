@@ -11,7 +11,8 @@ from training.engine import State
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 MAY_DIFFER = {
-    "data", "teacher_checkpoint", "teacher_cache", "output", "resume", "workers", "device", "strict_data", "checkpoint_minutes",
+    "data", "teacher_checkpoint", "teacher_cache", "output", "resume", "workers", "device", "strict_data",
+    "checkpoint_minutes",
 }  # fmt: skip
 """Settings on which the result does not depend, or only in that they are places on a disk."""
 

@@ -1,7 +1,7 @@
 """One run from its settings to its folder.
 
-It holds config.yaml, environment.json, metrics.jsonl, tensorboard/, while it is unfinished last.pt and previous.pt, and in the
-end checkpoint.pt, best.pt (the best epoch on the validation split), curves.png and result.json.
+It holds config.yaml, environment.json, metrics.jsonl, tensorboard/, best.pt (the best epoch on the validation split), while
+it is unfinished last.pt and previous.pt, and in the end checkpoint.pt, curves.png and result.json.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ def make_student(config: Config, splits: Splits, device: torch.device) -> Networ
     model = build(lambda: make_model(config.student, splits.channels, splits.classes), config.seed)
     network = Network(model, splits.classes).to(device)
     if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     if config.compile:
         network.compile()
     return network

@@ -33,7 +33,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, view: int, *, features: bool) -> Output:
-        """The output for ``images`` ``(B, channels, height, width)``, the samples ``index`` ``(B,)`` of the training split."""
+        """The output for ``images`` ``(B, channels, height, width)`` of the samples ``index`` ``(B,)`` in ``view``."""
         if self.cache is None:
             return run(self.network, images, precision=self.precision, features=features)
         kept = self.cache.get(view, index.cpu())
@@ -67,7 +67,7 @@ def load_teacher(
         raise ValueError(f"teacher {trained.name} has {trained.classes} classes, {config.dataset} has {splits.classes}")
     network = Network(trained.model, splits.classes).to(device)
     if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     freeze(network)
     measured = accuracy(network, splits.test, config, device, processes)
     console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)

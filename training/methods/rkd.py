@@ -20,6 +20,9 @@ from training.models.output import Output
 BLOCK_ELEMENTS = 2**22
 """Most elements of a tensor for a block of anchors i, of one anchor at least."""
 
+COINCIDING = 1e-14
+"""Squared distance, over the sum of the squared lengths, below which two features are the same but for rounding."""
+
 
 class RelationalKnowledgeDistillation(Method):
     """Weights as published for CIFAR-100; reads nothing of the teacher but its features."""
@@ -56,35 +59,54 @@ def relational_losses(student: Tensor, teacher: Tensor, block_elements: int = BL
     """The distance and the angle part of features ``(B, D)`` and ``(B, E)``; at once in memory are B x B elements and a few
     tensors of ``block_elements``, in the backward pass too."""
     count = len(student)
-    anchors = max(1, block_elements // (count * max(count, student.shape[1], teacher.shape[1])))
+    anchors = max(1, block_elements // count**2)
+    inner = inner_products(student), inner_products(teacher)
     blocks = []
     for start in range(0, count, anchors):
-        # All blocks' intermediate results would be B x B x B elements: each block is computed again for its gradient.
-        block = checkpoint(_relations, student, teacher, start, anchors, use_reentrant=False, preserve_rng_state=False)
-        blocks.append(block)
+        if anchors >= count:
+            blocks.append(_relations(*inner, start, anchors))
+        else:
+            # All blocks' intermediate results would be B x B x B elements: each is computed again for its gradient.
+            block = checkpoint(_relations, *inner, start, anchors, use_reentrant=False, preserve_rng_state=False)
+            blocks.append(block)
     distances, teacher_distances, angles = zip(*blocks, strict=True)
     distance = F.smooth_l1_loss(_by_mean(torch.cat(distances)), _by_mean(torch.cat(teacher_distances)))
-    return distance, torch.stack(angles).sum() / count**3
+    angle = torch.stack(angles).sum() / count**3
+    return distance.to(student.dtype), angle.to(student.dtype)
+
+
+def inner_products(features: Tensor) -> Tensor:
+    """``K = f f^T`` ``(B, B)`` of features ``(B, D)`` less their mean, in float64.
+
+    Distances and angles follow from it alone, at a cost that does not grow with the width. They are differences of its
+    entries, which in float64 keep more digits than float32 features have.
+    """
+    centred = features.double() - features.double().mean(dim=0)
+    return centred @ centred.T
 
 
 def _relations(student: Tensor, teacher: Tensor, start: int, anchors: int) -> tuple[Tensor, Tensor, Tensor]:
     """For a block of ``b`` anchors the distances to all samples ``(b, B)`` in both, and the sum of the angle part."""
-    distances, units = _differences(student, start, anchors)
+    distances, cosines = _distances_and_cosines(student, start, anchors)
     with torch.no_grad():
-        teacher_distances, teacher_units = _differences(teacher, start, anchors)
-        teacher_cosines = teacher_units @ teacher_units.mT
-    return distances, teacher_distances, F.smooth_l1_loss(units @ units.mT, teacher_cosines, reduction="sum")
+        teacher_distances, teacher_cosines = _distances_and_cosines(teacher, start, anchors)
+    return distances, teacher_distances, F.smooth_l1_loss(cosines, teacher_cosines, reduction="sum")
 
 
-def _differences(features: Tensor, start: int, anchors: int) -> tuple[Tensor, Tensor]:
-    """Lengths ``(b, B)`` and directions ``(b, B, D)`` of the differences to the anchors from ``start`` on."""
-    differences = features[None] - features[start : start + anchors, None]
-    squares = differences.square().sum(dim=2)
+def _distances_and_cosines(inner: Tensor, start: int, anchors: int) -> tuple[Tensor, Tensor]:
+    """``||f_j - f_i||`` ``(b, B)`` and ``cos_ijk`` ``(b, B, B)`` of the anchors i from ``start`` on.
+
+    ||f_j - f_i||^2 = K_jj - 2 K_ij + K_ii,   (f_j - f_i) . (f_k - f_i) = K_jk - K_ij - K_ik + K_ii
+    """
+    rows, diagonal = inner[start : start + anchors], inner.diagonal()
+    own = diagonal[start : start + anchors, None]
+    squares = diagonal - 2 * rows + own
     # Neither the root nor the direction has a derivative at 0: there both are constants.
-    same = squares == 0
+    same = squares <= COINCIDING * (diagonal + own)
     lengths = torch.where(same, 1.0, squares).sqrt()
-    units = torch.where(same[..., None], 0.0, differences) / lengths[..., None]
-    return torch.where(same, 0.0, lengths), units
+    products = inner - rows[:, :, None] - rows[:, None, :] + own[:, :, None]
+    reciprocal = torch.where(same, 0.0, 1 / lengths)
+    return torch.where(same, 0.0, lengths), products * reciprocal[:, :, None] * reciprocal[:, None, :]
 
 
 def _by_mean(distances: Tensor) -> Tensor:
