@@ -15,15 +15,16 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from training import checkpoint, report
+from training import report
 from training.config import Config
 from training.data import Splits, load_splits
-from training.distributed import Processes
-from training.engine import build
-from training.evaluation import predictions
+from training.loop.distributed import Processes
+from training.loop.engine import build
+from training.loop.evaluation import predictions
 from training.models import Network, make_model
 from training.run import run
 from training.similarity import class_similarity
+from training.storage import checkpoint
 
 OUTPUT = Path("runs/demo")
 METHODS = ("ce", "kd", "bickd")

@@ -6,7 +6,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.engine import EpochRecord, Observer, StepReport
+from training.loop.observer import EpochRecord, Observer, StepReport
 
 NAMED = 5
 """Broken images that are named one by one; the rest are counted."""

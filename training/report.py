@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from rich.table import Table
 from torch import Tensor
 
-from training.engine import EpochRecord, best_epoch
+from training.loop.observer import EpochRecord, best_epoch
 
 matplotlib.use("Agg")
 

@@ -12,19 +12,22 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from training import checkpoint, distributed, random_state, report, run_folder
+from training import report
 from training.config import Config
 from training.data import Splits, load_splits
-from training.distributed import Processes
-from training.engine import EpochRecord, NonFiniteLossError, Observer, StepReport, Trainer, best_epoch, build
-from training.interruption import Interruption
+from training.loop import distributed, random_state
+from training.loop.distributed import Processes
+from training.loop.engine import NonFiniteLossError, Trainer, build
+from training.loop.interruption import Interruption
+from training.loop.observer import EpochRecord, Observer, StepReport, best_epoch
+from training.loop.teacher import Teacher, load_teacher
 from training.methods import Dimensions, Method, make_method
 from training.models import Network, make_model
 from training.progress import RunProgress
-from training.records import Records, read_records
-from training.resume import LAST, load_state, remove_states, save_state
 from training.seeds import derived_seed
-from training.teacher import Teacher, load_teacher
+from training.storage import checkpoint, run_folder
+from training.storage.records import Records, read_records
+from training.storage.resume import LAST, load_state, remove_states, save_state
 
 
 class Observers(Observer):

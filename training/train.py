@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from training import distributed
 from training.command_line import parse
 from training.config import Config
-from training.engine import NonFiniteLossError
-from training.interruption import Interrupted
+from training.loop import distributed
+from training.loop.engine import NonFiniteLossError
+from training.loop.interruption import Interrupted
 from training.presets import PRESETS, Preset
 from training.run import resume_command, run
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
-from training import files
 from training.data import digits100
+from training.storage import files
 from training.train import main
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.files.save", stop_late)
+        patch.setattr("training.storage.files.save", stop_late)
         assert main(["--method", "ce", "--epochs", "3", "--output", str(tmp_path / "run")]) == 2
     return tmp_path / "run"
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from training import report
-from training.engine import EpochRecord, best_epoch
+from training.loop.observer import EpochRecord, best_epoch
 from training.similarity import class_similarity
 
 

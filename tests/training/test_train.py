@@ -12,12 +12,13 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import training.teacher
-from training import checkpoint, demo
+import training.loop.teacher
+from training import demo
 from training.config import Config
 from training.data import digits100
 from training.methods import METHODS
 from training.models import MODELS
+from training.storage import checkpoint
 from training.train import main
 
 
@@ -92,22 +93,23 @@ def test_cached_logits_give_the_run_that_live_ones_give(
     cached = [*under, "--teacher-cache", str(tmp_path / "cache")]
     train(tmp_path / "cached", *cached)
     asked: list[int] = []
-    run = training.teacher.run
+    run = training.loop.teacher.run
 
     def noted(*arguments: Any, **settings: Any) -> Any:
         asked.append(1)
         return run(*arguments, **settings)
 
-    monkeypatch.setattr("training.teacher.run", noted)
+    monkeypatch.setattr("training.loop.teacher.run", noted)
     train(tmp_path / "again", *cached)
     assert not asked
     # A view is an epoch here: the first epoch without a cache sees what the others see in each of theirs.
     train(tmp_path / "live", *under)
     assert len(asked) == 2 * 3
-    first = {
-        name: json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("cached", "again")
-    }
-    assert first["cached"]["terms"] == first["again"]["terms"] == first["live"]["terms"]
+    terms = [
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])["terms"]
+        for name in ("cached", "again", "live")
+    ]
+    assert terms[0] == terms[1] == terms[2]
     states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["state"] for name in ("cached", "again")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 

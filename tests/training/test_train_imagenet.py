@@ -12,8 +12,8 @@ import torch
 import yaml
 from PIL import Image
 
-from training import checkpoint, files
 from training.models import make_model
+from training.storage import checkpoint, files
 from training.train import configure
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from training import files
 from training.command_line import parse
 from training.compare import plots, record, tables
 from training.compare.comparison import Comparison
@@ -24,7 +23,8 @@ from training.compare.jobs import execute
 from training.compare.outcomes import FINISHED, Outcome, read_outcome
 from training.compare.progress import GridProgress
 from training.compare.results import Results, load_results, to_run
-from training.interruption import Interrupted
+from training.loop.interruption import Interrupted
+from training.storage import files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import yaml
 
-from training import files
 from training.compare.grid import Run
 from training.compare.outcomes import LOG, Outcome, note_end, note_launch
-from training.interruption import Interrupted, Interruption
+from training.loop.interruption import Interrupted, Interruption
+from training.storage import files
 
 TRAINER = [sys.executable, "-m", "training.train"]
 CONFIG = "config.yaml"

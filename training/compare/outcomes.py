@@ -7,8 +7,8 @@ otherwise, and launch.json with the greatest number of runs that ran beside each
 import json
 from typing import Any, NamedTuple
 
-from training import files
 from training.compare.grid import Run
+from training.storage import files
 
 RESULT, METRICS, FAILURE, LAUNCH, LOG = "result.json", "metrics.jsonl", "failure.json", "launch.json", "log.txt"
 

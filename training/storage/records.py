@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from training import files
-from training.engine import EpochRecord, Observer
+from training.loop.observer import EpochRecord, Observer
+from training.storage import files
 
 METRICS = "metrics.jsonl"
 

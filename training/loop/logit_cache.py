@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training import files
+from training.storage import files
 
 
 class LogitCache:

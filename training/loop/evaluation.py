@@ -9,8 +9,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from training.config import Config
 from training.data import Split
 from training.data.loader import Loader
-from training.distributed import Processes
-from training.learner import run
+from training.loop.distributed import Processes
+from training.loop.learner import run
 from training.models import Network
 
 BATCH = 500

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import yaml
 
-from training import files
 from training.config import Config
-from training.resume import LAST, PREVIOUS
+from training.storage import files
+from training.storage.resume import LAST, PREVIOUS
 
 RESULT = "result.json"
 PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse")

@@ -10,12 +10,13 @@ import torch
 import torch.multiprocessing
 from torch import Tensor, nn
 
-from training import distributed
 from training.config import Config
 from training.data.splits import Batch, Split, Splits, View
-from training.distributed import Processes
-from training.engine import Observer, State, Trainer, build
-from training.interruption import Interruption
+from training.loop import distributed
+from training.loop.distributed import Processes
+from training.loop.engine import State, Trainer, build
+from training.loop.interruption import Interruption
+from training.loop.observer import Observer
 from training.methods.ce import CrossEntropy
 from training.models import Network
 

@@ -5,14 +5,14 @@ from rich.console import Console
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from training import checkpoint
 from training.config import Config
 from training.data import Splits
-from training.distributed import Processes, wait
-from training.evaluation import accuracy
-from training.learner import run
-from training.logit_cache import LogitCache, fingerprint
+from training.loop.distributed import Processes, wait
+from training.loop.evaluation import accuracy
+from training.loop.learner import run
+from training.loop.logit_cache import LogitCache, fingerprint
 from training.models import MODELS, Network, Output
+from training.storage import checkpoint
 
 TOLERANCE = 0.5
 """Percent by which a teacher's accuracy may differ from its checkpoint's, on another device or in another precision."""

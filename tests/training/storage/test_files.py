@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import files
+from training.storage import files
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(saved: Path, mo
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("training.files.os.fsync", fail)
+    monkeypatch.setattr("training.storage.files.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         files.save(saved, {"epoch": 4})
     assert saved.read_bytes() == before
@@ -79,8 +79,8 @@ def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monke
         events.append(f"rename to {Path(target).name}")
         replace(source, target)
 
-    monkeypatch.setattr("training.files.os.fsync", noted_fsync)
-    monkeypatch.setattr("training.files.os.replace", noted_replace)
+    monkeypatch.setattr("training.storage.files.os.fsync", noted_fsync)
+    monkeypatch.setattr("training.storage.files.os.replace", noted_replace)
     files.write_text(tmp_path / "note.txt", "hello")
     assert events == ["fsync 5 bytes", "rename to note.txt", "fsync folder"]
 

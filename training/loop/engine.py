@@ -7,9 +7,9 @@ the same weights and see the same images in the same order. A run goes on from a
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,77 +17,25 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from training import random_state
 from training.config import Config
 from training.data import Batch, Splits, View
 from training.data.loader import Loader, epoch_order
-from training.distributed import Processes, average_statistics, gather, largest_of
-from training.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
-from training.interruption import Interrupted, Interruption
-from training.learner import Learner
+from training.loop import random_state
+from training.loop.distributed import Processes, average_statistics, gather, largest_of
+from training.loop.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
+from training.loop.interruption import Interrupted, Interruption
+from training.loop.learner import Learner
+from training.loop.observer import EpochRecord, Observer, StepReport, best_epoch
+from training.loop.optimization import make_average, make_optimizer, make_scaler, make_schedule
+from training.loop.tally import Tally
+from training.loop.teacher import Teacher
 from training.methods import Method, Samples, Stage
 from training.models import Network, Output
-from training.optimization import make_average, make_optimizer, make_scaler, make_schedule
-from training.tally import Tally
-from training.teacher import Teacher
 
 STEPS_UNCHECKED = 50
 """Steps on a GPU between two looks at the loss, each of which waits for the device."""
 
 State = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch came to.
-
-    Accuracies are in percent, ``validation_accuracy`` is None without a validation split; ``terms`` are means over the
-    epoch, unweighted; ``seconds`` are of training alone; ``skipped`` images could not be read.
-    """
-
-    epoch: int
-    loss: float
-    terms: dict[str, float]
-    train_accuracy: float
-    validation_accuracy: float | None
-    test_accuracy: float
-    steps: int
-    seconds: float
-    evaluation_seconds: float
-    images_per_second: float
-    learning_rate: float
-    skipped: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-class StepReport(NamedTuple):
-    """Where a run is; ``loss``, ``terms`` and ``train_accuracy`` (percent) are means over the epoch so far, of this process.
-    ``stage`` is "first" or "main"."""
-
-    stage: str
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    terms: dict[str, float]
-    train_accuracy: float
-    images_per_second: float
-
-
-class Observer:
-    """Is told what happens in the first of the processes."""
-
-    def on_step(self, report: StepReport) -> None:
-        """Steps were done."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """An epoch of the student's training was evaluated."""
-
-    def on_broken(self, messages: Sequence[str]) -> None:
-        """Images could not be read and were left out."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -396,10 +344,3 @@ class Trainer:
                 images_per_second,
             )
         )  # fmt: skip
-
-
-def best_epoch(records: list[EpochRecord]) -> EpochRecord:
-    """The epoch of the highest validation accuracy, the first of equals; the last epoch without a validation split."""
-    if records[-1].validation_accuracy is None:
-        return records[-1]
-    return max(records, key=lambda record: record.validation_accuracy or 0.0)

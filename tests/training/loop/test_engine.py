@@ -9,18 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training import engine
 from training.config import Config
 from training.data.splits import Batch, Split, Splits, View
-from training.distributed import Processes
-from training.engine import EpochRecord, NonFiniteLossError, Observer, StepReport, Trainer
-from training.evaluation import UnreadableImageError, accuracy
-from training.interruption import Interrupted, Interruption
+from training.loop import engine
+from training.loop.distributed import Processes
+from training.loop.engine import NonFiniteLossError, Trainer
+from training.loop.evaluation import UnreadableImageError, accuracy
+from training.loop.interruption import Interrupted, Interruption
+from training.loop.observer import EpochRecord, Observer, StepReport
+from training.loop.teacher import Teacher
 from training.methods import Method, Samples, Stage, Terms
 from training.methods.ce import CrossEntropy
 from training.methods.kd import KnowledgeDistillation
 from training.models import Network, Output
-from training.teacher import Teacher
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.distributed import sum_over
+from training.loop.distributed import sum_over
 
 
 class NonFinite(NamedTuple):

@@ -4,9 +4,9 @@ import os
 import warnings
 from pathlib import Path
 
-from training import files
 from training.config import Config
-from training.engine import State
+from training.loop.engine import State
+from training.storage import files
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
 

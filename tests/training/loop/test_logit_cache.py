@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.logit_cache import LogitCache, fingerprint
+from training.loop.logit_cache import LogitCache, fingerprint
 
 
 def open_cache(folder: Path, teacher: str = "abc", views: int = 2) -> LogitCache:

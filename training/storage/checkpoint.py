@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from training import files
 from training.models import make_model
+from training.storage import files
 
 FORMAT = 2
 FIELDS = {"format", "name", "dataset", "channels", "classes", "test_accuracy", "state"}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.tally import Tally
+from training.loop.tally import Tally
 
 
 def values(loss: float, ce: float) -> dict[str, torch.Tensor]:

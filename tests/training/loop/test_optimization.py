@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from training.config import Config
+from training.loop.optimization import make_average, make_optimizer, make_schedule
 from training.methods import Stage
-from training.optimization import make_average, make_optimizer, make_schedule
 
 
 def rates(config: Config, steps: int, count: int, stage: Stage | None = None) -> list[float]:
