@@ -134,7 +134,7 @@ class Trainer:
 
     def state(self) -> State:
         """Everything that the rest of the run depends on; every process must call it."""
-        own = {"random": random_state.capture(), "statistics": list(self._statistics()), "sums": self.tally.sums}
+        own = {"random": random_state.capture(), "statistics": list(self._statistics()), "tally": self.tally.state()}
         return {
             "config": self.config.as_dict(),
             "stage": self.phase.name,
@@ -174,7 +174,7 @@ class Trainer:
         self.seconds, self.first_stage_seconds = state["seconds"], state["first_stage_seconds"]
         self.records = [EpochRecord(**record) for record in state["records"]]
         own = state["ranks"][self.processes.rank]
-        self.tally = Tally(own["sums"])
+        self.tally = Tally(own["tally"])
         with torch.no_grad():
             for buffer, saved in zip(self._statistics(), own["statistics"], strict=True):
                 buffer.copy_(saved)
@@ -304,8 +304,8 @@ class Trainer:
             output = self.teacher(images, batch.index, view.number, features=method.needs_features)
         result = self.phase.module(images, output, samples, self.phase.stage is not None)
         self.scaler.scale(result.loss / self.config.accumulate).backward()
-        counts = {"right": result.right, "samples": len(batch.labels), "skipped": len(batch.broken)}
-        self.tally.add(step + 1, {"loss": result.loss, **result.terms}, counts)
+        values = {"right": result.right, "loss": result.loss, **result.terms}
+        self.tally.add(step + 1, values, parts=1, samples=len(batch.labels), skipped=len(batch.broken))
 
     def _check(self) -> None:
         """Stops where a loss is not finite or a signal came, and saves where it is time; all processes do the same."""

@@ -26,7 +26,7 @@ def accuracy(network: Network, split: Split, config: Config, device: torch.devic
     Raises:
         UnreadableImageError: with ``strict_data``, an image could not be read. Without it, it is left out.
     """
-    metric = MulticlassAccuracy(num_classes=network.classes, average="micro").to(device)
+    metric = MulticlassAccuracy(num_classes=network.classes, average="micro", validate_args=False).to(device)
     for logits, labels in predictions(network, split, config, device, processes):
         metric.update(logits.argmax(dim=1), labels)
     return 100 * metric.compute().item()

@@ -1,7 +1,7 @@
-"""Running means of an epoch's loss terms, kept on the device, and the check that every one of them is finite."""
+"""Running sums of an epoch's loss terms, kept on the device, and the check that every one of them is finite."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,44 +10,59 @@ from training.loop.distributed import sum_over
 
 
 class NonFinite(NamedTuple):
-    """The first step whose loss was not finite, and all of its values by name."""
+    """The first step that has a value which is not finite, and all of its values by name."""
 
     step: int
     values: dict[str, float]
 
 
 class Tally:
-    """Sums over the parts of an epoch's steps.
+    """Sums over the parts of an epoch's steps, of values that are on the device and of counts that are not.
 
-    Nothing waits for the device until ``first_non_finite`` or ``means`` is called.
+    Nothing waits for the device until ``first_non_finite`` or ``totals`` is called. Every part has the same names.
+
+    Args:
+        state: to go on from, as ``state`` gives it.
     """
 
-    def __init__(self, sums: dict[str, Tensor] | None = None) -> None:
-        self.sums = dict(sums or {})
-        self.pending: list[tuple[int, tuple[str, ...], Tensor]] = []
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        state = state or {"names": [], "sums": torch.zeros(0), "counts": {}}
+        self.names: list[str] = state["names"]
+        self.sums: Tensor = state["sums"]
+        self.counts: dict[str, int] = dict(state["counts"])
+        self.pending: list[tuple[int, Tensor]] = []
 
-    def add(self, step: int, values: dict[str, Tensor], counts: dict[str, Tensor | int]) -> None:
-        """Adds the values of a part, which are checked and averaged, and counts, which are summed."""
-        stacked = torch.stack([value.detach().double() for value in values.values()])
-        self.pending.append((step, tuple(values), stacked))
-        for name, value in {**dict(zip(values, stacked, strict=True)), "parts": 1, **counts}.items():
-            value = torch.as_tensor(value, dtype=torch.float64, device=stacked.device)
-            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
+    def add(self, step: int, values: dict[str, Tensor], **counts: int) -> None:
+        """Adds the values of a part of ``step``, which are checked, and its counts."""
+        added = torch.stack([value.detach().double() for value in values.values()])
+        self.pending.append((step, added))
+        self.sums = self.sums.to(added.device) + added if self.names else added
+        self.names = list(values)
+        for name, count in counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
 
     def first_non_finite(self) -> NonFinite | None:
         """The first step since the last call that has a value which is not finite."""
         pending, self.pending = self.pending, []
-        for step, names, stacked in pending:
-            values = dict(zip(names, stacked.tolist(), strict=True))
+        for step, added in pending:
+            values = dict(zip(self.names, added.tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
                 return NonFinite(step, values)
         return None
 
     def totals(self) -> dict[str, float]:
         """The sums so far, of this process."""
-        return {name: value.item() for name, value in self.sums.items()}
+        return self._named(self.sums.tolist(), list(self.counts.values()))
 
     def totals_over_processes(self) -> dict[str, float]:
         """The sums so far, over all processes; every one of them must call it."""
-        summed = sum_over(torch.stack(list(self.sums.values())))
-        return dict(zip(self.sums, summed.tolist(), strict=True))
+        counts = torch.tensor(list(self.counts.values()), dtype=torch.float64, device=self.sums.device)
+        summed = sum_over(torch.cat((self.sums, counts))).tolist()
+        return self._named(summed[: len(self.names)], summed[len(self.names) :])
+
+    def state(self) -> dict[str, Any]:
+        """What another tally goes on from."""
+        return {"names": self.names, "sums": self.sums, "counts": dict(self.counts)}
+
+    def _named(self, sums: list[float], counts: list[float] | list[int]) -> dict[str, float]:
+        return dict(zip([*self.names, *self.counts], [*sums, *counts], strict=True))

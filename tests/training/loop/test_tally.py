@@ -14,29 +14,29 @@ def values(loss: float, ce: float) -> dict[str, torch.Tensor]:
 
 def test_values_and_counts_are_summed() -> None:
     tally = Tally()
-    tally.add(1, values(1.0, 2.0), {"samples": 3, "right": torch.tensor(2)})
-    tally.add(2, values(3.0, 5.0), {"samples": 4, "right": torch.tensor(1)})
-    assert tally.totals() == {"loss": 4.0, "ce": 7.0, "parts": 2.0, "samples": 7.0, "right": 3.0}
+    tally.add(1, values(1.0, 2.0), samples=3, skipped=0)
+    tally.add(2, values(3.0, 5.0), samples=4, skipped=1)
+    assert tally.totals() == {"loss": 4.0, "ce": 7.0, "samples": 7, "skipped": 1}
     assert tally.totals_over_processes() == tally.totals()
 
 
 def test_a_tally_goes_on_from_saved_sums() -> None:
     whole, first = Tally(), Tally()
     for step in range(5):
-        whole.add(step, values(0.1 * step, 0.3), {"samples": 2})
+        whole.add(step, values(0.1 * step, 0.3), samples=2)
         if step == 2:
-            first = Tally(dict(whole.sums))
+            first = Tally(whole.state())
         if step > 2:
-            first.add(step, values(0.1 * step, 0.3), {"samples": 2})
+            first.add(step, values(0.1 * step, 0.3), samples=2)
     assert first.totals() == whole.totals()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_first_step_that_is_not_finite_is_found_once(bad: float) -> None:
     tally = Tally()
-    tally.add(1, values(1.0, 2.0), {})
-    tally.add(2, values(bad, bad), {})
-    tally.add(3, values(bad, 1.0), {})
+    tally.add(1, values(1.0, 2.0))
+    tally.add(2, values(bad, bad))
+    tally.add(3, values(bad, 1.0))
     found = tally.first_non_finite()
     assert found is not None
     assert found.step == 2
@@ -46,5 +46,5 @@ def test_the_first_step_that_is_not_finite_is_found_once(bad: float) -> None:
 
 def test_a_term_that_is_not_finite_is_found_under_a_finite_loss() -> None:
     tally = Tally()
-    tally.add(7, values(1.0, math.nan), {})
+    tally.add(7, values(1.0, math.nan))
     assert tally.first_non_finite() == (7, {"loss": 1.0, "ce": pytest.approx(math.nan, nan_ok=True)})
