@@ -134,7 +134,9 @@ class Trainer:
 
     def state(self) -> State:
         """Everything that the rest of the run depends on; every process must call it."""
-        own = {"random": random_state.capture(), "statistics": list(self._statistics()), "tally": self.tally.state()}
+        # From the CPU: what is gathered from a GPU would come back on that GPU, in every process.
+        statistics = [buffer.cpu() for buffer in self._statistics()]
+        own = {"random": random_state.capture(), "statistics": statistics, "tally": self.tally.state()}
         return {
             "config": self.config.as_dict(),
             "stage": self.phase.name,

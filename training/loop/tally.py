@@ -61,8 +61,8 @@ class Tally:
         return self._named(summed[: len(self.names)], summed[len(self.names) :])
 
     def state(self) -> dict[str, Any]:
-        """What another tally goes on from."""
-        return {"names": self.names, "sums": self.sums, "counts": dict(self.counts)}
+        """What another tally goes on from, on the CPU."""
+        return {"names": self.names, "sums": self.sums.cpu(), "counts": dict(self.counts)}
 
     def _named(self, sums: list[float], counts: list[float] | list[int]) -> dict[str, float]:
         return dict(zip([*self.names, *self.counts], [*sums, *counts], strict=True))
