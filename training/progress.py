@@ -18,8 +18,9 @@ class RunProgress(Observer):
     def __init__(self, console: Console, title: str, epochs: int) -> None:
         self.console, self.title, self.epochs = console, title, epochs
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
+            # What a narrow terminal cuts off is at the end.
+            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"), console=console, disable=not console.is_terminal, transient=True,
         )  # fmt: skip
         self.task = self.bar.add_task(title, total=None, state="")
         self.shown = ("", 0)
@@ -41,7 +42,7 @@ class RunProgress(Observer):
         terms = " ".join(f"{name} {value:.3f}" for name, value in {"loss": report.loss, **report.terms}.items())
         accuracy = f" accuracy {report.train_accuracy:.1f} %" if report.stage == "main" else ""
         self.bar.update(
-            self.task, completed=report.step, state=f"{terms}{accuracy} {report.images_per_second:.0f} images/s",
+            self.task, completed=report.step, state=f"{report.images_per_second:.0f} images/s{accuracy} {terms}",
             description=f"{self.title}{' first stage,' if report.stage == 'first' else ','} "
             f"epoch {report.epoch}/{report.epochs}",
         )  # fmt: skip
