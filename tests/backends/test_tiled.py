@@ -13,15 +13,16 @@ from bickd_kernels import bickd_loss
 from bickd_kernels.arguments import check_settings
 from bickd_kernels.backends import tiled
 from bickd_kernels.backends.contract import Batch
+from bickd_kernels.backends.tiles import contrast
 
 BUDGETS = {"every panel twice": 0, "some panels kept": 700, "every panel kept": 2**30}
 
 
 def use_panels(monkeypatch: pytest.MonkeyPatch, *, rows: int, budget: int) -> None:
     """Panels of this many rows, and this many bytes for those that are kept."""
-    monkeypatch.setattr(tiled, "PANEL_BYTES", 1)
-    monkeypatch.setattr(tiled, "MIN_PANEL_ROWS", rows)
-    monkeypatch.setattr(tiled, "SIMILARITY_BUDGET_BYTES", budget)
+    monkeypatch.setattr(contrast, "PANEL_BYTES", 1)
+    monkeypatch.setattr(contrast, "MIN_PANEL_ROWS", rows)
+    monkeypatch.setattr(contrast, "SIMILARITY_BUDGET_BYTES", budget)
 
 
 def assert_is_reference(kind: str, inputs: Inputs, **options: Any) -> None:

@@ -1,0 +1,54 @@
+"""Probabilities, and the unit vectors that are contrasted.
+
+A class is compared by its probabilities over the samples, which may be tiny in all of them. So columns are scaled to length
+1 from probabilities relative to the largest of the column: nothing underflows when squared.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOG2_E = math.log2(math.e)
+"""Exponentials are powers of two, the faster ones on a CPU."""
+
+
+def log_probabilities(logits: Tensor, temperature: float, rows: Tensor | None) -> Tensor:
+    """``log softmax(logits / temperature)`` over the last dimension; -inf in rows that the mask ``(B,)`` hides."""
+    logarithms = F.log_softmax(logits / temperature, -1)
+    return logarithms if rows is None else logarithms.masked_fill_((rows == 0)[:, None], -torch.inf)
+
+
+def largest_of_columns(logarithms: Tensor, some_vanish: bool) -> Tensor:
+    """The largest logarithm of each column ``(..., 1, C)``, finite also for a column that is -inf throughout."""
+    largest = logarithms.amax(-2, keepdim=True)
+    return largest.clamp_(min=torch.finfo(logarithms.dtype).min) if some_vanish else largest
+
+
+def relative_to(largest: Tensor, logarithms: Tensor) -> Tensor:
+    """``exp(logarithms - largest)``, in place."""
+    return logarithms.sub_(largest).mul_(LOG2_E).exp2_()
+
+
+def normalize(vectors: Tensor, dim: int, some_vanish: bool) -> Tensor:
+    """Vectors along ``dim`` scaled to length 1; a zero vector, which is no part of the batch, stays zero."""
+    return vectors * inverse_lengths((vectors * vectors).sum(dim, keepdim=True), some_vanish)
+
+
+def inverse_lengths(squares: Tensor, some_vanish: bool) -> Tensor:
+    """``1 / sqrt(squares)``, in place; finite for 0 if some vectors vanish."""
+    if some_vanish:
+        squares.clamp_(min=torch.finfo(squares.dtype).tiny)
+    return squares.rsqrt_()
+
+
+def project(units: Tensor, slope: Tensor, dim: int) -> Tensor:
+    """``U (G - U h)`` with ``h = sum U G`` along ``dim``: P times the derivative by P, through the scaling to length 1."""
+    product = units * slope
+    return product.addcmul_(units, units * product.sum(dim, keepdim=True), value=-1)
+
+
+def through_softmax(part: Tensor, probabilities: Tensor) -> Tensor:
+    """``A - P * A.sum(1)`` in place, for ``A = P * d loss / d P``: the derivative by ``log P``'s logits, ``(B, C)``."""
+    return part.addcmul_(probabilities, part.sum(1, keepdim=True), value=-1)
