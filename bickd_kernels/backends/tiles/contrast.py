@@ -115,8 +115,8 @@ def sum_exponentials(pair: Pair, *, keep: bool) -> Sums:
         if len(kept) < most_kept:
             kept.append(exponentials)
     assert column_sums is not None
-    rows = _join(row_sums)
-    return Sums(rows if pair.mask is None else rows.clamp_(min=1), column_sums, _join(positives), kept)
+    row_sum = _join(row_sums)
+    return Sums(row_sum if pair.mask is None else row_sum.clamp_(min=1), column_sums, _join(positives), kept)
 
 
 def with_columns(pair: Pair, sums: Sums, columns: Tensor) -> Sums:
