@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, NamedTuple, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 
 MIN_CONTRAST_TEMPERATURE = 0.02
@@ -93,6 +93,11 @@ def check_inputs(student_logits: Tensor, teacher_logits: Tensor, target: Tensor 
 def _check_logits(name: str, logits: Any) -> None:
     if not isinstance(logits, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(logits).__name__}")
+    if any(base.__name__ == "DTensor" for base in type(logits).__mro__):
+        raise TypeError(
+            f"{name} must be a plain torch.Tensor, got a DTensor; pass its to_local(), and group= for the loss over the "
+            "batches of several processes"
+        )
     if logits.dtype not in _LOGIT_DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {logits.dtype}")
     if logits.dim() < 2 or logits.shape[-1] == 0:
@@ -148,12 +153,20 @@ def check_index(name: str, value: int) -> int:
 
 
 def check_group(group: object) -> None:
-    """Refuses a process group: the loss over several processes is not part of this version."""
-    if group is not None:
-        raise NotImplementedError(
-            f"group must be None, got {type(group).__name__}: the loss over the batches of several processes is not "
-            "implemented yet; without a group each process computes the loss of its own batch"
-        )
+    """Checks that the group is None or one of processes that this process belongs to.
+
+    Raises:
+        TypeError: anything else than a process group.
+        ValueError: a group that this process does not belong to.
+    """
+    if group is None:
+        return
+    if not distributed.is_available():
+        raise ValueError("group must be None: this PyTorch was built without torch.distributed")
+    if group is distributed.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("group must hold the process that calls the loss, which is no member of the one it got")
+    if not isinstance(group, distributed.ProcessGroup):
+        raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, got {type(group).__name__}")
 
 
 def check_settings(

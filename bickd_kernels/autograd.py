@@ -12,12 +12,13 @@ from torch import Tensor
 from bickd_kernels import backends
 from bickd_kernels.arguments import Settings
 from bickd_kernels.backends.contract import Batch
+from bickd_kernels.processes.slices import Slices
 
 
 class DistillationLoss(torch.autograd.Function):
     """``(loss, *terms)`` of logits ``(B, ..., C)``: the weighted sum, and the computed terms in the order of ``Result``.
 
-    Only the loss has a gradient, and only by the student.
+    Only the loss has a gradient, and only by the student. With ``slices`` the batch is part of that of several processes.
     """
 
     @staticmethod
@@ -28,6 +29,7 @@ class DistillationLoss(torch.autograd.Function):
         target: Tensor | None,
         settings: Settings,
         backend: str,
+        slices: Slices | None,
         needs_gradient: bool,
     ) -> tuple[Tensor, ...]:
         classes = student_logits.shape[-1]
@@ -36,10 +38,10 @@ class DistillationLoss(torch.autograd.Function):
             teacher_logits.reshape(-1, classes),
             None if target is None else target.reshape(-1),
         )
-        loss, *terms, saved = backends.load(backend).forward(batch, settings, needs_gradient)
+        loss, *terms, saved = backends.load(backend, slices).forward(batch, settings, needs_gradient)
         computed = settings.computed(*terms)
         ctx.mark_non_differentiable(*computed)
-        ctx.settings, ctx.backend = settings, backend
+        ctx.settings, ctx.backend, ctx.slices = settings, backend, slices
         ctx.student_shape, ctx.student_dtype = student_logits.shape, student_logits.dtype
         ctx.save_for_backward(*saved)
         return loss, *computed
@@ -53,5 +55,6 @@ class DistillationLoss(torch.autograd.Function):
                 "this loss has no second derivative: call backward or autograd.grad without create_graph=True, or use "
                 "bickd_kernels.reference, which autograd can differentiate twice"
             )
-        gradient = backends.load(ctx.backend).backward(ctx.saved_tensors, upstream, ctx.settings, ctx.student_dtype)
-        return gradient.reshape(ctx.student_shape), None, None, None, None, None
+        backend = backends.load(ctx.backend, ctx.slices)
+        gradient = backend.backward(ctx.saved_tensors, upstream, ctx.settings, ctx.student_dtype)
+        return gradient.reshape(ctx.student_shape), None, None, None, None, None, None

@@ -6,24 +6,18 @@
 The terms are defined in ``reference.py``.
 """
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
-from bickd_kernels import backends, reference
-from bickd_kernels.arguments import (
-    BicKDOptions,
-    BilateralOptions,
-    Settings,
-    check_group,
-    check_inputs,
-    check_settings,
-)
+from bickd_kernels import reference
+from bickd_kernels.arguments import BicKDOptions, BilateralOptions
 from bickd_kernels.autograd import DistillationLoss
-from bickd_kernels.backends.contract import Batch, compute_dtype
+from bickd_kernels.backends.contract import compute_dtype
+from bickd_kernels.call import Call, check
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
 
@@ -77,9 +71,13 @@ def bilateral_loss(
         sample_weight: weight of the sample-wise side. A side of weight 0 is computed only for ``return_terms``.
         ignore_index: the target of samples to leave out.
         return_terms: also return the unweighted sides.
-        group: has to be None in this version.
+        group: processes of data-parallel training, whose batches are the parts of one: the loss is that of the
+            concatenation, the same on every rank, and the gradient is ``k`` times its own for ``k`` ranks, as data-parallel
+            training takes the mean over them. All ranks have to call, with the same options, classes and dtypes; the number
+            of samples may differ and be 0. None: the loss of this process's batch alone.
         backend: ``"auto"``, ``"torch"``, ``"triton"`` or ``"reference"``; ``"auto"`` follows the environment variable
-            ``BICKD_BACKEND``, and without it takes ``"triton"`` on a GPU (but for float64) and ``"torch"`` elsewhere.
+            ``BICKD_BACKEND``, and without it takes ``"triton"`` on a GPU (but for float64 and for a group) and ``"torch"``
+            elsewhere.
 
     Returns:
         A scalar, float64 if either input is float64 and else float32, with a first (but no second) derivative by
@@ -90,18 +88,20 @@ def bilateral_loss(
     Raises:
         TypeError: an argument of the wrong type, logits or a target of the wrong dtype.
         ValueError: shapes or devices that differ, a temperature out of range, on the CPU a target that names no class,
-            ``"triton"`` for logits that are not on a GPU or in float64.
+            ``"triton"`` for logits that are not on a GPU or in float64, or for a group; ranks of a group that differ in what
+            they ask for.
+        RuntimeError: a rank of the group that raised one of these, on the others; one that did not call within the group's
+            time limit.
     """
-    settings = check_settings(
-        temperature=temperature,
-        contrast_temperature=contrast_temperature,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        return_terms=return_terms,
-    )
-    check_group(group)
-    loss, terms = _compute(student_logits, teacher_logits, target, settings, backend)
+    numbers = {
+        "temperature": temperature,
+        "contrast_temperature": contrast_temperature,
+        "class_weight": class_weight,
+        "sample_weight": sample_weight,
+        "ignore_index": ignore_index,
+        "return_terms": return_terms,
+    }
+    loss, terms = _compute(check(student_logits, teacher_logits, target, numbers, group, backend))
     return (loss, BilateralTerms(*terms)) if return_terms else loss
 
 
@@ -164,51 +164,48 @@ def bickd_loss(
 
     Raises:
         TypeError: as for ``bilateral_loss``, and a missing target.
-        ValueError: as for ``bilateral_loss``.
+        ValueError, RuntimeError: as for ``bilateral_loss``.
     """
-    if target is None:
-        raise TypeError("target must be a torch.Tensor, got None; bilateral_loss works without targets")
-    settings = check_settings(
-        temperature=temperature,
-        contrast_temperature=contrast_temperature,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        return_terms=return_terms,
-        kd_temperature=kd_temperature,
-        ce_weight=ce_weight,
-        kd_weight=kd_weight,
-        bilateral_weight=bilateral_weight,
-    )
-    check_group(group)
-    loss, terms = _compute(student_logits, teacher_logits, target, settings, backend)
+    numbers = {
+        "temperature": temperature,
+        "contrast_temperature": contrast_temperature,
+        "class_weight": class_weight,
+        "sample_weight": sample_weight,
+        "ignore_index": ignore_index,
+        "return_terms": return_terms,
+        "kd_temperature": kd_temperature,
+        "ce_weight": ce_weight,
+        "kd_weight": kd_weight,
+        "bilateral_weight": bilateral_weight,
+    }
+    loss, terms = _compute(check(student_logits, teacher_logits, target, numbers, group, backend))
     return (loss, BicKDTerms(*terms)) if return_terms else loss
 
 
-def _compute(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None, settings: Settings, backend: str
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    check_inputs(student_logits, teacher_logits, target, settings.ignore_index)
-    name = backends.resolve(backend, student_logits.device, compute_dtype(student_logits, teacher_logits))
-    if target is not None:
-        # A narrow dtype need not hold ignore_index: compared as it is, -100 would wrap to a class.
-        target = target.long()
-    device = student_logits.device.type
+def _compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    device = call.batch.student.device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
-            return _dispatch(student_logits, teacher_logits, target, settings, name)
-    return _dispatch(student_logits, teacher_logits, target, settings, name)
+            return _dispatch(call)
+    return _dispatch(call)
 
 
-def _dispatch(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None, settings: Settings, name: str
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if name == "reference":
-        return reference.compute(Batch(student_logits, teacher_logits, target), settings)
-    teacher_logits = teacher_logits.detach()
-    if student_logits.numel() == 0 or settings.nothing_computed:
-        zero = student_logits.new_zeros((), dtype=compute_dtype(student_logits, teacher_logits))
-        return student_logits[:0].sum() + zero, settings.computed(zero, zero, zero, zero)
-    needs_gradient = torch.is_grad_enabled() and student_logits.requires_grad
-    loss, *terms = DistillationLoss.apply(student_logits, teacher_logits, target, settings, name, needs_gradient)
+def _dispatch(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    if call.backend == "reference":
+        return reference.compute(call)
+    (student, teacher, target), settings, slices = call.batch, call.settings, call.slices
+    teacher = teacher.detach()
+    nothing_to_compare = student.numel() == 0 if slices is None else slices.total == 0
+    if nothing_to_compare or settings.nothing_computed:
+        zero = student.new_zeros((), dtype=compute_dtype(student, teacher))
+        return student[:0].sum() + zero, settings.computed(zero, zero, zero, zero)
+    needs_gradient = torch.is_grad_enabled() and student.requires_grad
+    apply = DistillationLoss.apply if slices is None else _apply_together
+    loss, *terms = apply(student, teacher, target, settings, call.backend, slices, needs_gradient)
     return loss, tuple(terms)
+
+
+@torch.compiler.disable
+def _apply_together(*arguments: Any) -> tuple[Tensor, ...]:
+    """No compiler traces what processes tell each other."""
+    return DistillationLoss.apply(*arguments)

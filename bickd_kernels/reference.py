@@ -16,8 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from bickd_kernels.arguments import Settings, check_group, check_inputs, check_settings
+from bickd_kernels.arguments import Settings
 from bickd_kernels.backends.contract import Batch, compute_dtype
+from bickd_kernels.call import Call, check
+from bickd_kernels.processes import exchange
+from bickd_kernels.processes.slices import Slices
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
 
@@ -57,12 +60,34 @@ def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergence.sum(dim=1).mean()
 
 
-def compute(batch: Batch, settings: Settings) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Loss and computed terms of checked logits ``(B, ..., C)``."""
+def compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Loss and computed terms of a checked call."""
+    classes = call.batch.student.shape[-1]
+    batch = Batch(
+        call.batch.student.reshape(-1, classes),
+        call.batch.teacher.detach().reshape(-1, classes),
+        None if call.batch.target is None else call.batch.target.reshape(-1),
+    )
+    if call.slices is None:
+        return loss_and_terms(batch, call.settings)
+    loss, terms = loss_and_terms(_global_batch(batch, call.slices), call.settings)
+    # The value is the loss, the gradient k times its own: data-parallel training takes the mean over k ranks.
+    return loss.detach() + call.slices.ranks * (loss - loss.detach()), terms
+
+
+def _global_batch(batch: Batch, slices: Slices) -> Batch:
+    """The batches of all ranks, one below the other; a gradient goes to this rank's student."""
+    tensors = [batch.student.detach(), batch.teacher] + ([] if batch.target is None else [batch.target])
+    student, teacher, *target = exchange.gather_rows(slices, *tensors)
+    own = slices.own
+    student = torch.cat((student[: own.start], batch.student, student[own.stop :]))
+    return Batch(student, teacher, target[0] if target else None)
+
+
+def loss_and_terms(batch: Batch, settings: Settings) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Loss and computed terms of logits ``(B, C)`` and int64 targets ``(B,)``."""
     dtype = compute_dtype(batch.student, batch.teacher)
-    classes = batch.student.shape[-1]
-    x, y = batch.student.reshape(-1, classes).to(dtype), batch.teacher.detach().reshape(-1, classes).to(dtype)
-    target = None if batch.target is None else batch.target.reshape(-1).long()
+    x, y, target = batch.student.to(dtype), batch.teacher.to(dtype), batch.target
     if target is not None:
         valid = target != settings.ignore_index
         x, y, target = x[valid], y[valid], target[valid]
@@ -104,18 +129,15 @@ def bilateral_loss(
     backend: str = "reference",
 ) -> Tensor | tuple[Tensor, BilateralTerms]:
     """``bickd_kernels.bilateral_loss`` by definition; ``backend`` is taken for the sake of one signature and not used."""
-    settings = check_settings(
-        temperature=temperature,
-        contrast_temperature=contrast_temperature,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        return_terms=return_terms,
-    )
-    check_group(group)
-    check_inputs(student_logits, teacher_logits, target, settings.ignore_index)
-    with torch.autocast(student_logits.device.type, enabled=False):
-        loss, terms = compute(Batch(student_logits, teacher_logits, target), settings)
+    numbers = {
+        "temperature": temperature,
+        "contrast_temperature": contrast_temperature,
+        "class_weight": class_weight,
+        "sample_weight": sample_weight,
+        "ignore_index": ignore_index,
+        "return_terms": return_terms,
+    }
+    loss, terms = _compute(check(student_logits, teacher_logits, target, numbers, group, "reference"))
     return (loss, BilateralTerms(*terms)) if return_terms else loss
 
 
@@ -138,20 +160,22 @@ def bickd_loss(
     backend: str = "reference",
 ) -> Tensor | tuple[Tensor, BicKDTerms]:
     """``bickd_kernels.bickd_loss`` by definition; ``backend`` is taken for the sake of one signature and not used."""
-    settings = check_settings(
-        temperature=temperature,
-        contrast_temperature=contrast_temperature,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        return_terms=return_terms,
-        kd_temperature=kd_temperature,
-        ce_weight=ce_weight,
-        kd_weight=kd_weight,
-        bilateral_weight=bilateral_weight,
-    )
-    check_group(group)
-    check_inputs(student_logits, teacher_logits, target, settings.ignore_index)
-    with torch.autocast(student_logits.device.type, enabled=False):
-        loss, terms = compute(Batch(student_logits, teacher_logits, target), settings)
+    numbers = {
+        "temperature": temperature,
+        "contrast_temperature": contrast_temperature,
+        "class_weight": class_weight,
+        "sample_weight": sample_weight,
+        "ignore_index": ignore_index,
+        "return_terms": return_terms,
+        "kd_temperature": kd_temperature,
+        "ce_weight": ce_weight,
+        "kd_weight": kd_weight,
+        "bilateral_weight": bilateral_weight,
+    }
+    loss, terms = _compute(check(student_logits, teacher_logits, target, numbers, group, "reference"))
     return (loss, BicKDTerms(*terms)) if return_terms else loss
+
+
+def _compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    with torch.autocast(call.batch.student.device.type, enabled=False):
+        return compute(call)

@@ -177,9 +177,15 @@ def test_an_ignore_index_that_is_no_integer(loss: Any, value: Any, got: str, inp
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_process_group_is_not_implemented(loss: Any, inputs: Inputs) -> None:
-    with pytest.raises(NotImplementedError, match=r"^group must be None, got object"):
+def test_a_group_that_is_none(loss: Any, inputs: Inputs) -> None:
+    with pytest.raises(TypeError, match=r"^group must be a torch\.distributed\.ProcessGroup or None, got object"):
         loss(*inputs, group=object())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_group_that_this_process_is_not_in(loss: Any, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=r"^group must hold the process that calls the loss"):
+        loss(*inputs, group=torch.distributed.GroupMember.NON_GROUP_MEMBER)
 
 
 def test_bickd_loss_needs_a_target(inputs: Inputs) -> None:

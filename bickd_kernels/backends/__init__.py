@@ -10,6 +10,8 @@ import torch
 
 from bickd_kernels.backends import tiled
 from bickd_kernels.backends.contract import Backend
+from bickd_kernels.backends.global_batch import GlobalBatch
+from bickd_kernels.processes.slices import Slices
 
 BACKENDS = ("auto", "torch", "triton", "reference")
 """What ``backend=`` and the environment variable ``BICKD_BACKEND`` take."""
@@ -60,8 +62,25 @@ def _check_triton(device: torch.device, dtype: torch.dtype) -> None:
         raise ImportError('backend "triton" needs the package triton (pip install triton); use "auto" or "torch"')
 
 
-def load(name: str) -> Backend:
-    """The backend of a resolved name. Triton is imported here, by the first call that uses it: it takes a while."""
+def resolve_together(name: str) -> str:
+    """The backend for the batch of several processes: ``"torch"`` or ``"reference"``.
+
+    Raises:
+        ValueError: as ``check_name``, and ``"triton"``, whose kernels compute the batch of one process.
+    """
+    name = check_name(name)
+    if name == "triton":
+        raise ValueError('backend "triton" computes the batch of one process; use "auto" or "torch" with a group')
+    return "torch" if name == "auto" else name
+
+
+def load(name: str, slices: Slices | None = None) -> Backend:
+    """The backend of a resolved name, for the batch of one process or, with ``slices``, of several.
+
+    Triton is imported here, by the first call that uses it: it takes a while.
+    """
+    if slices is not None:
+        return GlobalBatch(slices)
     if name == "triton":
         from bickd_kernels.backends import triton
 

@@ -78,9 +78,9 @@ def contrast(
     """
     pair = pair_of(student, teacher, contrast_temperature, mask, labels)
     sums = sum_exponentials(pair, keep=needs_gradient)
-    sums = with_columns(pair, sums, sums.columns)
-    weights = anchor_weights(pair)
-    loss = loss_of_rows(pair, sums, weights) + loss_of_columns(sums, weights)
+    sums = with_columns(sums, sums.columns, mask)
+    weights = anchor_weights(len(teacher), mask, teacher)
+    loss = loss_of_rows(sums, weights, pair.own) + loss_of_columns(sums, weights)
     return loss, derivative(pair, sums, weights) if needs_gradient else None
 
 
@@ -106,38 +106,41 @@ def sum_exponentials(pair: Pair, *, keep: bool) -> Sums:
     column_sums: Tensor | None = None
     for rows in panels:
         similarity = torch.mm(_part(pair.student, rows), pair.teacher.T)
-        in_matrix = _in_matrix(pair, rows)
-        positives.append(_positive_similarity(similarity, in_matrix, pair.labels))
-        exponentials = similarity.exp2_()
-        row_sums.append(exponentials.sum(1) if pair.mask is None else exponentials @ pair.mask)
-        part = exponentials.sum(0) if pair.mask is None else pair.mask[in_matrix] @ exponentials
-        column_sums = part if column_sums is None else column_sums.add_(part)
+        sums = sums_of_panel(similarity, _in_matrix(pair, rows), pair.mask, pair.labels)
+        row_sums.append(sums.rows)
+        positives.append(sums.positives)
+        column_sums = sums.columns if column_sums is None else column_sums.add_(sums.columns)
         if len(kept) < most_kept:
-            kept.append(exponentials)
+            kept.extend(sums.kept)
     assert column_sums is not None
-    row_sum = _join(row_sums)
-    return Sums(row_sum if pair.mask is None else row_sum.clamp_(min=1), column_sums, _join(positives), kept)
+    return Sums(_join(row_sums), column_sums, _join(positives), kept)
 
 
-def with_columns(pair: Pair, sums: Sums, columns: Tensor) -> Sums:
-    """The sums with the column sums of all rows in the place of these rows'.
+def sums_of_panel(similarity: Tensor, rows: slice, mask: Tensor | None, labels: Tensor | None) -> Sums:
+    """The sums over rows of ``log2(e) L``, which the exponentials, all of them kept, take the place of."""
+    positives = _positive_similarity(similarity, rows, labels)
+    exponentials = similarity.exp2_()
+    if mask is None:
+        return Sums(exponentials.sum(1), exponentials.sum(0), positives, [exponentials])
+    # Every sum that has an addend is >= 1, so the bound acts only where nothing takes part.
+    return Sums((exponentials @ mask).clamp_(min=1), mask[rows] @ exponentials, positives, [exponentials])
 
-    Every sum that has an addend is >= 1, so the bound, here and for the rows, acts only where nothing takes part.
-    """
-    return sums if pair.mask is None else sums._replace(columns=columns.clamp(min=1))
+
+def with_columns(sums: Sums, columns: Tensor, mask: Tensor | None) -> Sums:
+    """The sums with those of all rows' columns in the place of a part's; bounded as the rows' are."""
+    return sums._replace(columns=columns if mask is None else columns.clamp(min=1))
 
 
-def anchor_weights(pair: Pair) -> Tensor:
+def anchor_weights(n: int, mask: Tensor | None, like: Tensor) -> Tensor:
     """``1 / (2 n)`` for each vector ``(n,)``, times ln 2, which turns powers and logarithms of two into those of e."""
-    n = pair.teacher.shape[0]
-    if pair.mask is None:
-        return pair.teacher.new_full((n,), 0.5 * _LN_2 / n)
-    return pair.mask * (0.5 * _LN_2 / pair.mask.sum().clamp_(min=1))
+    if mask is None:
+        return like.new_full((n,), 0.5 * _LN_2 / n)
+    return mask * (0.5 * _LN_2 / mask.sum().clamp_(min=1))
 
 
-def loss_of_rows(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
-    """The addends of the loss that belong to the rows."""
-    return torch.dot(sums.rows.log2().sub_(sums.positives, alpha=2), _part(weights, pair.own))
+def loss_of_rows(sums: Sums, weights: Tensor, rows: slice) -> Tensor:
+    """The addends of the loss that belong to these rows of the matrix, those of ``sums``."""
+    return torch.dot(sums.rows.log2().sub_(sums.positives, alpha=2), _part(weights, rows))
 
 
 def loss_of_columns(sums: Sums, weights: Tensor) -> Tensor:
@@ -147,20 +150,32 @@ def loss_of_columns(sums: Sums, weights: Tensor) -> Tensor:
 
 def derivative(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
     """The derivative of the loss by the student's vectors, ``(m, d)`` laid out like them."""
-    scale_rows, scale_columns = _part(weights, pair.own) / sums.rows, weights / sums.columns
+    row_scale, column_scale = _part(weights, pair.own) / sums.rows, weights / sums.columns
     panels = _panels(pair)
     slope = torch.empty_like(pair.student) if len(panels) > 1 else None
     for index, rows in enumerate(panels):
         kept = index < len(sums.kept)
         exponentials = sums.kept[index] if kept else torch.mm(_part(pair.student, rows), pair.teacher.T).exp2_()
-        by_similarity = exponentials.mul_(_part(scale_rows, rows).unsqueeze(1) + scale_columns)
-        _subtract_positives(by_similarity, _in_matrix(pair, rows), pair.labels, weights)
-        product = _matmul_like(by_similarity, pair.teacher)
+        in_matrix = _in_matrix(pair, rows)
+        slope_of_panel = by_similarity(exponentials, _part(row_scale, rows), column_scale, in_matrix, pair.labels, weights)
+        product = _matmul_like(slope_of_panel, pair.teacher)
         if slope is None:
             return product
         # Small results that outlive a panel would lie between the panels and keep the allocator from reusing their memory.
         slope[rows] = product
     assert slope is not None
+    return slope
+
+
+def by_similarity(
+    exponentials: Tensor, row_scale: Tensor, column_scale: Tensor, rows: slice, labels: Tensor | None, weights: Tensor
+) -> Tensor:
+    """``W`` for some rows of the matrix, in place of their exponentials; a scale is a weight over a sum."""
+    slope = exponentials.mul_(row_scale.unsqueeze(1) + column_scale)
+    if labels is None:
+        slope.diagonal(rows.start).sub_(_part(weights, rows), alpha=2)
+    else:
+        slope.addcmul_(_positive_weights(rows, labels, slope.dtype), weights[rows, None], value=-2)
     return slope
 
 
@@ -190,13 +205,6 @@ def _positive_similarity(similarity: Tensor, rows: slice, labels: Tensor | None)
     if labels is None:
         return similarity.diagonal(rows.start).clone()
     return (_positive_weights(rows, labels, similarity.dtype) * similarity).sum(1)
-
-
-def _subtract_positives(by_similarity: Tensor, rows: slice, labels: Tensor | None, weights: Tensor) -> None:
-    if labels is None:
-        by_similarity.diagonal(rows.start).sub_(_part(weights, rows), alpha=2)
-    else:
-        by_similarity.addcmul_(_positive_weights(rows, labels, by_similarity.dtype), weights[rows, None], value=-2)
 
 
 def _matmul_like(left: Tensor, right: Tensor) -> Tensor:

@@ -1,0 +1,98 @@
+"""Before a tensor moves, the processes of a group tell each other what each of them is about to compute.
+
+So a call that is wrong on one rank, or differs between ranks, is an error on every rank, at once: without this the others
+would wait for a message that never comes, or take one of another size for theirs. What is told goes between the hosts, and
+no host waits for its device. A rank that does not call at all is found by the time limit of the group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+
+from bickd_kernels.processes.slices import Slices
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+MESSAGE_BYTES = 2048
+"""The length of every message: one operation then moves them, without asking for lengths first."""
+
+_ERROR_CHARACTERS = 300
+
+_host_groups: WeakKeyDictionary[ProcessGroup, ProcessGroup] = WeakKeyDictionary()
+
+
+def agree(group: ProcessGroup, *, rows: int, needs_gradient: bool, call: dict[str, Any]) -> Slices:
+    """Which samples each rank holds, once all ranks are known to make the same call.
+
+    Args:
+        group: the processes.
+        rows: the number of this rank's samples.
+        needs_gradient: whether this rank wants a gradient.
+        call: by name, what has to be the same on every rank; values that JSON holds.
+
+    Raises:
+        RuntimeError: another rank failed its own checks, or does not take part.
+        ValueError: ranks that differ in ``call``.
+    """
+    told = _tell(group, {"rows": rows, "needs_gradient": needs_gradient, "call": call})
+    for rank, message in enumerate(told):
+        if "error" in message:
+            raise RuntimeError(f"rank {rank} of the group cannot compute its part of the loss: {message['error']}")
+    for name in call:
+        for rank, message in enumerate(told):
+            if message["call"][name] != told[0]["call"][name]:
+                raise ValueError(
+                    f"{name} must be the same on every rank of the group, got {told[0]['call'][name]} on rank 0 and "
+                    f"{message['call'][name]} on rank {rank}"
+                )
+    return Slices(
+        group,
+        dist.get_rank(group),
+        tuple(message["rows"] for message in told),
+        any(message["needs_gradient"] for message in told),
+    )
+
+
+@contextlib.contextmanager
+def failure_told_to(group: ProcessGroup) -> Iterator[None]:
+    """Tells the other ranks, which wait in ``agree``, of an exception in the block, and raises it."""
+    try:
+        yield
+    except Exception as error:
+        # The error itself matters more than that a rank could not be reached.
+        with contextlib.suppress(RuntimeError):
+            _tell(group, {"error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]})
+        raise
+
+
+def _tell(group: ProcessGroup, answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of all ranks."""
+    text = json.dumps(answer).encode()
+    own = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
+    own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    messages = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    try:
+        dist.all_gather(messages, own, group=_host_group(group))
+    except RuntimeError as error:
+        raise RuntimeError("not every process of the group called the loss within the group's time limit") from error
+    return [json.loads(bytes(message.tolist()).rstrip(b"\0")) for message in messages]
+
+
+def _host_group(group: ProcessGroup) -> ProcessGroup:
+    """The same processes with a backend for tensors in host memory: a group of NCCL alone has none."""
+    if "cpu:" in dist.get_backend_config(group):
+        return group
+    if group not in _host_groups:
+        ranks = dist.get_process_group_ranks(group)
+        host_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+        assert isinstance(host_group, dist.ProcessGroup)
+        _host_groups[group] = host_group
+    return _host_groups[group]

@@ -1,0 +1,326 @@
+"""The loss over the batches of several processes: that of one process with all of the samples."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+from cases import KINDS, Inputs, as_double, call, make_inputs, relative_error, with_absences
+from together import together
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bickd_kernels import bickd_loss
+from bickd_kernels.backends.global_batch.summed_classes import sum_is_less
+from bickd_kernels.backends.tiles import contrast
+from bickd_kernels.processes import exchange
+from bickd_kernels.processes.agreement import MESSAGE_BYTES
+from bickd_kernels.processes.slices import Slices
+
+RANKS = (2, 4)
+
+SPLITS = {
+    "even": {2: (6, 6), 4: (3, 3, 3, 3)},
+    "uneven": {2: (7, 5), 4: (5, 1, 4, 2)},
+    "with an empty slice": {2: (0, 12), 4: (5, 0, 7, 0)},
+}
+SAMPLES = 12
+
+
+class Case(NamedTuple):
+    """A call; the samples of ranks by ``split``."""
+
+    kind: str
+    classes: int
+    split: str
+    absences: bool = False
+    dtype: torch.dtype = torch.float64
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def inputs(self) -> Inputs:
+        inputs = make_inputs(SAMPLES, self.classes, dtype=self.dtype)
+        if not self.absences:
+            return inputs
+        if self.kind != "bilateral_unlabelled":
+            return with_absences(inputs)
+        inputs.student[:, 0] = -torch.inf
+        inputs.teacher[:, 2] = -torch.inf
+        return inputs
+
+
+# Of 12 samples M is summed for 3 classes, and shared for 19; 1 class is less than there are ranks.
+CASES = [Case(kind, classes, split) for kind in KINDS for classes in (1, 3, 19) for split in SPLITS]
+CASES += [Case(kind, classes, "uneven", absences=True) for kind in KINDS for classes in (5, 19)]
+CASES += [
+    Case("bickd", classes, split, options=(option,))
+    for classes in (3, 19)
+    for split in ("uneven", "with an empty slice")
+    for option in (("class_weight", 0.0), ("sample_weight", 0.0), ("bilateral_weight", 0.0), ("temperature", 0.7),
+                   ("contrast_temperature", 0.02), ("ce_weight", 0.0), ("backend", "reference"))
+]  # fmt: skip
+NARROW_CASES = [Case("bickd", 19, "uneven", dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+
+
+class Outcome(NamedTuple):
+    loss: Tensor
+    terms: tuple[Tensor, ...]
+    gradient: Tensor
+
+
+def outcome(case: Case, inputs: Inputs, **options: Any) -> Outcome:
+    student = inputs.student.clone().requires_grad_()
+    loss, terms = call(case.kind, inputs._replace(student=student), return_terms=True, **{**dict(case.options), **options})
+    loss.backward()
+    assert student.grad is not None
+    return Outcome(loss.detach(), tuple(terms), student.grad)
+
+
+def own_part(inputs: Inputs, rows: tuple[int, ...], rank: int) -> Inputs:
+    first = sum(rows[:rank])
+    return Inputs(*(tensor[first : first + rows[rank]] for tensor in inputs))
+
+
+class Results(NamedTuple):
+    """What one rank found."""
+
+    cases: list[Outcome]
+    in_panels: list[Outcome]
+    parameters: dict[str, list[Tensor]]
+    messages: dict[str, list[int]]
+    without_gradient: Outcome
+    nothing_left: dict[str, Outcome]
+    with_nan: Tensor
+    inputs_unchanged: bool
+
+
+def work(rank: int) -> Results:
+    return Results(
+        [compute(case, rank) for case in (*CASES, *NARROW_CASES)],
+        in_panels(rank),
+        {split: parameter_gradients(rank, split) for split in SPLITS},
+        {name: messages(rank, **shape) for name, shape in MESSAGES.items()},
+        where_the_first_rank_needs_no_gradient(rank),
+        nothing_left(rank),
+        with_a_nan_on_the_last_rank(rank),
+        unchanged(rank),
+    )
+
+
+@pytest.fixture(scope="module", params=RANKS)
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
+    """By rank."""
+    return together(request.param, work, folder=tmp_path_factory.mktemp("ranks"))
+
+
+def compute(case: Case, rank: int) -> Outcome:
+    rows = SPLITS[case.split][dist.get_world_size()]
+    return outcome(case, own_part(case.inputs(), rows, rank), group=dist.group.WORLD)
+
+
+def assert_is_reference(case: Case, by_rank: list[Outcome]) -> None:
+    expected = outcome(case, case.inputs(), backend="reference")
+    for result in by_rank:
+        assert torch.equal(result.loss, by_rank[0].loss)
+        torch.testing.assert_close((result.loss, *result.terms), (expected.loss, *expected.terms), rtol=1e-10, atol=1e-14)
+    gradient = torch.cat([result.gradient for result in by_rank]) / len(by_rank)
+    # One class has losses and gradients that are 0: nothing to be relative to but 1.
+    assert (gradient - expected.gradient).abs().max() <= 1e-10 * expected.gradient.abs().max() + 1e-14
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=lambda index: "-".join(map(str, CASES[index])))
+def test_it_is_the_reference_of_all_samples_in_one_process(results: list[Results], index: int) -> None:
+    assert_is_reference(CASES[index], [result.cases[index] for result in results])
+
+
+@pytest.mark.parametrize("index", range(len(NARROW_CASES)), ids=lambda index: str(NARROW_CASES[index].dtype))
+def test_it_is_as_exact_as_the_reference_in_float32(results: list[Results], index: int) -> None:
+    case = NARROW_CASES[index]
+    by_rank = [result.cases[len(CASES) + index] for result in results]
+    truth = outcome(case, as_double(case.inputs()), backend="reference")
+    widened = Inputs(case.inputs().student.float(), case.inputs().teacher.float(), case.inputs().target)
+    eager = outcome(case, widened, backend="reference")
+    gradient = torch.cat([result.gradient for result in by_rank])
+    assert gradient.dtype == case.dtype
+    assert {result.loss.dtype for result in by_rank} == {torch.float32}
+    # The floors are one rounding of the result; ranks that are a power of two scale the gradient without another.
+    assert relative_error(by_rank[0].loss, truth.loss) <= 2 * relative_error(eager.loss, truth.loss) + 1e-7
+    floor = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-7}[case.dtype]
+    error = relative_error(gradient.double() / len(by_rank), truth.gradient)
+    assert error <= 2 * relative_error(eager.gradient, truth.gradient) + floor
+
+
+# -- panels
+
+CASES_IN_PANELS = [case for case in CASES if case.classes == 19 and not case.options]
+
+
+def in_panels(rank: int) -> list[Outcome]:
+    """With panels of two rows, one of them kept."""
+    kept = {name: getattr(contrast, name) for name in ("PANEL_BYTES", "MIN_PANEL_ROWS", "SIMILARITY_BUDGET_BYTES")}
+    contrast.PANEL_BYTES, contrast.MIN_PANEL_ROWS, contrast.SIMILARITY_BUDGET_BYTES = 1, 2, 2 * 19 * 8
+    try:
+        return [compute(case, rank) for case in CASES_IN_PANELS]
+    finally:
+        for name, value in kept.items():
+            setattr(contrast, name, value)
+
+
+def test_panels_do_not_show(results: list[Results]) -> None:
+    for index, case in enumerate(CASES_IN_PANELS):
+        assert_is_reference(case, [result.in_panels[index] for result in results])
+
+
+# -- data-parallel training
+
+
+def student_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(7, 11), nn.Tanh(), nn.Linear(11, 7)).double()
+
+
+def parameter_gradients(rank: int, split: str) -> list[Tensor]:
+    part = own_part(make_inputs(SAMPLES, 7), SPLITS[split][dist.get_world_size()], rank)
+    model = DistributedDataParallel(student_network())
+    bickd_loss(model(part.student), part.teacher, part.target, group=dist.group.WORLD).backward()
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_data_parallel_training_has_the_gradient_of_one_process(results: list[Results], split: str) -> None:
+    inputs = make_inputs(SAMPLES, 7)
+    alone = student_network()
+    bickd_loss(alone(inputs.student), inputs.teacher, inputs.target, backend="reference").backward()
+    for result in results:
+        for gradient, parameter in zip(result.parameters[split], alone.parameters(), strict=True):
+            assert parameter.grad is not None
+            assert relative_error(gradient, parameter.grad) < 1e-10
+
+
+def where_the_first_rank_needs_no_gradient(rank: int) -> Outcome:
+    case = Case("bickd", 19, "even")
+    if rank > 0:
+        return compute(case, rank)
+    part = own_part(case.inputs(), SPLITS["even"][dist.get_world_size()], 0)
+    with torch.no_grad():
+        loss, terms = bickd_loss(*part, return_terms=True, group=dist.group.WORLD)
+    return Outcome(loss, tuple(terms), torch.empty(0))
+
+
+def test_a_rank_without_gradient_takes_part_in_those_of_the_others(results: list[Results]) -> None:
+    index = CASES.index(Case("bickd", 19, "even"))
+    for result in results[1:]:
+        torch.testing.assert_close(result.without_gradient, result.cases[index], rtol=1e-12, atol=1e-15)
+    assert torch.equal(results[0].without_gradient.loss, results[1].without_gradient.loss)
+
+
+# -- edge cases
+
+
+def nothing_left(rank: int) -> dict[str, Outcome]:
+    """Losses of batches in which no rank has a sample, or one that is not ignored."""
+    ignored = make_inputs(3, 7)
+    ignored.target.fill_(-100)
+    batches = {"every sample ignored": ignored, "no sample": make_inputs(0, 7)}
+    return {name: outcome(Case("bickd", 7, ""), inputs, group=dist.group.WORLD) for name, inputs in batches.items()}
+
+
+@pytest.mark.parametrize("name", ["every sample ignored", "no sample"])
+def test_a_batch_of_nothing_has_loss_and_gradient_0(results: list[Results], name: str) -> None:
+    for result in results:
+        loss, terms, gradient = result.nothing_left[name]
+        assert loss == 0
+        assert all(term == 0 for term in terms)
+        assert gradient.shape == (3 if name == "every sample ignored" else 0, 7)
+        assert not gradient.any()
+
+
+def with_a_nan_on_the_last_rank(rank: int) -> Tensor:
+    """The loss where M is summed, and where its classes are shared."""
+    losses = []
+    for classes in (2, 19):
+        inputs = make_inputs(5, classes)
+        if rank == dist.get_world_size() - 1:
+            inputs.student[1, 1] = torch.nan
+        losses.append(bickd_loss(*inputs, group=dist.group.WORLD))
+    return torch.stack(losses)
+
+
+def test_nan_on_one_rank_is_nan_on_all(results: list[Results]) -> None:
+    for result in results:
+        assert result.with_nan.isnan().all()
+
+
+def unchanged(rank: int) -> bool:
+    inputs = with_absences(make_inputs(6, 7))
+    before = [tensor.clone() for tensor in inputs]
+    outcome(Case("bickd", 7, ""), inputs, group=dist.group.WORLD)
+    return all(torch.equal(old.nan_to_num(), new.nan_to_num()) for old, new in zip(before, inputs, strict=True))
+
+
+def test_the_inputs_are_not_written_to(results: list[Results]) -> None:
+    assert all(result.inputs_unchanged for result in results)
+
+
+# -- what moves
+
+MESSAGES = {
+    "both sides, classes shared": {"rows": 4, "classes": 24, "options": {}},
+    "both sides, classes summed": {"rows": 16, "classes": 8, "options": {}},
+    "class side alone, summed": {"rows": 16, "classes": 8, "options": {"sample_weight": 0.0}},
+    "sample side alone": {"rows": 4, "classes": 24, "options": {"class_weight": 0.0}},
+}
+
+
+def messages(rank: int, rows: int, classes: int, options: dict[str, float]) -> list[int]:
+    """The bytes of each message that a rank gives to a collective operation, in order; bfloat16 logits."""
+    sizes = []
+
+    def noted(operation: Any, argument: int) -> Any:
+        def spy(*arguments: Any, **keywords: Any) -> Any:
+            message = arguments[argument]
+            sizes.append(message.numel() * message.element_size())
+            return operation(*arguments, **keywords)
+
+        return spy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange.dist, "all_reduce", noted(dist.all_reduce, 0))
+        patch.setattr(exchange.dist, "all_gather", noted(dist.all_gather, 1))
+        patch.setattr(exchange.dist, "all_to_all_single", noted(dist.all_to_all_single, 1))
+        inputs = make_inputs(rows, classes, dtype=torch.bfloat16, seed=rank)
+        student = inputs.student.requires_grad_()
+        bickd_loss(student, inputs.teacher, inputs.target, group=dist.group.WORLD, **options).backward()
+    agreement, *moved = sizes
+    assert agreement == MESSAGE_BYTES
+    return moved
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_what_moves_is_what_docs_loss_md_says(results: list[Results], name: str) -> None:
+    ranks, b, classes = len(results), MESSAGES[name]["rows"], MESSAGES[name]["classes"]
+    total = ranks * b
+    flags = 4 * (2 * classes + 1)
+    teacher = b * (2 * classes + 8)
+    student = gradient = 4 * b * classes
+    maxima, products = 4 * 2 * classes, 4 * (classes**2 + 2 * classes)
+    expected = {
+        # ce, kd and the loss of a side's rows are one number each.
+        "both sides, classes shared": [flags, teacher, student, 4 * (total + classes + 4), gradient],
+        "both sides, classes summed": [flags, teacher, maxima, products, 4 * (total + 3)],
+        "class side alone, summed": [flags, maxima, products, 4 * 2],
+        "sample side alone": [flags, teacher, 4 * (total + 3)],
+    }
+    for result in results:
+        assert result.messages[name] == expected[name]
+
+
+def test_the_class_side_is_summed_where_that_moves_less() -> None:
+    slices = Slices(None, 0, (64,) * 8, True)  # type: ignore[arg-type] # no message is sent
+    assert sum_is_less(slices, classes=64, element_size=4, teacher_is_gathered=True)
+    assert not sum_is_less(slices, classes=65, element_size=4, teacher_is_gathered=True)
+    # Without a sample side the teacher's logits would move for the class side alone.
+    assert sum_is_less(slices, classes=64 + 256, element_size=4, teacher_is_gathered=False)
+    assert not sum_is_less(slices, classes=64 + 257, element_size=4, teacher_is_gathered=False)
+    many = slices._replace(rows=(10**6,) * 8)
+    assert sum_is_less(many, classes=4096, element_size=4, teacher_is_gathered=True)
+    assert not sum_is_less(many, classes=4097, element_size=4, teacher_is_gathered=True)
