@@ -7,6 +7,7 @@ See docs/loss.md. With logit standardization all but the cross-entropy is of the
 
 from typing import Any, ClassVar
 
+import torch.distributed as dist
 from torch import Tensor
 
 from bickd_kernels import bickd_loss, bilateral_loss
@@ -18,7 +19,8 @@ from training.models.output import Output
 
 class BicKD(Method):
     """The defaults are those of ``bickd_loss``; ``positives`` are the pairs that the sample side pulls together: all of one
-    ``"label"``, or each ``"sample"`` and itself, where no label enters the bilateral term."""
+    ``"label"``, or each ``"sample"`` and itself, where no label enters the bilateral term. With ``global_batch`` processes
+    that train together contrast the samples of all of them, and without it each contrasts its own."""
 
     search: ClassVar[dict[str, tuple[float, float]]] = {
         "ce_weight": (0.03, 3.0),
@@ -39,6 +41,7 @@ class BicKD(Method):
         class_weight: float = 1.0,
         sample_weight: float = 1.0,
         positives: str = "label",
+        global_batch: bool = True,
         logit_standardization: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -58,7 +61,7 @@ class BicKD(Method):
             "temperature": temperature, "contrast_temperature": contrast_temperature, "class_weight": class_weight,
             "sample_weight": sample_weight,
         }  # fmt: skip
-        self.logit_standardization = logit_standardization
+        self.global_batch, self.logit_standardization = global_batch, logit_standardization
 
     def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
         x, y, target = student.logits, teacher_of(teacher).logits, samples.target
@@ -66,9 +69,12 @@ class BicKD(Method):
             return self._term_by_term(x, y, target)
         loss, terms = bickd_loss(
             x, y, target, ce_weight=self.ce_weight, kd_weight=self.kd_weight, kd_temperature=self.kd_temperature,
-            bilateral_weight=self.bilateral_weight, return_terms=True, **self.bilateral,
+            bilateral_weight=self.bilateral_weight, return_terms=True, group=self._group(), **self.bilateral,
         )  # fmt: skip
         return loss, terms._asdict()
+
+    def _group(self) -> dist.ProcessGroup | None:
+        return dist.group.WORLD if self.global_batch and dist.is_initialized() else None
 
     def _term_by_term(self, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Terms]:
         # bickd_loss reads one pair of logits, hard targets and positives by label for all of its terms.
@@ -77,6 +83,6 @@ class BicKD(Method):
             x, y = standardize(x), standardize(y)
         kd = divergence(x, y, self.kd_temperature)
         positives = target if self.positives == "label" else None
-        bilateral, sides = bilateral_loss(x, y, positives, return_terms=True, **self.bilateral)
+        bilateral, sides = bilateral_loss(x, y, positives, return_terms=True, group=self._group(), **self.bilateral)
         loss = self.ce_weight * ce + self.kd_weight * kd + self.bilateral_weight * bilateral
         return loss, {"ce": ce.detach(), "kd": kd.detach(), **sides._asdict()}

@@ -17,7 +17,8 @@ from training.loop.distributed import Processes
 from training.loop.engine import State, Trainer, build
 from training.loop.interruption import Interruption
 from training.loop.observer import Observer
-from training.methods.ce import CrossEntropy
+from training.loop.teacher import Teacher, freeze
+from training.methods import make_method
 from training.models import Network
 
 STEPS = 8
@@ -44,9 +45,13 @@ def trainer(config: Config, processes: Processes, saved: list[State], norm: bool
     # Of another shape than a multiple of the processes, so that their parts of an evaluation differ.
     splits = Splits(Noise(8 * STEPS + 3), Noise(7), Noise(31), 3, 1, "noise")
     student = Network(build(lambda: network(norm), 3), 3)
+    method = make_method(config.method, config.settings)
+    teacher = None
+    if method.needs_teacher:
+        teacher = Teacher(freeze(Network(build(lambda: network(False), 5), 3)), 0.0, "float32")
     torch.manual_seed(processes.rank)
     return Trainer(
-        config, splits, student, CrossEntropy(), None, torch.device("cpu"), processes, Observer(), saved.append,
+        config, splits, student, method, teacher, torch.device("cpu"), processes, Observer(), saved.append,
         Interruption(),
     )  # fmt: skip
 
@@ -91,11 +96,24 @@ def free_port() -> int:
 SETTINGS: dict[str, Any] = {"method": "ce", "epochs": 2, "batch_size": 8, "learning_rate": 0.1, "seed": 3}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_take_the_steps_of_one_with_the_whole_batch(accumulate: int, tmp_path: Path) -> None:
-    alone = trainer(Config(**SETTINGS), Processes(), [], norm=False)
+BICKD: dict[str, Any] = {**SETTINGS, "method": "bickd", "teacher_checkpoint": Path("teacher.pt"), "learning_rate": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("settings", "accumulate"),
+    [
+        pytest.param(SETTINGS, 1, id="ce"),
+        pytest.param(SETTINGS, 2, id="ce-accumulated"),
+        pytest.param(BICKD, 1, id="bickd"),
+        pytest.param({**BICKD, "settings": {"positives": "sample"}}, 1, id="bickd-by-sample"),
+    ],
+)
+def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
+    settings: dict[str, Any], accumulate: int, tmp_path: Path
+) -> None:
+    alone = trainer(Config(**settings), Processes(), [], norm=False)
     records = alone.train()
-    results = together(tmp_path, {**SETTINGS, "accumulate": accumulate}, norm=False)
+    results = together(tmp_path, {**settings, "accumulate": accumulate}, norm=False)
     for result in results:
         for name, value in alone.network.state_dict().items():
             torch.testing.assert_close(result["state"][name], value, rtol=1e-5, atol=1e-6)
@@ -104,6 +122,14 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(accumulate: in
             assert (train, validation, test) == pytest.approx(
                 (record.train_accuracy, record.validation_accuracy, record.test_accuracy)
             )
+
+
+def test_a_contrast_within_each_process_is_another_loss(tmp_path: Path) -> None:
+    alone = trainer(Config(**BICKD), Processes(), [], norm=False)
+    (record, *_) = alone.train()
+    results = together(tmp_path, {**BICKD, "settings": {"global_batch": False}}, norm=False)
+    # Fewer samples to be told apart: the loss is lower, each process has its own, and the mean of both is recorded.
+    assert results[0]["numbers"][0][0] == results[1]["numbers"][0][0] < 0.9 * record.loss
 
 
 def test_processes_that_are_resumed_end_in_the_same_bits_and_agree_with_each_other(tmp_path: Path) -> None:
