@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
+
+from bickd_kernels.process_group import ProcessGroup
 
 MIN_CONTRAST_TEMPERATURE = 0.02
 """Below this ``exp(similarity / contrast_temperature)`` approaches the float32 range."""

@@ -10,7 +10,6 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
 from bickd_kernels import backends, reference
@@ -24,6 +23,7 @@ from bickd_kernels.arguments import (
 )
 from bickd_kernels.autograd import DistillationLoss
 from bickd_kernels.backends.contract import Batch, compute_dtype
+from bickd_kernels.process_group import ProcessGroup
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
 

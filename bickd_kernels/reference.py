@@ -14,10 +14,10 @@ It keeps matrices of C x C and B x B for backward, and waits for the device wher
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from bickd_kernels.arguments import Settings, check_group, check_inputs, check_settings
 from bickd_kernels.backends.contract import Batch, compute_dtype
+from bickd_kernels.process_group import ProcessGroup
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
 
