@@ -149,8 +149,8 @@ def _check_backend(backend: str, device: str, case: Case) -> Finding:
     allowed = (allowed[0] + ROUNDING[case.dtype], allowed[1])
     true_loss, true_gradient = _evaluate(reference, "reference", student.double(), teacher.double(), target)
     try:
-        on_device = (None if tensor is None else tensor.to(device) for tensor in (student, teacher, target))
-        loss, gradient = _evaluate(bickd_kernels, backend, *on_device)
+        labels = None if target is None else target.to(device)
+        loss, gradient = _evaluate(bickd_kernels, backend, student.to(device), teacher.to(device), labels)
     except Exception as error:  # whatever it is belongs into the report
         return Finding(backend, device, str(case), None, allowed[0], None, allowed[1], f"{type(error).__name__}: {error}")
     gradient_error, loss_error = _relative(gradient, true_gradient), _relative(loss, true_loss)
