@@ -76,6 +76,7 @@ def test_triton_on_the_cpu_is_refused(loss: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_auto_is_triton_on_a_gpu_and_torch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "HAS_TRITON", True)
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert backends.resolve("auto", gpu, dtype) == "triton"
