@@ -3,8 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
+# The versions of PyTorch besides the one in constraints.txt, oldest first: the oldest that the library runs on, and the oldest
+# that the trainer runs on with its torchvision. setup.py states the same.
+LIBRARY_MATRIX := 2.6.0
+TRAINER_MATRIX := 2.8.0+0.23.0
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-aot aot-snapshot lint bench gpu-check clean
+.PHONY: help install demo test test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -33,6 +38,45 @@ test-aot: $(INSTALLED) ## compile every kernel for GPUs that are not there, and 
 aot-snapshot: $(INSTALLED) ## renew the snapshot that test-aot compares with
 	BICKD_RENEW_SNAPSHOT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/kernels/test_resources.py
 
+# Kernels are tested beside the Triton of constraints.txt alone, on whose internals their tests rely. With PIP_INDEX_URL or
+# PIP_EXTRA_INDEX_URL, pip takes wheels from elsewhere, such as those for the CPU alone, which are smaller.
+test-matrix: test $(LIBRARY_MATRIX:%=test-library-%) $(TRAINER_MATRIX:%=test-trainer-%) ## run the tests on every supported PyTorch
+
+test-library-%: .venv-matrix/library-%/installed
+	OMP_NUM_THREADS=1 .venv-matrix/library-$*/bin/python -m pytest -n auto --ignore tests/training
+
+test-trainer-%: .venv-matrix/trainer-%/installed
+	OMP_NUM_THREADS=1 .venv-matrix/trainer-$*/bin/python -m pytest -n auto
+
+.PRECIOUS: .venv-matrix/library-%/installed .venv-matrix/trainer-%/installed
+
+.venv-matrix/library-%/installed: setup.py
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet torch==$* --editable '.[test]'
+	@touch $@
+
+.venv-matrix/trainer-%/installed: setup.py
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet torch==$(word 1,$(subst +, ,$*)) torchvision==$(word 2,$(subst +, ,$*)) --editable '.[dev]'
+	@touch $@
+
+package-check: $(INSTALLED) ## build the package, install it into an empty environment, and run its self-check there
+	rm -rf dist .venv-package
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet --no-deps --no-index dist/bickd_kernels-*.whl
+	@# What the package needs is lent by .venv, after the installation, which must not see the package there: PyTorch alone
+	@# would be several gigabytes once more.
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > $$(.venv-package/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/lent.pth
+	cd .venv-package && bin/python -c "import bickd_kernels; assert '.venv-package' in bickd_kernels.__file__"
+	cd .venv-package && bin/python -m bickd_kernels
+
+audit: $(INSTALLED) ## look for known vulnerabilities in everything that make install resolves
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
+	@# Strict: a package that the service does not answer for counts as a failure.
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement .venv/frozen.txt
+
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +89,4 @@ gpu-check: $(INSTALLED) ## on a machine with a GPU: check and time the kernels t
 	$(BIN)/python -m benchmarks.gpu_check
 
 clean: ## remove the virtual environment and the caches, keep runs/
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf .venv .venv-matrix .venv-package .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist

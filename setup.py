@@ -4,8 +4,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# The oldest versions are the oldest that `make test-matrix` runs. There is no upper bound: it would keep users of the
+# library from a newer PyTorch until the next release here, where most likely nothing has to change.
+TORCH = "torch>=2.6"
 TRAINING = [
-    "torchvision>=0.29",
+    # With PyTorch 2.8, the first whose processes cannot wait for each other forever when they leave.
+    "torchvision>=0.23",
     "numpy>=2.0",
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
@@ -16,12 +20,18 @@ TRAINING = [
     "tensorboard>=2.18",
     "scipy>=1.13",
 ]
-DEVELOPMENT = [
+TESTING = [
+    "build>=1.2",
     "hypothesis>=6.100",
     "mypy>=1.14",
+    "numpy>=2.0",
     "pytest>=8.2",
     "pytest-benchmark>=5.1",
     "pytest-xdist>=3.6",
+    "setuptools>=77",
+]
+DEVELOPMENT = [
+    "pip-audit>=2.7",
     "ruff>=0.9",
     "triton>=3.4; platform_system == 'Linux'",
     "types-PyYAML",
@@ -34,9 +44,26 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    keywords=["knowledge distillation", "contrastive learning", "loss", "PyTorch", "Triton"],
+    project_urls={"Paper": "https://arxiv.org/abs/2602.01265"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=find_packages(include=["bickd_kernels*"]),
     package_data={"bickd_kernels": ["py.typed"]},
-    install_requires=["torch>=2.14", "typing_extensions>=4.10"],
-    extras_require={"triton": ["triton>=3.4"], "training": TRAINING, "dev": TRAINING + DEVELOPMENT},
+    install_requires=[TORCH, "typing_extensions>=4.10"],
+    extras_require={
+        "triton": ["triton>=3.4"],
+        "training": TRAINING,
+        "test": TESTING,
+        "dev": TRAINING + TESTING + DEVELOPMENT,
+    },
 )

@@ -5,12 +5,14 @@ at only where that costs no device synchronisation: on the CPU, outside ``torch.
 """
 
 import math
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed import ProcessGroup
+
+from bickd_kernels.processes.group import ProcessGroup
 
 MIN_CONTRAST_TEMPERATURE = 0.02
 """Below this ``exp(similarity / contrast_temperature)`` approaches the float32 range."""
@@ -18,7 +20,8 @@ MIN_CONTRAST_TEMPERATURE = 0.02
 _LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class Settings(NamedTuple):
+@dataclass(frozen=True)
+class Settings:
     """Temperatures and weights of one loss. A term whose weight is None is not computed."""
 
     temperature: float
@@ -138,7 +141,7 @@ def check_temperature(name: str, value: float, minimum: float | None = None) -> 
 
 def check_number(name: str, value: float) -> float:
     """The number as a float, if it is finite."""
-    if isinstance(value, bool) or not isinstance(value, Real | torch.SymFloat | torch.SymInt):
+    if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a Python number, got {type(value).__name__}")
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -11,10 +11,8 @@ from bickd_kernels import backends
 from bickd_kernels.arguments import Settings, check_group, check_inputs, check_settings
 from bickd_kernels.backends.contract import Batch, compute_dtype
 from bickd_kernels.processes.agreement import agree, failure_told_to
+from bickd_kernels.processes.group import ProcessGroup
 from bickd_kernels.processes.slices import Slices
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 
 class Call(NamedTuple):

@@ -10,7 +10,6 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
 from bickd_kernels import reference
@@ -18,6 +17,7 @@ from bickd_kernels.arguments import BicKDOptions, BilateralOptions
 from bickd_kernels.autograd import DistillationLoss
 from bickd_kernels.backends.contract import compute_dtype
 from bickd_kernels.call import Call, check
+from bickd_kernels.processes.group import ProcessGroup
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
 

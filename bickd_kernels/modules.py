@@ -3,11 +3,11 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 
 from bickd_kernels import backends
 from bickd_kernels.arguments import check_group, check_settings
 from bickd_kernels.functional import bickd_loss, bilateral_loss
+from bickd_kernels.processes.group import ProcessGroup
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
 

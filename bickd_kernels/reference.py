@@ -14,12 +14,12 @@ It keeps matrices of C x C and B x B for backward, and waits for the device wher
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from bickd_kernels.arguments import Settings
 from bickd_kernels.backends.contract import Batch, compute_dtype
 from bickd_kernels.call import Call, check
 from bickd_kernels.processes import exchange
+from bickd_kernels.processes.group import ProcessGroup
 from bickd_kernels.processes.slices import Slices
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 

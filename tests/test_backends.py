@@ -1,5 +1,7 @@
 """Which backend runs: by argument, else by environment variable, else the default."""
 
+import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 from typing import Any
@@ -74,6 +76,7 @@ def test_triton_on_the_cpu_is_refused(loss: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_auto_is_triton_on_a_gpu_and_torch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "HAS_TRITON", True)
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert backends.resolve("auto", gpu, dtype) == "triton"
@@ -96,6 +99,31 @@ def test_without_triton_auto_is_torch_and_triton_says_what_is_missing(monkeypatc
     assert backends.resolve("auto", gpu, torch.float32) == "torch"
     with pytest.raises(ImportError, match="needs the package triton"):
         backends.resolve("triton", gpu, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "expected"),
+    [
+        ("triton", "3.2.0", False),
+        ("triton", "3.3.1", False),
+        ("triton", "3.4.0", True),
+        ("triton", "3.10.0", True),
+        ("pytorch-triton-rocm", "3.3.1", False),
+        ("pytorch-triton-rocm", "3.4.0+gitabc", True),
+        ("of its own", "1.0", True),
+    ],
+)
+def test_a_triton_that_is_too_old_for_the_kernels_is_as_if_it_were_not_there(
+    package: str, version: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(name: str) -> str:
+        if name != package:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    assert backends.has_triton() is expected
 
 
 def test_triton_is_not_imported_before_it_is_used() -> None:

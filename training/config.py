@@ -18,6 +18,8 @@ SCHEDULES = ("cosine", "step")
 class Config:
     """One run.
 
+    The types are plain ones: where a configuration file could hold anything, it could name a class to import.
+
     Attributes:
         dataset: digits100, fashion100, fashion_mnist, cifar10, cifar100, imagenet, or folder:PATH with train/ and val/.
         data: folder that holds the files of the data set; digits100 needs none.
@@ -50,7 +52,7 @@ class Config:
         strict_data: stop at an image that cannot be read, instead of leaving it out and counting it.
         checkpoint_minutes: time between saves within an epoch; every epoch is saved besides. 0 saves every step.
         seed: from 0 to 2^32 - 1, of the weights, the order of the samples and their augmentation.
-        output: folder of the run's results.
+        output: folder of the run's results; may be a link, and nothing in it is written through one.
         resume: go on with the run in output, from its last save.
     """
 
@@ -59,7 +61,7 @@ class Config:
     held_out: float | None = None
     image_size: int | None = None
     method: str = "bickd"
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, bool | int | float | str] = field(default_factory=dict)
     logit_standardization: bool = False
     student: str = "cnn_small"
     teacher: str | None = None

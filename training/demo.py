@@ -24,7 +24,7 @@ from training.loop.evaluation import predictions
 from training.models import Network, make_model
 from training.run import run
 from training.similarity import class_similarity
-from training.storage import checkpoint
+from training.storage import checkpoint, files
 
 OUTPUT = Path("runs/demo")
 METHODS = ("ce", "kd", "bickd")
@@ -65,9 +65,9 @@ def main(
     cells = report.rows(runs)
     title = f"digits100, {STUDENT} under {TEACHER} ({teacher.test_accuracy:.2f} %), {len(seeds)} seeds, percent"
     console.print(report.terminal(cells, title))
-    (output / "results.md").write_text(f"{title}\n\n{report.markdown(cells)}")
+    files.write_text(output / "results.md", f"{title}\n\n{report.markdown(cells)}")
     results = {method: [[record.as_dict() for record in records] for records in all_] for method, all_ in runs.items()}
-    (output / "results.json").write_text(json.dumps({"teacher": teacher.test_accuracy, "students": results}, indent=1))
+    files.write_text(output / "results.json", json.dumps({"teacher": teacher.test_accuracy, "students": results}, indent=1))
     report.plot_curves(runs, teacher.test_accuracy, output / "curves.png")
     plot_similarities(output, teacher, seeds[0])
     console.print(f"{time.perf_counter() - start:.0f} s; table, curves and heat maps are in {output}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib import pyplot as plt
@@ -9,6 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from training.loop.observer import EpochRecord, best_epoch
+from training.storage import files
 
 matplotlib.use("Agg")
 
@@ -65,6 +67,12 @@ def summary(records: list[EpochRecord], title: str) -> Table:
     return table
 
 
+def save_figure(figure: Any, path: Path, *, dpi: int) -> None:
+    """Writes a figure as PNG and closes it."""
+    files.write(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
+    plt.close(figure)
+
+
 def plot_run(records: list[EpochRecord], path: Path, title: str) -> None:
     """Accuracies of one run over its epochs, and beside them its loss terms, each in its own measure."""
     epochs = [record.epoch for record in records]
@@ -80,8 +88,7 @@ def plot_run(records: list[EpochRecord], path: Path, title: str) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path, dpi=120)
 
 
 def plot_curves(runs: Runs, teacher_accuracy: float | None, path: Path) -> None:
@@ -101,8 +108,7 @@ def plot_curves(runs: Runs, teacher_accuracy: float | None, path: Path) -> None:
     axes.set(xlabel="epoch", ylabel="test accuracy (%)", title="Students by method, mean and range over seeds")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_similarity(panels: dict[str, Tensor], path: Path) -> None:
@@ -113,5 +119,4 @@ def plot_similarity(panels: dict[str, Tensor], path: Path) -> None:
         axis.set(title=title, xlabel="teacher's class")
     axes[0][0].set_ylabel("student's class")
     figure.colorbar(image, ax=list(axes[0]), label="class-wise similarity M", shrink=0.8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path, dpi=150)

@@ -3,6 +3,8 @@
 ``contract`` says what a backend is; every other module here is one, and knows none of the others.
 """
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import os
 
@@ -16,7 +18,25 @@ from bickd_kernels.processes.slices import Slices
 BACKENDS = ("auto", "torch", "triton", "reference")
 """What ``backend=`` and the environment variable ``BICKD_BACKEND`` take."""
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+OLDEST_TRITON = (3, 4)
+"""The first Triton that has all that the kernels use."""
+
+TRITON_PACKAGES = ("triton", "triton-rocm", "pytorch-triton", "pytorch-triton-rocm")
+"""The names under which Triton is installed, for NVIDIA and for AMD."""
+
+
+def has_triton() -> bool:
+    """Whether Triton 3.4 or later is installed; it is not imported to see that, which would take a while."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    for name in TRITON_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2]) >= OLDEST_TRITON
+    # Built from source, under a name of its own.
+    return True
+
+
+HAS_TRITON = has_triton()
 
 
 def check_name(name: str) -> str:
@@ -39,11 +59,11 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that computes a batch: ``"torch"``, ``"triton"`` or ``"reference"``.
 
     ``"auto"``, where ``BICKD_BACKEND`` does not say otherwise, is ``"triton"`` on a GPU of NVIDIA or AMD (both are ``cuda``
-    to PyTorch) where Triton is installed, and ``"torch"`` anywhere else and for float64.
+    to PyTorch) where Triton 3.4 or later is installed, and ``"torch"`` anywhere else and for float64.
 
     Raises:
         ValueError: as ``check_name``, and ``"triton"`` for a batch that it does not compute.
-        ImportError: ``"triton"`` where Triton is not installed.
+        ImportError: ``"triton"`` where Triton is not installed, or too old.
     """
     name = check_name(name)
     if name == "auto":
@@ -59,7 +79,7 @@ def _check_triton(device: torch.device, dtype: torch.dtype) -> None:
     if dtype == torch.float64:
         raise ValueError('backend "triton" computes in float32, got float64 logits; use "auto" or "torch"')
     if not HAS_TRITON:
-        raise ImportError('backend "triton" needs the package triton (pip install triton); use "auto" or "torch"')
+        raise ImportError('backend "triton" needs the package triton >= 3.4; use "auto" or "torch"')
 
 
 def resolve_together(name: str) -> str:

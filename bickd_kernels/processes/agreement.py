@@ -10,16 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 
+from bickd_kernels.processes.group import ProcessGroup
 from bickd_kernels.processes.slices import Slices
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 MESSAGE_BYTES = 2048
 """The length of every message: one operation then moves them, without asking for lengths first."""

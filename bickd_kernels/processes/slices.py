@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+from bickd_kernels.processes.group import ProcessGroup
 
 
 class Slices(NamedTuple):

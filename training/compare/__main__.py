@@ -111,9 +111,10 @@ def locked(folder: Path) -> Iterator[int]:
 
     Raises:
         ValueError: another one has it.
+        OSError: its lock is a symbolic link.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

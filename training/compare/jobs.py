@@ -33,6 +33,7 @@ def execute(runs: Sequence[Run], jobs: int, on_end: Callable[[Outcome], None], *
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; every process has saved its progress and ended.
+        OSError, ValueError: the folder of a run, or its log, is a symbolic link.
     """
     waiting: deque[Run] = deque(runs)
     active: Processes = []
@@ -56,10 +57,11 @@ def execute(runs: Sequence[Run], jobs: int, on_end: Callable[[Outcome], None], *
 
 def _launch(run: Run, jobs: int, lock: int | None) -> "subprocess.Popen[bytes]":
     settings = {name: value for name, value in run.config.as_dict().items() if name != "resume"}
+    files.make_folder(run.folder)
     files.write_text(run.folder / CONFIG, yaml.safe_dump(settings, sort_keys=False))
     note_launch(run, jobs)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    with (run.folder / LOG).open("ab") as log:
+    with files.append(run.folder / LOG) as log:
         return subprocess.Popen(
             [*TRAINER, "--config", str(run.folder / CONFIG), "--resume"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,

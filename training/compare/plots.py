@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from training.compare.figures import LAST, accuracy, step_milliseconds
 from training.compare.outcomes import Outcome
 from training.compare.results import Results, Row
+from training.report import save_figure
 
 matplotlib.use("Agg")
 
@@ -24,7 +25,7 @@ def draw(results: Results, folder: Path) -> None:
     for name, plot in {
         "accuracy.png": plot_accuracy, "cost.png": plot_cost, "accuracy_against_time.png": plot_against_time,
     }.items():  # fmt: skip
-        _write(plot, results, folder / name)
+        save_figure(plot(results), folder / name, dpi=150)
 
 
 def plot_accuracy(results: Results) -> Any:
@@ -106,9 +107,3 @@ def _curve(outcome: Outcome) -> list[tuple[float, float]]:
 def _styles(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Ten colours, and a new kind of line after each ten."""
     return [(("-", "--", ":")[number // 10 % 3], f"C{number % 10}") for number in range(len(rows))]
-
-
-def _write(plot: Callable[[Results], Any], results: Results, path: Path) -> None:
-    figure = plot(results)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -199,8 +199,10 @@ class Trainer:
         module: nn.Module = self.learner
         if self.processes.count > 1:
             devices = [self.device] if self.device.type == "cuda" else None
-            # Batch norms keep statistics of their own, averaged before they are used; memory banks agree already.
-            module = DistributedDataParallel(self.learner, device_ids=devices, forward_sync_buffers=False)
+            module = DistributedDataParallel(self.learner, device_ids=devices)
+            # Batch norms keep statistics of their own, averaged before they are used; memory banks agree already. The
+            # constructor's argument for it would leave them out of the first broadcast, or is unknown before PyTorch 2.13.
+            module.broadcast_buffers = False
         schedule = make_schedule(optimizer, self.config, self.steps, stage)
         return Phase(stage, self.config.epochs if stage is None else stage.epochs, module, optimizer, schedule)
 

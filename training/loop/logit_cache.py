@@ -29,7 +29,8 @@ class LogitCache:
         classes: C.
 
     Raises:
-        ValueError: the folder has logits of another teacher, data set or augmentation.
+        ValueError: the folder has logits of another teacher, data set or augmentation, or its description is damaged.
+        OSError: a file of it is a symbolic link.
     """
 
     def __init__(self, folder: Path, description: dict[str, Any], *, views: int, samples: int, classes: int) -> None:
@@ -57,10 +58,10 @@ class LogitCache:
         path = self.folder / name
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         # Appending makes the file without emptying one that another process has just made; what is not written is 0.
-        with path.open("ab") as file:
+        with files.append(path) as file:
             if file.tell() != size:
                 file.truncate(size)
-        return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+            return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
 
     @staticmethod
     def _check(folder: Path, description: dict[str, Any]) -> None:
@@ -69,7 +70,10 @@ class LogitCache:
         if not path.exists():
             files.write_text(path, json.dumps(description, indent=2) + "\n")
             return
-        kept = json.loads(path.read_text())
+        try:
+            kept = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"teacher_cache {folder} is damaged or no cache: {error}") from error
         other = [name for name in description if kept.get(name) != description[name]]
         if other:
             told = "; ".join(f"{name} {kept.get(name)!r} there, {description[name]!r} here" for name in other)

@@ -1,5 +1,7 @@
 """The frozen teacher of a run: loaded, checked, and asked for its output, by way of a cache where there is one."""
 
+import pickle
+
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -102,7 +104,7 @@ def published(name: str) -> nn.Module:
     """A model of torchvision with its published weights for ImageNet, the first ones, which the literature used.
 
     Raises:
-        ValueError: torchvision has no weights for it.
+        ValueError: torchvision has no weights for it, or what is on this machine is damaged or holds more than weights.
         OSError: they are not on this machine and could not be downloaded.
     """
     if name in MODELS:
@@ -116,6 +118,8 @@ def published(name: str) -> nn.Module:
         return torchvision_models.get_model(name, weights=weights)
     except OSError as error:
         raise OSError(f"the weights of teacher {name} could not be had ({error}); give --teacher-checkpoint") from error
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"the weights of teacher {name} on this machine are damaged: {error}") from error
 
 
 def _cache(config: Config, network: Network, splits: Splits, processes: Processes) -> LogitCache | None:

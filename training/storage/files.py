@@ -1,7 +1,12 @@
-"""Files that are written whole or not at all, and read without executing anything."""
+"""Files that are written whole or not at all, and read without executing anything.
+
+What a user names, such as the folder of a run, may be a symbolic link or lie behind one. Below it nothing is written through
+a link: someone else may have put it there.
+"""
 
 import os
 import pickle
+import secrets
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +16,17 @@ import torch
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Writes a file atomically: a temporary file that ``fill`` writes, flushed to the disk, then renamed over ``path``."""
+    """Writes a file atomically: a temporary file that ``fill`` writes, flushed to the disk, then renamed over ``path``.
+
+    A symbolic link at ``path`` is replaced, what it points to is left alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Opened by name, because a file of tempfile's is readable by its owner alone, and this one would be too.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    # Outside of the clean-up: what is there already is not this function's to remove.
+    file = temporary.open("xb")
     try:
-        with temporary.open("wb") as file:
+        with file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +45,28 @@ def write_text(path: Path, text: str) -> None:
 def save(path: Path, content: dict[str, Any]) -> None:
     """``write`` of tensors and plain values, as ``read`` takes them."""
     write(path, lambda file: torch.save(content, file))
+
+
+def append(path: Path) -> BinaryIO:
+    """``path`` opened to read it and to append to it, made if it is not there.
+
+    Raises:
+        OSError: it is a symbolic link.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "a+b")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes ``folder``, if it is not there, in a folder that the user named.
+
+    Raises:
+        ValueError: it is a symbolic link.
+    """
+    if not folder.is_symlink():
+        folder.mkdir(parents=True, exist_ok=True)
+    # Asked after it was made: until then anything could have been put there.
+    if folder.is_symlink():
+        raise ValueError(f"{folder} must be a folder, got a symbolic link")
 
 
 def read(path: Path) -> Any:

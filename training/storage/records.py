@@ -20,12 +20,13 @@ class Records(Observer):
     def __init__(self, folder: Path, before: list[EpochRecord]) -> None:
         self.path = folder / METRICS
         files.write_text(self.path, "".join(_line(record) for record in before))
+        files.make_folder(folder / "tensorboard")
         # Scalars of later epochs are of a run that was killed before it saved them.
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(before) + 1)
 
     def on_epoch(self, record: EpochRecord) -> None:
-        with self.path.open("a") as file:
-            file.write(_line(record))
+        with files.append(self.path) as file:
+            file.write(_line(record).encode())
         scalars = record.as_dict()
         for name, value in {**scalars, **{f"term/{name}": value for name, value in record.terms.items()}}.items():
             if isinstance(value, int | float):

@@ -284,3 +284,21 @@ def test_the_pictures_are_drawn(trainer: Trainer, tmp_path: Path) -> None:
     assert main(["--methods", "kd", "--seeds", "1", "--tune", "2", "--epochs", "1", "--output", str(output)]) == 0
     pictures = {path.name: path.read_bytes()[:4] for path in output.glob("*.png")}
     assert pictures == dict.fromkeys(["accuracy.png", "cost.png", "accuracy_against_time.png"], b"\x89PNG")
+
+
+def test_a_link_in_the_place_of_a_run_or_of_the_lock_is_refused(
+    compare: Any, trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(methods="ce", seeds=1) == 0
+    (run,) = (path for path in (tmp_path / "output").iterdir() if path.is_dir())
+    other, elsewhere = tmp_path / "other", tmp_path / "elsewhere"
+    other.mkdir()
+    elsewhere.mkdir()
+    (other / run.name).symlink_to(elsewhere)
+    assert compare("--output", str(other), methods="ce", seeds=1) == 2
+    assert "must be a folder, got a symbolic link" in capsys.readouterr().err
+    (other / "lock").unlink()
+    (other / "lock").symlink_to(elsewhere / "lock")
+    assert compare("--output", str(other), methods="ce", seeds=1) == 2
+    assert "lock" in capsys.readouterr().err
+    assert not list(elsewhere.iterdir())

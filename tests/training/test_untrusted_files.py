@@ -1,0 +1,167 @@
+"""Files that were made to execute code are refused, and execute none."""
+
+import dataclasses
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from payload import Payload
+from torchvision import datasets
+from torchvision.models import get_model_weights
+
+from training import train
+from training.compare.__main__ import main as compare
+from training.compare.comparison import Comparison
+from training.config import Config
+from training.data.torchvision_sets import load_cifar10, load_fashion_mnist
+from training.loop.logit_cache import LogitCache
+from training.loop.teacher import published
+from training.storage import checkpoint
+from training.storage.resume import load_state
+
+Write = Callable[[Path, Path], None]
+Main = Callable[[Sequence[str]], int]
+
+
+@pytest.fixture
+def sign(tmp_path: Path) -> Path:
+    """What the payload leaves behind."""
+    return tmp_path / "executed"
+
+
+def write_pickle(path: Path, sign: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(Payload(sign), protocol=2))
+
+
+def write_archive(path: Path, sign: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"format": checkpoint.FORMAT, "state": Payload(sign)}, path)
+
+
+WRITERS = [pytest.param(write_pickle, id="pickle"), pytest.param(write_archive, id="archive")]
+
+
+def test_the_payload_of_these_tests_works_where_nothing_refuses_it(
+    tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Importing the trainer sets it.
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    write_archive(tmp_path / "file.pt", sign)
+    torch.load(tmp_path / "file.pt", weights_only=False)
+    assert sign.exists()
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_teachers_checkpoint(write: Write, tmp_path: Path, sign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "teacher.pt"
+    write(path, sign)
+    assert train.main(["--teacher-checkpoint", str(path), "--output", str(tmp_path / "run")]) == 2
+    assert "teacher.pt is damaged or no checkpoint" in capsys.readouterr().err
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_the_save_of_an_unfinished_run(write: Write, tmp_path: Path, sign: Path) -> None:
+    for name in ("last.pt", "previous.pt"):
+        write(tmp_path / name, sign)
+    with (
+        pytest.warns(UserWarning, match="trying the save before it"),
+        pytest.raises(ValueError, match=r"no save in .* can be read"),
+    ):
+        load_state(tmp_path, Config(method="ce", output=tmp_path))
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_published_weights_on_this_machine(
+    write: Write, tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = get_model_weights("resnet18")["IMAGENET1K_V1"].url.rpartition("/")[2]
+    write(tmp_path / "hub" / "checkpoints" / file, sign)
+    with pytest.raises(ValueError, match="weights of teacher resnet18 on this machine are damaged"):
+        published("resnet18")
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("name", ["view-0.logits", "view-0.checksums"])
+def test_a_file_of_a_cache(name: str, tmp_path: Path, sign: Path) -> None:
+    write_pickle(tmp_path / name, sign)
+    cache = LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
+    assert cache.get(0, torch.arange(3)) is None
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02.", b"[1]", b"3", b"{"])
+def test_the_description_of_a_cache_that_is_something_else(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "description.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^teacher_cache .* is damaged or no cache"):
+        LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
+
+
+def test_the_pickles_of_cifar(tmp_path: Path, sign: Path) -> None:
+    folder = tmp_path / datasets.CIFAR10.base_folder
+    for name, _ in (*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list, (datasets.CIFAR10.meta["filename"], "")):
+        write_pickle(folder / name, sign)
+    with pytest.raises(FileNotFoundError, match="corrupted"):
+        load_cifar10(tmp_path)
+    assert not sign.exists()
+
+
+def test_the_form_in_which_torchvision_once_kept_fashion_mnist(tmp_path: Path, sign: Path) -> None:
+    for name in ("training.pt", "test.pt"):
+        write_pickle(tmp_path / "FashionMNIST" / "processed" / name, sign)
+    with pytest.raises((ValueError, FileNotFoundError, pickle.UnpicklingError)):
+        load_fashion_mnist(tmp_path)
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("main", [train.main, compare])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.mkdir [{sign}]",
+        "output: !!python/object/apply:os.mkdir [{sign}]",
+        "!!python/object/new:os.mkdir [{sign}]",
+        "method: !!python/name:os.mkdir",
+    ],
+)
+def test_a_configuration_with_yaml_tags(
+    main: Main, text: str, tmp_path: Path, sign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(text.format(sign=sign))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--config", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert "could not determine a constructor" in capsys.readouterr().err
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    ("main", "setting"),
+    [
+        pytest.param(main, field.name, id=f"{kind.__name__}-{field.name}")
+        for main, kind in ((train.main, Config), (compare, Comparison))
+        for field in dataclasses.fields(kind)
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["{class_path: planted.Class}", "{kd_weight: {class_path: planted.Class}}", "[{class_path: planted.Class}]"]
+)
+def test_a_configuration_that_names_a_class(
+    main: Main, setting: str, value: str, tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "planted", raising=False)
+    (tmp_path / "planted.py").write_text(f"import os\nos.mkdir({str(sign)!r})\n\nclass Class:\n    pass\n")
+    (tmp_path / "run.yaml").write_text(f"{setting}: {value}\n")
+    try:
+        status = main(["--config", str(tmp_path / "run.yaml")])
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2
+    assert not sign.exists()
