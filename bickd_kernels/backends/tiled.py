@@ -180,7 +180,7 @@ def _bilateral(
     largest = log_probabilities.amax(1, keepdim=True)
     something_left_out = selection.rows is not None or selection.classes is not None
     if something_left_out:
-        largest.clamp_(min=torch.finfo(logits.dtype).min)
+        largest.masked_fill_(_without_entry(selection), 0.0)
     # Relative to the largest of its column, a class of tiny mass keeps its direction: nothing underflows when squared.
     relative = log_probabilities.sub_(largest).mul_(_LOG2_E).exp2_()
     probabilities = relative * largest.exp_()
@@ -204,6 +204,19 @@ def _bilateral(
             part = _project(units[0], slope, 1)
             gradient = _accumulate(gradient, part, settings.sample_weight / settings.temperature)
     return class_wise, sample_wise, gradient
+
+
+def _without_entry(selection: Selection) -> Tensor:
+    """Mask, scalar or ``(C,)``, of the classes of no entry: left out, or of a batch without a valid row.
+
+    A class of the batch whose logarithms are all -inf has left the range of the dtype: its loss is to become NaN.
+    """
+    rows, classes = selection
+    no_row = None if rows is None else rows.amax() == 0
+    if classes is None:
+        assert no_row is not None
+        return no_row
+    return classes == 0 if no_row is None else (classes == 0) | no_row
 
 
 def _normalize(vectors: Tensor, dim: int, some_vanish: bool) -> Tensor:
