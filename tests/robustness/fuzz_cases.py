@@ -11,7 +11,7 @@ from torch import Tensor
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TARGET_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LAYOUTS = ("contiguous", "transposed", "sliced", "expanded over samples", "expanded over classes")
-DECORATIONS = ("constant row", "equal rows", "absent class", "single -inf")
+DECORATIONS = ("constant row", "equal rows", "absent class", "single -inf", "lowest class")
 POISONS = ("all -inf", "nan", "+inf")
 
 
@@ -72,6 +72,9 @@ def logits(draw: st.DrawFn, shape: tuple[int, ...], generator: torch.Generator) 
             rows[a] = rows[b].clone()
         elif decoration == "absent class":
             rows[:, c] = -torch.inf
+        elif decoration == "lowest class":
+            # How some models mask a class: finite, until it is divided by a temperature below 1.
+            rows[:, c] = -limit
         elif decoration == "all -inf":
             rows[a] = -torch.inf
         else:
