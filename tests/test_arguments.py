@@ -205,7 +205,9 @@ def test_an_ignore_index_of_more_than_64_bits(loss: Any, value: int, inputs: Inp
 def test_a_tensor_that_is_not_dense(loss: Any, name: str, inputs: Inputs) -> None:
     sparse = inputs._replace(**{name: getattr(inputs, name).to_sparse()})
     argument = name if name == "target" else f"{name}_logits"
-    with pytest.raises(TypeError, match=rf"^{argument} must be a dense tensor, of layout torch\.strided, got torch\.sparse_coo"):
+    with pytest.raises(
+        TypeError, match=rf"^{argument} must be a dense tensor, of layout torch\.strided, got torch\.sparse_coo"
+    ):
         loss(*sparse)
 
 

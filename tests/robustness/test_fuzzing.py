@@ -7,13 +7,14 @@ import faulthandler
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from cases import KINDS, LABELLED_KINDS, Inputs, call
 from enclosure import Interval, Rounding, enclose
-from fuzz_cases import Case, Mistake, cases, mistakes
+from fuzz_cases import Case, cases
+from fuzz_mistakes import mistakes
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -181,7 +182,7 @@ def test_any_call_has_the_result_of_the_definition(device: str, backend: str, ki
     case = data.draw(cases(kind))
     inputs = Inputs(*(tensor.to(device) for tensor in case.inputs))
     if backend == "triton" and compute_dtype(*inputs[:2]) == torch.float64:
-        with pytest.raises(ValueError, match="^backend"):
+        with pytest.raises(ValueError, match=r"^backend"):
             call(kind, inputs, **case.options, backend=backend)
         return
     before = [memory(tensor) for tensor in inputs]
@@ -196,5 +197,5 @@ def test_any_call_has_the_result_of_the_definition(device: str, backend: str, ki
 def test_a_mistake_is_named(kind: str, data: st.DataObject) -> None:
     mistake = data.draw(mistakes(kind))
     event(f"{mistake.argument}: {mistake.got}")
-    with pytest.raises((TypeError, ValueError), match=f"^{mistake.argument} must "):
+    with pytest.raises((TypeError, ValueError), match=rf"^{mistake.argument} must "):
         call(kind, mistake.inputs, **mistake.options)
