@@ -54,7 +54,8 @@ def wrong_number(name: str) -> st.SearchStrategy[Any]:
         outside = st.floats(1e12, 1e308, exclude_min=True) | st.floats(-1e308, -1e12, exclude_max=True)
     else:
         smallest = 0.02 if name == "contrast_temperature" else 1e-6
-        outside = st.floats(max_value=smallest, exclude_max=True) | st.floats(min_value=1e6, exclude_min=True)
+        below = st.floats(max_value=smallest, exclude_max=True) | st.floats(0.5 * smallest, smallest, exclude_max=True)
+        outside = below | st.floats(min_value=1e6, exclude_min=True)
     return st.sampled_from(NO_NUMBERS) | outside
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from cases import KINDS, LABELLED_KINDS, Inputs, call, make_inputs, with_absences
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.profiler import ProfilerActivity, profile
 
 from bickd_kernels import BicKDLoss, BilateralLoss, bickd_loss, bilateral_loss
@@ -60,17 +61,30 @@ def without_collector() -> Iterator[None]:
     gc.enable()
 
 
-def weak(*things: Any) -> list[weakref.ref[Any]]:
-    return [weakref.ref(thing) for thing in things]
+def follow(*things: Any) -> list[Callable[[], bool]]:
+    """For each thing, whether it is alive; of a tensor its memory, whichever tensors share it."""
+
+    def watch(thing: Any) -> Callable[[], bool]:
+        if isinstance(thing, Tensor):
+            storage = StorageWeakRef(thing.untyped_storage())
+            return lambda: not storage.expired()
+        reference = weakref.ref(thing)
+        return lambda: reference() is not None
+
+    return [watch(thing) for thing in things]
 
 
-def follow_graph(loss: Tensor) -> weakref.ref[Any]:
-    """Of what dies with the node that made the loss; not every node can be referred to weakly itself."""
+def follow_graph(loss: Tensor) -> list[Callable[[], bool]]:
+    """Whether what dies with the node that made the loss is alive; not every node can be referred to weakly itself."""
 
     def hook(*_: Any) -> None: ...
 
     loss.grad_fn.register_hook(hook)
-    return weakref.ref(hook)
+    return follow(hook)
+
+
+def alive(followed: list[Callable[[], bool]]) -> list[bool]:
+    return [is_alive() for is_alive in followed]
 
 
 @pytest.mark.usefixtures("without_collector")
@@ -82,12 +96,12 @@ def test_the_last_name_frees_logits_and_graph(kind: str, return_terms: bool, bac
     logits = inputs.student.requires_grad_() * 1.0
     result = call(kind, inputs._replace(student=logits), return_terms=return_terms, backend=backend)
     loss = result[0] if return_terms else result
-    followed = [follow_graph(loss), *weak(logits, loss, *inputs)]
+    followed = [*follow_graph(loss), *follow(logits, loss, *inputs)]
     if backward:
         loss.backward()
-    assert all(reference() is not None for reference in followed)
+    assert all(alive(followed))
     del inputs, logits, result, loss
-    assert [reference() for reference in followed] == [None] * len(followed)
+    assert not any(alive(followed))
 
 
 @pytest.mark.usefixtures("without_collector")
@@ -96,9 +110,9 @@ def test_the_loss_keeps_neither_logits_nor_targets(kind: str) -> None:
     inputs = make_inputs(6, 5)
     logits = inputs.student.requires_grad_() * 1.0
     loss = call(kind, inputs._replace(student=logits), backend="torch")
-    followed = weak(logits, inputs.teacher, inputs.target)
+    followed = follow(logits, inputs.teacher, inputs.target)
     del logits, inputs
-    assert [reference() for reference in followed] == [None] * 3
+    assert not any(alive(followed))
     loss.backward()
 
 
@@ -108,13 +122,13 @@ def test_a_module_frees_itself_and_what_it_was_called_with(module: Any, backend:
     criterion, inputs = module(backend=backend), make_inputs(6, 5)
     logits = inputs.student.requires_grad_() * 1.0
     loss = criterion(logits, *inputs[1:])
-    called_with = [follow_graph(loss), *weak(logits, *inputs)]
+    called_with = [*follow_graph(loss), *follow(logits, *inputs)]
     loss.backward()
     del logits, loss, inputs
-    assert [reference() for reference in called_with] == [None] * len(called_with)
-    followed = weak(criterion, copy.deepcopy(criterion))
+    assert not any(alive(called_with))
+    followed = follow(criterion, copy.deepcopy(criterion))
     del criterion
-    assert [reference() for reference in followed] == [None] * 2
+    assert not any(alive(followed))
 
 
 def an_argument_that_is_wrong(criterion: Any, logits: Tensor, inputs: Inputs) -> None:
@@ -133,27 +147,10 @@ def a_second_derivative(criterion: Any, logits: Tensor, inputs: Inputs) -> None:
 def test_an_error_keeps_nothing_once_it_is_handled(module: Any, failure: Any) -> None:
     criterion, inputs = module(), make_inputs(6, 5)
     logits = inputs.student.requires_grad_() * 1.0
-    followed = weak(logits, criterion, *inputs)
+    followed = follow(logits, criterion, *inputs)
     failure(criterion, logits, inputs)
     del criterion, logits, inputs
-    assert [reference() for reference in followed] == [None] * len(followed)
-
-
-@pytest.mark.usefixtures("without_collector")
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_error_inside_of_the_backend_keeps_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = make_inputs(6, 5)
-    logits = inputs.student.requires_grad_() * 1.0
-    followed = weak(logits, *inputs)
-
-    def out_of_memory(*_: Any) -> Tensor:
-        raise MemoryError
-
-    monkeypatch.setattr(torch, "mm", out_of_memory)
-    with pytest.raises(MemoryError):
-        call(kind, inputs._replace(student=logits), backend="torch")
-    del inputs, logits
-    assert [reference() for reference in followed] == [None] * len(followed)
+    assert not any(alive(followed))
 
 
 # -- what a call allocates
@@ -213,3 +210,21 @@ def test_the_peak_of_a_call_is_within_the_bound_of_the_docs(
     assert logits <= peak <= 14 * logits + min(matrix, tiled.SIMILARITY_BUDGET_BYTES) + 4 * panel
     # The gradient of the student is all that stays.
     assert left == inputs.student.nbytes
+
+
+@pytest.mark.usefixtures("without_collector")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_inside_of_the_backend_keeps_nothing(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    inputs = prepared(kind, 20, 30, torch.float32, False)
+
+    def out_of_memory(*_: Any) -> Tensor:
+        raise MemoryError
+
+    def failing() -> None:
+        with pytest.raises(MemoryError):
+            call(kind, inputs, backend="torch")
+
+    monkeypatch.setattr(torch, "mm", out_of_memory)
+    _, left, peak = allocated(failing, tmp_path)
+    assert peak > 0
+    assert left == 0

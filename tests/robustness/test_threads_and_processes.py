@@ -60,7 +60,11 @@ def test_eight_threads_get_the_bits_of_one(same: bool) -> None:
             with lock:
                 running[0] += 1
                 most[0] = max(most[0], running[0])
-            actual = tasks[index]()
+            try:
+                actual = tasks[index]()
+            except Exception:
+                barrier.abort()
+                raise
             with lock:
                 running[0] -= 1
             if not all(torch.equal(value, other) for value, other in zip(actual, expected[index], strict=True)):
