@@ -176,7 +176,7 @@ def memory(tensor: Tensor) -> bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("device", "backend"), BACKENDS)
-@fuzz(0.14)
+@fuzz(0.13)
 @given(data=st.data())
 def test_any_call_has_the_result_of_the_definition(device: str, backend: str, kind: str, data: st.DataObject) -> None:
     case = data.draw(cases(kind))
@@ -192,7 +192,7 @@ def test_any_call_has_the_result_of_the_definition(device: str, backend: str, ki
 
 
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
-@fuzz(0.08)
+@fuzz(0.11)
 @given(data=st.data())
 def test_a_mistake_is_named(kind: str, data: st.DataObject) -> None:
     mistake = data.draw(mistakes(kind))
