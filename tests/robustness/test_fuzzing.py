@@ -5,8 +5,7 @@
 
 import faulthandler
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -22,8 +21,8 @@ from torch import Tensor
 from bickd_kernels.backends.contract import compute_dtype
 
 CASES = int(os.environ.get("BICKD_FUZZ_CASES", "1000"))
-LONGEST_CALL = 60
-"""Seconds after which a call hangs, and the process is ended with a traceback."""
+LONGEST_CASE = 60
+"""Seconds after which a case hangs."""
 
 BACKENDS = [("cpu", "torch"), ("cpu", "reference")]
 if torch.cuda.is_available():
@@ -41,10 +40,14 @@ def fuzz(share: float) -> settings:
     )
 
 
-@pytest.fixture(autouse=True)
-def nothing_hangs() -> Iterator[None]:
-    yield
+@pytest.fixture(scope="module")
+def watch(pytestconfig: pytest.Config) -> Iterator[Callable[[], None]]:
+    """To be called before each case: a case that hangs ends the process with a traceback, which is not captured."""
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        stderr = os.fdopen(os.dup(2), "w")
+    yield lambda: faulthandler.dump_traceback_later(LONGEST_CASE, exit=True, file=stderr)
     faulthandler.cancel_dump_traceback_later()
+    stderr.close()
 
 
 class Outcome(NamedTuple):
@@ -57,7 +60,6 @@ class Outcome(NamedTuple):
 
 def outcome(case: Case, inputs: Inputs, backend: str) -> Outcome:
     """Calls the loss forward and backward."""
-    faulthandler.dump_traceback_later(LONGEST_CALL, exit=True, file=sys.__stderr__)
     student = inputs.student.detach().requires_grad_()
     result = call(case.kind, inputs._replace(student=student), **case.options, backend=backend)
     loss, terms = result if case.options["return_terms"] else (result, None)
@@ -178,7 +180,10 @@ def memory(tensor: Tensor) -> bytes:
 @pytest.mark.parametrize(("device", "backend"), BACKENDS)
 @fuzz(0.13)
 @given(data=st.data())
-def test_any_call_has_the_result_of_the_definition(device: str, backend: str, kind: str, data: st.DataObject) -> None:
+def test_any_call_has_the_result_of_the_definition(
+    device: str, backend: str, kind: str, data: st.DataObject, watch: Callable[[], None]
+) -> None:
+    watch()
     case = data.draw(cases(kind))
     inputs = Inputs(*(tensor.to(device) for tensor in case.inputs))
     if backend == "triton" and compute_dtype(*inputs[:2]) == torch.float64:
@@ -194,7 +199,8 @@ def test_any_call_has_the_result_of_the_definition(device: str, backend: str, ki
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
 @fuzz(0.11)
 @given(data=st.data())
-def test_a_mistake_is_named(kind: str, data: st.DataObject) -> None:
+def test_a_mistake_is_named(kind: str, data: st.DataObject, watch: Callable[[], None]) -> None:
+    watch()
     mistake = data.draw(mistakes(kind))
     event(f"{mistake.argument}: {mistake.got}")
     with pytest.raises((TypeError, ValueError), match=rf"^{mistake.argument} must "):
