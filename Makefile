@@ -9,7 +9,8 @@ LIBRARY_MATRIX := 2.6.0
 TRAINER_MATRIX := 2.8.0+0.23.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench gpu-check clean
+.PHONY: help install demo test fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench gpu-check \
+    clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,6 +29,12 @@ demo: $(INSTALLED) ## train a teacher and students by ce, kd and bickd on digits
 
 test: $(INSTALLED) ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# The random calls are others each time; CASES= sets how many.
+fuzz: CASES ?= 100000
+fuzz: $(INSTALLED) ## call the losses with 100,000 random batches, options and mistakes, and print statistics
+	BICKD_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --hypothesis-show-statistics \
+		tests/robustness/test_fuzzing.py
 
 test-kernels: $(INSTALLED) ## execute every kernel on the CPU, from the compiler's intermediate code
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/kernels --ignore tests/kernels/test_resources.py

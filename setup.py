@@ -4,12 +4,11 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# The oldest versions are the oldest that `make test-matrix` runs. There is no upper bound: it would keep users of the
-# library from a newer PyTorch until the next release here, where most likely nothing has to change.
-TORCH = "torch>=2.6"
+# The oldest and the newest versions that `make test-matrix` runs.
+TORCH = "torch>=2.6,<2.15"
 TRAINING = [
     # With PyTorch 2.8, the first whose processes cannot wait for each other forever when they leave.
-    "torchvision>=0.23",
+    "torchvision>=0.23,<0.30",
     "numpy>=2.0",
     "scikit-learn>=1.5",
     "matplotlib>=3.9",

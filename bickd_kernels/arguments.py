@@ -17,6 +17,12 @@ from bickd_kernels.processes.group import ProcessGroup
 MIN_CONTRAST_TEMPERATURE = 0.02
 """Below this ``exp(similarity / contrast_temperature)`` approaches the float32 range."""
 
+TEMPERATURES = (1e-6, 1e6)
+"""The smallest and the largest temperature of any kind: their squares and inverses, times a weight, are float32 numbers."""
+
+LARGEST_WEIGHT = 1e12
+"""The largest absolute value of a weight: the product of two of them, over a temperature, is a float32 number."""
+
 _LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -75,7 +81,7 @@ def check_inputs(student_logits: Tensor, teacher_logits: Tensor, target: Tensor 
     """Checks the tensors of a call against each other.
 
     Raises:
-        TypeError: not a tensor, logits that are not floating point, a target that is not of an integer type.
+        TypeError: not a dense tensor, logits that are not floating point, a target that is not of an integer type.
         ValueError: shapes or devices that differ, no class dimension, no class, a target that names no class.
     """
     _check_logits("student_logits", student_logits)
@@ -103,8 +109,14 @@ def _check_logits(name: str, logits: Any) -> None:
         )
     if logits.dtype not in _LOGIT_DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {logits.dtype}")
+    _check_dense(name, logits)
     if logits.dim() < 2 or logits.shape[-1] == 0:
         raise ValueError(f"{name} must have shape (B, ..., C) with at least one class, got {tuple(logits.shape)}")
+
+
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, of layout torch.strided, got {tensor.layout}")
 
 
 def _check_target(target: Any, student_logits: Tensor, ignore_index: int) -> None:
@@ -112,6 +124,7 @@ def _check_target(target: Any, student_logits: Tensor, ignore_index: int) -> Non
         raise TypeError(f"target must be a torch.Tensor or None, got {type(target).__name__}")
     if target.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise TypeError(f"target must be of an integer dtype, got {target.dtype}")
+    _check_dense("target", target)
     if target.shape != student_logits.shape[:-1]:
         raise ValueError(
             f"target must have shape {tuple(student_logits.shape[:-1])}, that of student_logits without the classes, "
@@ -130,12 +143,22 @@ def _check_target(target: Any, student_logits: Tensor, ignore_index: int) -> Non
             raise ValueError(f"target must be in [0, {classes - 1}] or ignore_index ({ignore_index}), got {int(wrong[0])}")
 
 
-def check_temperature(name: str, value: float, minimum: float | None = None) -> float:
-    """The temperature as a float, if it is finite, positive and not below ``minimum``."""
+def check_temperature(name: str, value: float, minimum: float = TEMPERATURES[0]) -> float:
+    """The temperature as a float, if it is positive and between ``minimum`` and the largest of ``TEMPERATURES``."""
     value = check_number(name, value)
-    if value <= 0 or (minimum is not None and value < minimum):
-        allowed = "positive" if minimum is None else f">= {minimum}"
+    if value < minimum:
+        allowed = "positive" if value <= 0 and minimum == TEMPERATURES[0] else f">= {minimum}"
         raise ValueError(f"{name} must be {allowed}, got {value}")
+    if value > TEMPERATURES[1]:
+        raise ValueError(f"{name} must be <= {TEMPERATURES[1]:g}, got {value}")
+    return value
+
+
+def check_weight(name: str, value: float) -> float:
+    """The weight as a float, if its absolute value is at most ``LARGEST_WEIGHT``."""
+    value = check_number(name, value)
+    if abs(value) > LARGEST_WEIGHT:
+        raise ValueError(f"{name} must be in [-{LARGEST_WEIGHT:g}, {LARGEST_WEIGHT:g}], got {value}")
     return value
 
 
@@ -143,15 +166,21 @@ def check_number(name: str, value: float) -> float:
     """The number as a float, if it is finite."""
     if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a Python number, got {type(value).__name__}")
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite as a float, got an integer beyond its range") from None
+    if not finite:
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
 
 
 def check_index(name: str, value: int) -> int:
-    """The index, if it is an integer."""
+    """The index, if it is an integer of 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must be an integer of 64 bits, got one beyond their range")
     return value
 
 
@@ -185,10 +214,11 @@ def check_settings(
 
     Raises:
         TypeError: a temperature or weight that is no Python number, an ``ignore_index`` that is no int.
-        ValueError: a temperature that is not positive, a ``contrast_temperature`` below ``MIN_CONTRAST_TEMPERATURE``, a
-            number that is not finite.
+        ValueError: a temperature that is not within ``TEMPERATURES``, a ``contrast_temperature`` below
+            ``MIN_CONTRAST_TEMPERATURE``, a weight beyond ``LARGEST_WEIGHT``, a number that is not finite, an
+            ``ignore_index`` of more than 64 bits.
     """
-    checked = {name: check_number(name, weight) for name, weight in weights.items()}
+    checked = {name: check_weight(name, weight) for name, weight in weights.items()}
     factor = checked.pop("bilateral_weight", 1.0)
     for side in ("class_weight", "sample_weight"):
         checked[side] *= factor

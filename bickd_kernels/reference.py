@@ -27,7 +27,9 @@ from bickd_kernels.terms import BicKDTerms, BilateralTerms
 def unit_log(logits: Tensor, temperature: float, dim: int) -> Tensor:
     """Probabilities ``softmax(logits / temperature)``, their vectors along ``dim`` scaled to length 1 in log space."""
     log_probabilities = F.log_softmax(logits / temperature, dim=1)
-    return torch.exp(log_probabilities - 0.5 * torch.logsumexp(2 * log_probabilities, dim, keepdim=True))
+    # Relative to the largest of its vector: beside logarithms of -1e7 that of the length would be lost to rounding.
+    relative = log_probabilities - log_probabilities.detach().amax(dim, keepdim=True)
+    return torch.exp(relative - 0.5 * torch.logsumexp(2 * relative, dim, keepdim=True))
 
 
 def info_nce(scores: Tensor, positives: Tensor) -> Tensor:

@@ -163,6 +163,54 @@ def test_a_contrast_temperature_that_would_overflow(kind: str, value: float, inp
     assert call(kind, inputs, contrast_temperature=0.02).isfinite()
 
 
+@pytest.mark.parametrize(("value", "allowed"), [(9e-7, ">= 1e-06"), (1.1e6, "<= 1e[+]06"), (1e300, "<= 1e[+]06")])
+@pytest.mark.parametrize("name", ["temperature", "kd_temperature"])
+def test_a_temperature_that_would_leave_the_range_of_float32(name: str, value: float, allowed: str, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be {allowed}, got "):
+        bickd_loss(*inputs, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["ce_weight", "kd_weight", "bilateral_weight", "class_weight", "sample_weight"])
+@pytest.mark.parametrize("value", [1.1e12, -1e300])
+def test_a_weight_that_would_leave_the_range_of_float32(name: str, value: float, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be in \[-1e[+]12, 1e[+]12\], got "):
+        bickd_loss(*inputs, **{name: value})
+
+
+def test_the_largest_weights_and_the_extreme_temperatures_stay_within_the_range_of_float32(inputs: Inputs) -> None:
+    single = Inputs(inputs.student.float().requires_grad_(), inputs.teacher.float(), inputs.target)
+    largest = dict.fromkeys(("ce_weight", "kd_weight", "bilateral_weight", "class_weight", "sample_weight"), 1e12)
+    for temperature in (1e-6, 1e6):
+        loss = bickd_loss(*single, temperature=temperature, kd_temperature=temperature, **largest)
+        assert loss.isfinite()
+        assert torch.autograd.grad(loss, single.student)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["temperature", "contrast_temperature", "class_weight"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_integer_that_no_float_can_hold(loss: Any, name: str, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be finite as a float, got an integer beyond its range"):
+        loss(*inputs, **{name: 10**400})
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_ignore_index_of_more_than_64_bits(loss: Any, value: int, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=r"^ignore_index must be an integer of 64 bits"):
+        loss(*inputs, ignore_index=value)
+
+
+@pytest.mark.parametrize("name", ["student", "teacher", "target"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_tensor_that_is_not_dense(loss: Any, name: str, inputs: Inputs) -> None:
+    sparse = inputs._replace(**{name: getattr(inputs, name).to_sparse()})
+    argument = name if name == "target" else f"{name}_logits"
+    with pytest.raises(
+        TypeError, match=rf"^{argument} must be a dense tensor, of layout torch\.strided, got torch\.sparse_coo"
+    ):
+        loss(*sparse)
+
+
 @pytest.mark.parametrize("value", [1, np.float32(1), np.float64(1), np.int64(1)])
 def test_any_real_number_will_do(value: Any, inputs: Inputs) -> None:
     loss = bickd_loss(*inputs, temperature=value, kd_weight=value)

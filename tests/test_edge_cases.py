@@ -285,6 +285,22 @@ def test_saturated_logits_are_finite_and_those_of_float64(
     assert (gradient - true_gradient).abs().max() <= (1e-6 + rounding) * true_gradient.abs().max() + smallest
 
 
+@pytest.mark.parametrize("left_out", ["nothing", "a row", "a class"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_beyond_the_range_of_the_dtype_gives_no_number(kind: str, side: str, left_out: str, backend: str) -> None:
+    # -3e38 / 0.5 is -inf in float32, but the class belongs to the batch: its direction is lost.
+    inputs = make_inputs(5, 4, dtype=torch.float32)
+    inputs.target.fill_(1)
+    getattr(inputs, side)[:, 0] = -3e38
+    if left_out == "a row":
+        inputs.target[2] = -100
+    elif left_out == "a class":
+        inputs.teacher[:, 3] = -torch.inf
+    assert not call(kind, inputs, temperature=0.5, backend=backend).isfinite()
+    assert call(kind, inputs, temperature=1.0, return_terms=True, backend=backend)[1].class_wise.isfinite()
+
+
 # -- (B, ..., C)
 
 

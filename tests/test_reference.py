@@ -67,6 +67,15 @@ def test_the_weights_are_those_of_the_definition() -> None:
     assert float(reference.bilateral_loss(*inputs, **sides)) == pytest.approx(oracle.bilateral(expected, **sides), rel=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vectors_have_length_one_whatever_the_size_of_the_logits(dtype: torch.dtype) -> None:
+    logits = torch.full((4, 5), -1e30, dtype=dtype)
+    logits[:, 0] = 0.0
+    for dim in (0, 1):
+        length = reference.unit_log(logits, 2.0, dim).norm(dim=dim)
+        torch.testing.assert_close(length, torch.ones_like(length))
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_the_gradient_is_that_of_finite_differences(ignored: bool) -> None:
     inputs = make_inputs(4, 5, scale=1.0)

@@ -12,7 +12,13 @@ from bickd_kernels.backends.contract import Batch, Result
 from bickd_kernels.backends.tiles.contrast import contrast
 from bickd_kernels.backends.tiles.gradient import accumulate, scaled, weighted_sum
 from bickd_kernels.backends.tiles.rows import cross_entropy, distillation
-from bickd_kernels.backends.tiles.selection import Selection, on_host, unless_all, widened_logits
+from bickd_kernels.backends.tiles.selection import (
+    Selection,
+    classes_without_entry,
+    on_host,
+    unless_all,
+    widened_logits,
+)
 from bickd_kernels.backends.tiles.vectors import (
     largest_of_columns,
     log_probabilities,
@@ -36,7 +42,9 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     present = _classes_of_the_batch(logits, valid)
     if present is not None:
         logits.masked_fill_(~present, -torch.inf)
-    selection = Selection(rows, None if present is None else present.to(logits.dtype), row_weights)
+    classes = None if present is None else present.to(logits.dtype)
+    any_row = None if rows is None else rows.amax()
+    selection = Selection(rows, classes, row_weights, classes_without_entry(classes, any_row))
     if settings.kd_weight is not None:
         kd, part = distillation(logits, settings.kd_temperature, row_weights, needs_gradient)
         gradient = accumulate(gradient, part, settings.kd_weight)
@@ -73,7 +81,7 @@ def _bilateral(
     """Class-wise and sample-wise contrast of logits ``(2, B, C)``, and the gradient of their weighted sum."""
     some_vanish = selection.leaves_something_out
     logarithms = log_probabilities(logits, settings.temperature, selection.rows)
-    largest = largest_of_columns(logarithms, some_vanish)
+    largest = largest_of_columns(logarithms, selection.no_entry)
     relative = relative_to(largest, logarithms)
     probabilities = relative * largest.exp_()
 

@@ -96,9 +96,9 @@ class GlobalBatch:
             if by_sample:
                 of_samples = samples(slices, probabilities, teacher, k, keep)
             if by_class and not in_sum:
-                of_classes = shared_classes(slices, logarithms[0], teacher, selection.classes, k, keep)
+                of_classes = shared_classes(slices, logarithms[0], teacher, selection, k, keep)
         if in_sum:
-            summed = summed_classes(slices, logarithms, selection.classes, k, selection.leaves_something_out)
+            summed = summed_classes(slices, logarithms, selection, k)
         return _Contrast(probabilities, of_samples, of_classes, summed)
 
     def _complete(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bickd_kernels.backends.contract import Batch
-from bickd_kernels.backends.tiles.selection import Selection, on_host, unless_all
+from bickd_kernels.backends.tiles.selection import Selection, classes_without_entry, on_host, unless_all
 from bickd_kernels.processes import exchange
 from bickd_kernels.processes.slices import Slices
 
@@ -34,6 +34,7 @@ def select(slices: Slices, batch: Batch, logits: Tensor, valid: Tensor | None) -
     classes = None if present is None else present.to(logits.dtype)
     # With targets, and where the count is not to be waited for, every rank has a mask, or none has.
     if batch.target is None or (on_host(count) and int(count) == slices.total):
-        return Selection(None, classes, 1 / slices.total), torch.ones_like(count)
+        return Selection(None, classes, 1 / slices.total, classes_without_entry(classes, None)), torch.ones_like(count)
+    some_row = (count > 0).to(logits.dtype)
     rows = logits.new_ones(logits.shape[1]) if valid is None else valid.to(logits.dtype)
-    return Selection(rows, classes, rows / count.clamp(min=1)), (count > 0).to(logits.dtype)
+    return Selection(rows, classes, rows / count.clamp(min=1), classes_without_entry(classes, some_row)), some_row

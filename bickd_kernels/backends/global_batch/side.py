@@ -9,6 +9,7 @@ from torch import Tensor
 from bickd_kernels.backends.global_batch.teacher import Teacher
 from bickd_kernels.backends.tiles import contrast
 from bickd_kernels.backends.tiles.contrast import Pair, Sums
+from bickd_kernels.backends.tiles.selection import Selection
 from bickd_kernels.backends.tiles.vectors import largest_of_columns, normalize, project, relative_to
 from bickd_kernels.processes import exchange
 from bickd_kernels.processes.slices import Slices
@@ -55,21 +56,24 @@ def shared_classes(
     slices: Slices,
     logarithms: Tensor,
     teacher: Teacher,
-    classes: Tensor | None,
+    selection: Selection,
     contrast_temperature: float,
     keep: bool,
 ) -> Side:
-    """This rank's share of the classes; log-probabilities of its samples ``(b, C)``, mask ``(C,)`` of the classes."""
-    some_vanish = teacher.rows is not None or classes is not None
+    """This rank's share of the classes; log-probabilities of its samples ``(b, C)``."""
 
-    def unit_vectors(logarithms: Tensor) -> Tensor:
-        largest = largest_of_columns(logarithms, some_vanish)
-        return normalize(relative_to(largest, logarithms), 0, some_vanish)
+    def unit_vectors(logarithms: Tensor, classes: slice) -> Tensor:
+        no_entry = selection.no_entry
+        if no_entry is not None and no_entry.dim() == 1:
+            no_entry = no_entry[classes]
+        relative = relative_to(largest_of_columns(logarithms, no_entry), logarithms)
+        return normalize(relative, 0, selection.leaves_something_out)
 
     shares = slices.shares(logarithms.shape[1])
-    units = unit_vectors(exchange.to_class_slices(slices, logarithms))
-    against = unit_vectors(teacher.logarithms.clone())
-    pair = contrast.pair_of(units.T, against.T, contrast_temperature, classes, None, sum(shares[: slices.rank]))
+    first = sum(shares[: slices.rank])
+    units = unit_vectors(exchange.to_class_slices(slices, logarithms), slice(first, first + shares[slices.rank]))
+    against = unit_vectors(teacher.logarithms.clone(), slice(None))
+    pair = contrast.pair_of(units.T, against.T, contrast_temperature, selection.classes, None, first)
     return _side(units, 0, pair, keep)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bickd_kernels.backends.tiles import contrast
 from bickd_kernels.backends.tiles.contrast import SIMILARITY_BUDGET_BYTES
+from bickd_kernels.backends.tiles.selection import Selection
 from bickd_kernels.backends.tiles.vectors import LOG2_E, inverse_lengths, relative_to
 from bickd_kernels.processes import exchange
 from bickd_kernels.processes.slices import Slices
@@ -36,23 +37,23 @@ def sum_is_less(slices: Slices, classes: int, element_size: int, teacher_is_gath
     return 2 * classes**2 <= shared and classes**2 * element_size <= SIMILARITY_BUDGET_BYTES
 
 
-def summed_classes(
-    slices: Slices, logarithms: Tensor, classes: Tensor | None, contrast_temperature: float, some_vanish: bool
-) -> SummedClasses:
+def summed_classes(slices: Slices, logarithms: Tensor, selection: Selection, contrast_temperature: float) -> SummedClasses:
     """The class side of the global batch.
 
     Args:
         slices: the rows of each rank.
         logarithms: log-probabilities of student and teacher for this rank's samples, ``(2, b, C)``; written to.
-        classes: mask ``(C,)`` of the classes, None: all.
+        selection: of the global batch.
         contrast_temperature: ``k``.
-        some_vanish: whether rows or classes of any rank are left out.
     """
     count = logarithms.shape[2]
-    largest = exchange.largest_over_ranks(slices, _largest(logarithms)).clamp_(min=torch.finfo(logarithms.dtype).min)
+    classes = selection.classes
+    largest = exchange.largest_over_ranks(slices, _largest(logarithms))
+    if selection.no_entry is not None:
+        largest.masked_fill_(selection.no_entry, 0.0)
     relative = relative_to(largest, logarithms)
     raw, squares = exchange.sum_over_ranks(slices, relative[0].T @ relative[1], (relative * relative).sum(1))
-    student_scale, teacher_scale = inverse_lengths(squares, some_vanish)
+    student_scale, teacher_scale = inverse_lengths(squares, selection.leaves_something_out)
     teacher_scale = teacher_scale * (LOG2_E / contrast_temperature)
     similarity = raw * student_scale[:, None] * teacher_scale
 

@@ -17,6 +17,9 @@ class Selection(NamedTuple):
     """``(C,)``"""
     row_weights: Tensor | float
     """The weight of each row in a mean over the batch, ``(B,)``; one number where all weigh the same."""
+    no_entry: Tensor | None
+    """Mask, scalar or ``(C,)``, of the classes that have no entry: left out, or of a batch without rows; None: no class.
+    A class of the batch whose logarithms are all -inf is none of them: it has left the range of the dtype."""
 
     @property
     def leaves_something_out(self) -> bool:
@@ -31,6 +34,13 @@ def widened_logits(batch: Batch, ignore_index: int) -> tuple[Tensor, Tensor | No
     if valid is not None:
         logits.masked_fill_(~valid[:, None], 0.0)
     return logits, valid
+
+
+def classes_without_entry(classes: Tensor | None, any_row: Tensor | None) -> Tensor | None:
+    """``Selection.no_entry``, of the classes ``(C,)`` and whether there is any row; None stands for all, and for yes."""
+    if classes is None:
+        return None if any_row is None else any_row == 0
+    return classes == 0 if any_row is None else (classes == 0) | (any_row == 0)
 
 
 def unless_all(mask: Tensor) -> Tensor | None:

@@ -20,10 +20,10 @@ def log_probabilities(logits: Tensor, temperature: float, rows: Tensor | None) -
     return logarithms if rows is None else logarithms.masked_fill_((rows == 0)[:, None], -torch.inf)
 
 
-def largest_of_columns(logarithms: Tensor, some_vanish: bool) -> Tensor:
-    """The largest logarithm of each column ``(..., 1, C)``, finite also for a column that is -inf throughout."""
+def largest_of_columns(logarithms: Tensor, no_entry: Tensor | None) -> Tensor:
+    """The largest logarithm of each column ``(..., 1, C)``, 0 for those that the mask hides, which are -inf throughout."""
     largest = logarithms.amax(-2, keepdim=True)
-    return largest.clamp_(min=torch.finfo(logarithms.dtype).min) if some_vanish else largest
+    return largest if no_entry is None else largest.masked_fill_(no_entry, 0.0)
 
 
 def relative_to(largest: Tensor, logarithms: Tensor) -> Tensor:

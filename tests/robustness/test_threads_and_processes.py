@@ -1,0 +1,197 @@
+"""The losses called from several threads, after fork, in spawned processes, and as modules that are copied or stored."""
+
+import copy
+import multiprocessing
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import KINDS, Inputs, call, evaluate, make_inputs, with_absences
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from bickd_kernels import BicKDLoss, BilateralLoss
+
+THREADS = 8
+PATIENCE = 60
+"""Seconds after which threads or processes that wait for each other have failed."""
+
+MODULES = [BilateralLoss, BicKDLoss]
+OPTIONS: dict[str, Any] = {"temperature": 1.5, "contrast_temperature": 0.1, "sample_weight": 2.0, "ignore_index": 3}
+
+# -- threads
+
+
+def jobs() -> list[Callable[[], tuple[Tensor, Tensor]]]:
+    """Calls of several losses, shapes, dtypes and backends."""
+    batches = [make_inputs(9, 7), with_absences(make_inputs(40, 30)), make_inputs(70, 11, dtype=torch.float16)]
+    batches[0].target[2] = -100
+    labelled = [
+        (kind, inputs) for kind in KINDS for inputs in batches if kind != "bilateral_unlabelled" or inputs is not batches[1]
+    ]
+    return [
+        lambda kind=kind, inputs=inputs, backend=backend: evaluate(kind, inputs, backend=backend)
+        for kind, inputs in labelled
+        for backend in ("torch", "reference")
+    ]
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same call at a time", "different calls at a time"])
+def test_eight_threads_get_the_bits_of_one(same: bool) -> None:
+    tasks = jobs()
+    expected = [task() for task in tasks]
+    barrier = threading.Barrier(THREADS)
+    running, most = [0], [0]
+    lock = threading.Lock()
+    threads = torch.get_num_threads()
+
+    def work(thread: int) -> list[int]:
+        # A thread of its own starts with PyTorch's default, and the number of threads within a sum decides its order.
+        torch.set_num_threads(threads)
+        differing = []
+        for turn in range(5 * len(tasks)):
+            index = (turn if same else turn + thread) % len(tasks)
+            barrier.wait(PATIENCE)
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+            try:
+                actual = tasks[index]()
+            except Exception:
+                barrier.abort()
+                raise
+            with lock:
+                running[0] -= 1
+            if not all(torch.equal(value, other) for value, other in zip(actual, expected[index], strict=True)):
+                differing.append(index)
+        return differing
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert list(pool.map(work, range(THREADS))) == [[]] * THREADS
+    # They were inside of the loss together, not one after the other.
+    assert most[0] > 1
+
+
+# -- processes
+
+
+class Losses(Dataset[Tensor]):
+    """Loss and gradient as the samples of a data set, computed where a worker loads them."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+    def __len__(self) -> int:
+        return 2 * len(KINDS)
+
+    def __getitem__(self, index: int) -> Tensor:
+        loss, gradient = evaluate(KINDS[index // 2], make_inputs(30, 20, seed=index), backend=self.backend)
+        return torch.cat([loss[None], gradient.flatten()])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_worker_of_a_data_loader_computes_what_its_parent_does(start: str, backend: str) -> None:
+    losses = Losses(backend)
+    # The parent has used the loss, with backward, before its workers start.
+    expected = torch.stack([losses[index] for index in range(len(losses))])
+    loader = DataLoader(losses, batch_size=1, num_workers=2, multiprocessing_context=start, timeout=PATIENCE)
+    torch.testing.assert_close(torch.cat(list(loader)), expected, rtol=1e-12, atol=1e-15)
+
+
+def loss_and_gradient(criterion: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    student = inputs.student.clone().requires_grad_()
+    loss = criterion(student, *inputs[1:])
+    return loss.detach(), torch.autograd.grad(loss, student)[0]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_module_is_sent_to_another_process(start: str) -> None:
+    inputs = make_inputs(12, 7)
+    criteria = [module(**OPTIONS) for module in MODULES]
+    expected = [loss_and_gradient(criterion, inputs) for criterion in criteria]
+    with multiprocessing.get_context(start).Pool(1) as pool:
+        results = pool.starmap_async(loss_and_gradient, [(criterion, inputs) for criterion in criteria]).get(PATIENCE)
+    torch.testing.assert_close(results, expected, rtol=1e-12, atol=1e-15)
+
+
+# -- modules, copied and stored
+
+
+class Distiller(nn.Module):
+    """A model that holds a criterion beside parameters of its own."""
+
+    def __init__(self, criterion: nn.Module) -> None:
+        super().__init__()
+        self.layer = nn.Linear(7, 7, dtype=torch.float64)
+        self.criterion = criterion
+
+    def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        return self.criterion(self.layer(student), teacher, target)
+
+
+def bare(criterion: nn.Module) -> nn.Module:
+    return criterion
+
+
+def by_pickle(module: nn.Module, folder: Path) -> Any:
+    return pickle.loads(pickle.dumps(module))
+
+
+def by_deepcopy(module: nn.Module, folder: Path) -> Any:
+    return copy.deepcopy(module)
+
+
+def by_file(module: nn.Module, folder: Path) -> Any:
+    torch.save(module, folder / "module.pt")
+    return torch.load(folder / "module.pt", weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [by_pickle, by_deepcopy, by_file])
+@pytest.mark.parametrize("held", [bare, Distiller])
+@pytest.mark.parametrize("module", MODULES)
+def test_a_copy_has_the_options_the_results_and_a_life_of_its_own(
+    module: Any, held: Any, copied: Any, tmp_path: Path
+) -> None:
+    inputs = make_inputs(12, 7)
+    original = held(module(**OPTIONS))
+    expected = loss_and_gradient(original, inputs)
+    duplicate = copied(original, tmp_path)
+    criteria = [next(part for part in whole.modules() if type(part) is module) for whole in (original, duplicate)]
+    assert criteria[0].options == criteria[1].options == module(**OPTIONS).options
+    assert criteria[0].options is not criteria[1].options
+    assert all(torch.equal(*pair) for pair in zip(loss_and_gradient(duplicate, inputs), expected, strict=True))
+    criteria[1].options["temperature"] = 5.0
+    assert not torch.equal(loss_and_gradient(duplicate, inputs)[0], expected[0])
+    assert all(torch.equal(*pair) for pair in zip(loss_and_gradient(original, inputs), expected, strict=True))
+
+
+@pytest.mark.parametrize("held", [bare, Distiller])
+@pytest.mark.parametrize("module", MODULES)
+def test_a_state_is_stored_and_loaded_as_weights_only(module: Any, held: Any, tmp_path: Path) -> None:
+    original = held(module(**OPTIONS))
+    torch.save(original.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    # The criterion adds nothing to a checkpoint: one of a model without it loads into a model with it, and the reverse.
+    assert [name for name in state if not name.startswith("layer.")] == []
+    restored = held(module(**OPTIONS))
+    assert restored.load_state_dict(state, strict=True) == ([], [])
+    inputs = make_inputs(12, 7)
+    pairs = zip(loss_and_gradient(restored, inputs), loss_and_gradient(original, inputs), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_of_one_thread_is_differentiated_in_another(kind: str, backend: str) -> None:
+    inputs = make_inputs(9, 7)
+    _, expected = evaluate(kind, inputs, backend=backend)
+    student = inputs.student.requires_grad_()
+    loss = call(kind, inputs, backend=backend)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(loss.backward).result(PATIENCE)
+    assert torch.equal(student.grad, expected)
