@@ -1,8 +1,10 @@
 """The losses as modules: the arguments of the functions, checked and set once."""
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from bickd_kernels import backends
 from bickd_kernels.arguments import check_group, check_settings
@@ -20,6 +22,13 @@ class _Loss(nn.Module):
         check_group(group)
         backends.check_name(backend)
         self.options = {**numbers, "group": group, "backend": backend}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # A group stands for processes: a copy of the module works with the same ones.
+        memo[id(self.options["group"])] = self.options["group"]
+        copied = memo[id(self)] = self.__new__(type(self))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())

@@ -8,8 +8,13 @@ ROOT = Path(__file__).parents[2]
 
 def oldest(package: str) -> tuple[int, ...]:
     """The lower bound in setup.py."""
-    (version,) = re.findall(rf'"{package}>=([\d.]+)"', (ROOT / "setup.py").read_text())
-    return numbers(version)
+    return bounds(package)[0]
+
+
+def bounds(package: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The oldest version in setup.py, and the first that is newer than all that are tested."""
+    ((lower, upper),) = re.findall(rf'"{package}>=([\d.]+),<([\d.]+)"', (ROOT / "setup.py").read_text())
+    return numbers(lower), numbers(upper)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -33,4 +38,6 @@ def test_the_oldest_torchvision_of_the_trainer_is_tested() -> None:
 def test_the_newest_versions_are_those_that_make_test_installs() -> None:
     pinned = dict(re.findall(r"^(\w+)==([\d.]+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
     assert numbers(pinned["torch"]) > in_matrix("TRAINER_MATRIX")[-1][0] > in_matrix("LIBRARY_MATRIX")[-1][0]
-    assert numbers(pinned["torchvision"]) > oldest("torchvision")
+    for package in ("torch", "torchvision"):
+        major, minor = numbers(pinned[package])
+        assert bounds(package)[1] == (major, minor + 1) > bounds(package)[0]

@@ -1,5 +1,6 @@
 """What differs between ranks, or is wrong on one, is an error on all of them, and nobody waits for ever."""
 
+import copy
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -139,6 +140,7 @@ def losses_of_groups(rank: int) -> dict[str, torch.Tensor]:
         "reference": reference.bickd_loss(*inputs, group=dist.group.WORLD),
         "module": BicKDLoss(group=dist.group.WORLD)(*inputs),
     }
+    results["copy"] = copy.deepcopy(BicKDLoss(group=dist.group.WORLD))(*inputs)
     if rank in (0, 2):
         results["pair"] = bickd_loss(*inputs, group=pair)
     # A group of NCCL alone moves nothing that lies in host memory; what ranks tell each other then takes another way.
@@ -162,7 +164,7 @@ def test_a_group_is_any_processes(tmp_path: Path) -> None:
 
     for rank, losses in enumerate(by_rank):
         torch.testing.assert_close(losses["alone"], expected(rank))
-        for name in ("all", "reference", "module", "nccl"):
+        for name in ("all", "reference", "module", "copy", "nccl"):
             torch.testing.assert_close(losses[name], expected(0, 1, 2))
         assert losses["groups made"] == 1
     for rank in (0, 2):
