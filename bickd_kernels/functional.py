@@ -65,9 +65,9 @@ def bilateral_loss(
         teacher_logits: the same shape and device, its dtype may differ; gets no gradient.
         target: integer ``(B, ...)``. Samples of one class are positives of each other; without targets each sample is its
             own only positive. A sample of ``ignore_index`` is as if it were not in the batch.
-        temperature: softens both softmaxes, ``> 0``.
-        contrast_temperature: sharpness of the contrast, ``>= 0.02``.
-        class_weight: weight of the class-wise side.
+        temperature: softens both softmaxes, positive (from 1e-6 to 1e6).
+        contrast_temperature: sharpness of the contrast, ``>= 0.02`` (to 1e6).
+        class_weight: weight of the class-wise side, finite (to 1e12 on either side of 0, as every weight).
         sample_weight: weight of the sample-wise side. A side of weight 0 is computed only for ``return_terms``.
         ignore_index: the target of samples to leave out.
         return_terms: also return the unweighted sides.
@@ -151,7 +151,7 @@ def bickd_loss(
         student_logits: as for ``bilateral_loss``.
         teacher_logits: as for ``bilateral_loss``.
         target: integer ``(B, ...)``; a sample of ``ignore_index`` is as if it were not in the batch, in every term.
-        kd_temperature: softens both softmaxes of the KL term, ``> 0``; the term is scaled by its square.
+        kd_temperature: softens both softmaxes of the KL term, positive; the term is scaled by its square.
         ce_weight: weight of the cross-entropy with ``target``.
         kd_weight: weight of the KL term (summed over classes, mean over samples).
         bilateral_weight: weight of the bilateral loss.

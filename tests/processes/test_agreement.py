@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from cases import make_inputs
 from together import together
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 
 from bickd_kernels import BicKDLoss, bickd_loss, bilateral_loss, reference
 from bickd_kernels.processes import agreement
@@ -124,6 +126,28 @@ def test_a_rank_that_does_not_call_is_an_error_after_the_time_limit_of_the_group
     (message, seconds), _ = together(2, call_late, folder=tmp_path, seconds=60)
     assert message == "not every process of the group called the loss within the group's time limit"
     assert SECONDS * 0.5 < seconds < SECONDS * 2
+
+
+# -- what is passed
+
+
+def given_a_distributed_tensor(rank: int) -> list[str]:
+    mesh = init_device_mesh("cpu", (2,))
+    inputs = make_inputs(3, 5)
+    sharded = DTensor.from_local(inputs.student, mesh, [Shard(0)])
+    messages = []
+    for arguments in ((sharded, inputs.teacher), (inputs.student, sharded)):
+        try:
+            bilateral_loss(*arguments, group=dist.group.WORLD)
+        except TypeError as error:
+            messages.append(str(error))
+    return messages
+
+
+def test_a_dtensor_is_refused(tmp_path: Path) -> None:
+    for student, teacher in together(2, given_a_distributed_tensor, folder=tmp_path):
+        assert student.startswith("student_logits must be a plain torch.Tensor, got a DTensor; pass its to_local()")
+        assert teacher.startswith("teacher_logits must be a plain torch.Tensor, got a DTensor")
 
 
 # -- groups
