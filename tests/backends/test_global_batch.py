@@ -91,6 +91,7 @@ class Results(NamedTuple):
     nothing_left: dict[str, Outcome]
     with_nan: Tensor
     inputs_unchanged: bool
+    compiled: Outcome
 
 
 def work(rank: int) -> Results:
@@ -103,6 +104,7 @@ def work(rank: int) -> Results:
         nothing_left(rank),
         with_a_nan_on_the_last_rank(rank),
         unchanged(rank),
+        compiled(rank),
     )
 
 
@@ -259,6 +261,30 @@ def unchanged(rank: int) -> bool:
 
 def test_the_inputs_are_not_written_to(results: list[Results]) -> None:
     assert all(result.inputs_unchanged for result in results)
+
+
+# -- torch.compile
+
+
+def compiled(rank: int) -> Outcome:
+    """A step that is compiled around the loss."""
+    part = own_part(Case("bickd", 19, "even").inputs(), SPLITS["even"][dist.get_world_size()], rank)
+    student = part.student.clone().requires_grad_()
+
+    def step(student: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        loss, terms = bickd_loss(student * 1.0, *part[1:], return_terms=True, group=dist.group.WORLD)
+        return loss * 1.0, tuple(terms)
+
+    loss, terms = torch.compile(step, backend="eager")(student)
+    loss.backward()
+    assert student.grad is not None
+    return Outcome(loss.detach(), terms, student.grad)
+
+
+def test_a_compiled_step_computes_the_same(results: list[Results]) -> None:
+    index = CASES.index(Case("bickd", 19, "even"))
+    for result in results:
+        torch.testing.assert_close(result.compiled, result.cases[index], rtol=1e-12, atol=1e-15)
 
 
 # -- what moves
