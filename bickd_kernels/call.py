@@ -46,10 +46,11 @@ def check(
     check_group(group)
     if group is None or distributed.get_world_size(group) == 1:
         return _check_own(student_logits, teacher_logits, target, numbers, backend, alone=True)
-    return _check_together(student_logits, teacher_logits, target, numbers, group, backend)
+    # Here and not as a decorator: it imports the compiler, for seconds, and not every build of PyTorch has what that needs.
+    together = torch.compiler.disable(_check_together)
+    return together(student_logits, teacher_logits, target, numbers, group, backend)
 
 
-@torch.compiler.disable
 def _check_together(
     student_logits: Tensor,
     teacher_logits: Tensor,

@@ -6,7 +6,7 @@
 The terms are defined in ``reference.py``.
 """
 
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -200,12 +200,7 @@ def _dispatch(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
         zero = student.new_zeros((), dtype=compute_dtype(student, teacher))
         return student[:0].sum() + zero, settings.computed(zero, zero, zero, zero)
     needs_gradient = torch.is_grad_enabled() and student.requires_grad
-    apply = DistillationLoss.apply if slices is None else _apply_together
+    # No compiler traces what processes tell each other.
+    apply = DistillationLoss.apply if slices is None else torch.compiler.disable(DistillationLoss.apply)
     loss, *terms = apply(student, teacher, target, settings, call.backend, slices, needs_gradient)
     return loss, tuple(terms)
-
-
-@torch.compiler.disable
-def _apply_together(*arguments: Any) -> tuple[Tensor, ...]:
-    """No compiler traces what processes tell each other."""
-    return DistillationLoss.apply(*arguments)

@@ -54,7 +54,7 @@ def test_a_wrong_gradient_fails_for_that_backend_alone(
     factor: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in = wrong(factor)
-    monkeypatch.setattr(backends, "load", lambda _: stand_in)
+    monkeypatch.setattr(backends, "load", lambda *_: stand_in)
     assert self_check.main([]) == 1
     printed = capsys.readouterr().out
     assert "FAILED torch on cpu, bickd_loss (17, 29) float32: gradient off by" in printed
@@ -68,7 +68,7 @@ def test_a_wrong_loss_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         result = right.forward(*arguments)
         return result._replace(loss=result.loss * 1.001)
 
-    monkeypatch.setattr(backends, "load", lambda _: SimpleNamespace(forward=forward, backward=right.backward))
+    monkeypatch.setattr(backends, "load", lambda *_: SimpleNamespace(forward=forward, backward=right.backward))
     assert self_check.main([]) == 1
     assert "FAILED torch on cpu" in capsys.readouterr().out
 
@@ -76,7 +76,7 @@ def test_a_wrong_loss_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_a_backend_that_raises_is_reported_and_the_others_are_still_checked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load(_: str) -> Any:
+    def load(*_: Any) -> Any:
         raise RuntimeError("no such kernel image")
 
     monkeypatch.setattr(backends, "load", load)

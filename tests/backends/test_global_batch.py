@@ -272,7 +272,7 @@ def compiled(rank: int) -> Outcome:
     student = part.student.clone().requires_grad_()
 
     def step(student: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        loss, terms = bickd_loss(student * 1.0, *part[1:], return_terms=True, group=dist.group.WORLD)
+        loss, terms = bickd_loss(student * 1.0, part.teacher, part.target, return_terms=True, group=dist.group.WORLD)
         return loss * 1.0, tuple(terms)
 
     loss, terms = torch.compile(step, backend="eager")(student)
