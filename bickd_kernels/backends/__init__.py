@@ -1,6 +1,7 @@
 """The choice of a backend by name.
 
-``contract`` says what a backend is; every other module here is one, and knows none of the others.
+``contract`` says what a backend is: ``tiled`` and ``triton`` for the batch of one process, ``global_batch`` for that of
+several. None knows another; ``tiles`` is what the two in PyTorch operations are made of.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """What goes into a backend and what comes out of it.
 
-A backend is a module with the two functions of ``Backend``. They get checked, flattened inputs, run outside autograd,
-write to none of their inputs, and know no other backend.
+A backend is a module, or an object, with the two functions of ``Backend``. They get checked, flattened inputs, run outside
+autograd, write to none of their inputs, and know no other backend.
 """
 
 from typing import NamedTuple, Protocol
