@@ -1,0 +1,139 @@
+"""Ways to compute a distillation loss from logits: the bilateral loss by every backend, its peers, and its bare products.
+
+    reference   the formulas of ``bickd_kernels.reference``, differentiated by autograd
+    compiled    the same under ``torch.compile``
+    tiled       ``bilateral_loss(..., backend="torch")``
+    triton      ``bilateral_loss(..., backend="triton")``, where there is a GPU
+    products    the matrix products of the loss and of its gradient alone, which no exact implementation avoids
+    KD, DIST    simpler losses of the training suite, without cross-entropy: what the bilateral loss costs beyond them
+    Liger ...   where ``liger_kernel`` is installed and a GPU is there: its fused losses between logits or probabilities
+
+Reference and compiled are the bare formulas, without argument checks or the handling of edge cases, which flatters them.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case, Inputs
+from benchmarks.timing import Step
+from bickd_kernels import bilateral_loss, reference
+from training.methods.dist import correlations
+from training.methods.kd import divergence
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+OURS = ("tiled", "triton")
+
+TEMPERATURE, CONTRAST_TEMPERATURE = 2.0, 0.2
+"""The defaults of ``bilateral_loss``."""
+
+PEERS_TEMPERATURE = 4.0
+
+
+class Provider(NamedTuple):
+    """A loss ``(student, teacher, target) -> scalar``."""
+
+    name: str
+    loss: Loss
+    is_bilateral: bool = True
+    """Whether it computes the bilateral loss; others are cheaper by what they leave out."""
+    is_products: bool = False
+    """Whether it is the products alone, whose results are no loss."""
+
+
+def providers(case: Case, device: str) -> list[Provider]:
+    """Those that can run here, for the sides of this case."""
+
+    def definition(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        loss = reference.sample_wise(student, teacher, target, TEMPERATURE, CONTRAST_TEMPERATURE)
+        if case.class_side:
+            loss = loss + reference.class_wise(student, teacher, TEMPERATURE, CONTRAST_TEMPERATURE)
+        return loss
+
+    def by(backend: str) -> Loss:
+        weight = 1.0 if case.class_side else 0.0
+        return lambda *batch: bilateral_loss(*batch, class_weight=weight, backend=backend)
+
+    found = [Provider("reference", definition), Provider("compiled", torch.compile(definition, dynamic=False))]
+    found.append(Provider("tiled", by("torch")))
+    if device == "cuda":
+        found.append(Provider("triton", by("triton")))
+    found.append(Provider("products", _no_loss, is_bilateral=False, is_products=True))
+    found += [Provider("KD", _kd, is_bilateral=False), Provider("DIST", _dist, is_bilateral=False)]
+    return found + _liger(device)
+
+
+def forward(provider: Provider, case: Case, inputs: Inputs) -> Step:
+    """The loss alone; no gradient will be asked for."""
+    if provider.is_products:
+        return _products(case, inputs, gradient=False)
+
+    def step() -> None:
+        with torch.no_grad():
+            provider.loss(*inputs)
+
+    return step
+
+
+def forward_and_backward(provider: Provider, case: Case, inputs: Inputs) -> Step:
+    """The loss and the gradient by the student's logits."""
+    if provider.is_products:
+        return _products(case, inputs, gradient=True)
+
+    def step() -> None:
+        inputs.student.grad = None
+        provider.loss(*inputs).backward()
+
+    return step
+
+
+def _products(case: Case, inputs: Inputs, *, gradient: bool) -> Step:
+    """Similarities of both sides, and for the gradient as many products with them once more."""
+    student, teacher = inputs.student.detach(), inputs.teacher
+
+    def step() -> None:
+        similarities = [torch.mm(student, teacher.T)]
+        if case.class_side:
+            similarities.append(torch.mm(student.T, teacher))
+        if gradient:
+            torch.mm(similarities[0], teacher)
+            if case.class_side:
+                torch.mm(teacher, similarities[1].T)
+
+    return step
+
+
+def _no_loss(*_: Tensor) -> Tensor:
+    raise TypeError("the products alone are no loss")
+
+
+def _kd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    return divergence(student, teacher, PEERS_TEMPERATURE)
+
+
+def _dist(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    p, q = (torch.softmax(logits / PEERS_TEMPERATURE, 1) for logits in (student, teacher))
+    return PEERS_TEMPERATURE**2 * (2 - correlations(p, q).mean() - correlations(p.T, q.T).mean())
+
+
+def _liger(device: str) -> list[Provider]:
+    """Liger's KL divergence and generalized Jensen-Shannon divergence; both take log-probabilities."""
+    if device != "cuda":
+        return []
+    try:
+        transformers = importlib.import_module("liger_kernel.transformers")
+    except ImportError:
+        return []
+    kl, jsd = transformers.LigerKLDIVLoss(reduction="batchmean", log_target=True), transformers.LigerJSD(beta=0.5)
+
+    def logarithms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.log_softmax(student / TEMPERATURE, 1), torch.log_softmax(teacher / TEMPERATURE, 1)
+
+    return [
+        Provider("Liger KL", lambda student, teacher, _: kl(*logarithms(student, teacher)), is_bilateral=False),
+        Provider("Liger JSD", lambda student, teacher, _: jsd(*logarithms(student, teacher)), is_bilateral=False),
+    ]
