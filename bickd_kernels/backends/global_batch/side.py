@@ -46,7 +46,7 @@ class Side(NamedTuple):
 
 def samples(slices: Slices, probabilities: Tensor, teacher: Teacher, contrast_temperature: float, keep: bool) -> Side:
     """This rank's samples, of probabilities ``(b, C)``; with ``keep`` a derivative will be asked for."""
-    units = normalize(probabilities, 1, teacher.rows is not None)
+    units = normalize(probabilities.clone(), 1, teacher.rows is not None)
     against = normalize(teacher.logarithms.exp(), 1, teacher.rows is not None)
     pair = contrast.pair_of(units, against, contrast_temperature, teacher.rows, teacher.labels, slices.first)
     return _side(units, 1, pair, keep)

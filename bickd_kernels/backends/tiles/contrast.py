@@ -27,6 +27,9 @@ SIMILARITY_BUDGET_BYTES = 64 * 2**20
 PANEL_BYTES = 8 * 2**20
 """The size of one panel of a similarity matrix: large enough for an efficient product, small enough for the cache."""
 
+BLOCK_BYTES = 2**20
+"""What a temporary of a panel's width may take: it is written and read while it is in the cache, and never leaves it."""
+
 MIN_PANEL_ROWS = 64
 """Panels of very wide matrices get more rows than ``PANEL_BYTES`` allows: thinner products are slow."""
 
@@ -92,8 +95,8 @@ def pair_of(
     labels: Tensor | None,
     first: int = 0,
 ) -> Pair:
-    """The pair of unit vectors of student and teacher."""
-    return Pair(student, teacher * (LOG2_E / contrast_temperature), mask, labels, first)
+    """The pair of unit vectors of student and teacher; the teacher's are scaled in place."""
+    return Pair(student, teacher.mul_(LOG2_E / contrast_temperature), mask, labels, first)
 
 
 def sum_exponentials(pair: Pair, *, keep: bool) -> Sums:
@@ -171,7 +174,9 @@ def by_similarity(
     exponentials: Tensor, row_scale: Tensor, column_scale: Tensor, rows: slice, labels: Tensor | None, weights: Tensor
 ) -> Tensor:
     """``W`` for some rows of the matrix, in place of their exponentials; a scale is a weight over a sum."""
-    slope = exponentials.mul_(row_scale.unsqueeze(1) + column_scale)
+    for block in _blocks(exponentials):
+        _part(exponentials, block).mul_(_part(row_scale, block).unsqueeze(1) + column_scale)
+    slope = exponentials
     if labels is None:
         slope.diagonal(rows.start).sub_(_part(weights, rows), alpha=2)
     else:
@@ -182,7 +187,18 @@ def by_similarity(
 def _panels(pair: Pair) -> list[slice]:
     """Runs of rows of ``pair.student``."""
     m, n = pair.student.shape[0], pair.teacher.shape[0]
-    rows = min(m, max(MIN_PANEL_ROWS, PANEL_BYTES // (n * pair.teacher.element_size())))
+    return _runs(m, max(MIN_PANEL_ROWS, PANEL_BYTES // (n * pair.teacher.element_size())))
+
+
+def _blocks(panel: Tensor) -> list[slice]:
+    """Runs of rows of a panel."""
+    m, n = panel.shape
+    return _runs(m, max(1, BLOCK_BYTES // (n * panel.element_size())))
+
+
+def _runs(m: int, rows: int) -> list[slice]:
+    """``m`` rows in runs of as many as are asked for; one empty run if there is none."""
+    rows = min(m, rows)
     return [slice(start, min(start + rows, m)) for start in range(0, m, rows)] if m > 0 else [slice(0, 0)]
 
 

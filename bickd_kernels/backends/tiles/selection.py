@@ -29,7 +29,10 @@ class Selection(NamedTuple):
 def widened_logits(batch: Batch, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """Logits of student and teacher ``(2, B, C)`` in the compute dtype, ignored rows 0; the mask ``(B,)`` of the other rows,
     None where no row is ignored."""
-    logits = torch.stack((batch.student, batch.teacher)).to(compute_dtype(batch.student, batch.teacher))
+    dtype = compute_dtype(batch.student, batch.teacher)
+    logits = torch.empty((2, *batch.student.shape), dtype=dtype, device=batch.student.device)
+    for own, given in zip(logits, (batch.student, batch.teacher), strict=True):
+        own.copy_(given)
     valid = None if batch.target is None else unless_all(batch.target != ignore_index)
     if valid is not None:
         logits.masked_fill_(~valid[:, None], 0.0)

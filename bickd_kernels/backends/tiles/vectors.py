@@ -15,8 +15,11 @@ LOG2_E = math.log2(math.e)
 
 
 def log_probabilities(logits: Tensor, temperature: float, rows: Tensor | None) -> Tensor:
-    """``log softmax(logits / temperature)`` over the last dimension; -inf in rows that the mask ``(B,)`` hides."""
-    logarithms = F.log_softmax(logits / temperature, -1)
+    """``log softmax(logits / temperature)`` over the last dimension; -inf in rows that the mask ``(B,)`` hides.
+
+    The logits are divided in place: they are a copy, and nothing reads them afterwards.
+    """
+    logarithms = F.log_softmax(logits.div_(temperature), -1)
     return logarithms if rows is None else logarithms.masked_fill_((rows == 0)[:, None], -torch.inf)
 
 
@@ -32,8 +35,8 @@ def relative_to(largest: Tensor, logarithms: Tensor) -> Tensor:
 
 
 def normalize(vectors: Tensor, dim: int, some_vanish: bool) -> Tensor:
-    """Vectors along ``dim`` scaled to length 1; a zero vector, which is no part of the batch, stays zero."""
-    return vectors * inverse_lengths((vectors * vectors).sum(dim, keepdim=True), some_vanish)
+    """Vectors along ``dim`` scaled to length 1, in place; a zero vector, which is no part of the batch, stays zero."""
+    return vectors.mul_(inverse_lengths((vectors * vectors).sum(dim, keepdim=True), some_vanish))
 
 
 def inverse_lengths(squares: Tensor, some_vanish: bool) -> Tensor:
@@ -44,9 +47,10 @@ def inverse_lengths(squares: Tensor, some_vanish: bool) -> Tensor:
 
 
 def project(units: Tensor, slope: Tensor, dim: int) -> Tensor:
-    """``U (G - U h)`` with ``h = sum U G`` along ``dim``: P times the derivative by P, through the scaling to length 1."""
-    product = units * slope
-    return product.addcmul_(units, units * product.sum(dim, keepdim=True), value=-1)
+    """``U (G - U h)`` with ``h = sum U G`` along ``dim``, in place of ``G``: P times the derivative by P, through the scaling
+    to length 1."""
+    h = (units * slope).sum(dim, keepdim=True)
+    return slope.addcmul_(units, h, value=-1).mul_(units)
 
 
 def through_softmax(part: Tensor, probabilities: Tensor) -> Tensor:
