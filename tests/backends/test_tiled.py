@@ -29,7 +29,7 @@ def use_panels(monkeypatch: pytest.MonkeyPatch, *, rows: int, budget: int) -> No
 def assert_is_reference(kind: str, inputs: Inputs, **options: Any) -> None:
     loss, gradient = evaluate(kind, inputs, backend="torch", **options)
     expected, expected_gradient = evaluate(kind, inputs, backend="reference", **options)
-    # A loss near 0 is the difference of a log-sum-exp and a cosine over the contrast temperature: its rounding is relative to them.
+    # A loss near 0 is what a log-sum-exp and a cosine over the contrast temperature differ by: it rounds relative to them.
     rounding = 8 * EPSILON / options.get("contrast_temperature", 0.2)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=rounding)
     # One sample, or one class, has a gradient that is 0: nothing to be relative to but 1.

@@ -47,8 +47,10 @@ def inverse_lengths(squares: Tensor, some_vanish: bool) -> Tensor:
 
 
 def project(units: Tensor, slope: Tensor, dim: int) -> Tensor:
-    """``U (G - U h)`` with ``h = sum U G`` along ``dim``, in place of ``G``: P times the derivative by P, through the scaling
-    to length 1."""
+    """``U (G - U h)`` with ``h = sum U G`` along ``dim``: P times the derivative by P, through the scaling to length 1.
+
+    The result takes the place of ``G``, the slope.
+    """
     h = (units * slope).sum(dim, keepdim=True)
     return slope.addcmul_(units, h, value=-1).mul_(units)
 
