@@ -31,9 +31,11 @@ TESTING = [
 ]
 DEVELOPMENT = [
     "pip-audit>=2.7",
+    "psutil>=6.0",
     "ruff>=0.9",
     "triton>=3.4; platform_system == 'Linux'",
     "types-PyYAML",
+    "types-psutil",
 ]
 
 setup(

@@ -45,20 +45,30 @@ class Provider(NamedTuple):
     """Whether it is the products alone, whose results are no loss."""
 
 
-def providers(case: Case, device: str) -> list[Provider]:
-    """Those that can run here, for the sides of this case."""
+def both_sides(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    """The bilateral loss at its defaults, as bare formulas."""
+    class_wise = reference.class_wise(student, teacher, TEMPERATURE, CONTRAST_TEMPERATURE)
+    return class_wise + sample_side(student, teacher, target)
 
-    def definition(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        loss = reference.sample_wise(student, teacher, target, TEMPERATURE, CONTRAST_TEMPERATURE)
-        if case.class_side:
-            loss = loss + reference.class_wise(student, teacher, TEMPERATURE, CONTRAST_TEMPERATURE)
-        return loss
+
+def sample_side(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    """Its sample side alone."""
+    return reference.sample_wise(student, teacher, target, TEMPERATURE, CONTRAST_TEMPERATURE)
+
+
+def providers(case: Case, device: str, *, any_shape: bool = False) -> list[Provider]:
+    """Those that can run here, for the sides of this case.
+
+    ``any_shape`` has the definition compiled once for all shapes. Otherwise it is compiled for the shape that it gets, and
+    ``torch.compiler.reset()`` is due between two cases: it compiles a function for a few shapes only.
+    """
+    definition = both_sides if case.class_side else sample_side
 
     def by(backend: str) -> Loss:
         weight = 1.0 if case.class_side else 0.0
         return lambda *batch: bilateral_loss(*batch, class_weight=weight, backend=backend)
 
-    found = [Provider("reference", definition), Provider("compiled", torch.compile(definition, dynamic=False))]
+    found = [Provider("reference", definition), Provider("compiled", torch.compile(definition, dynamic=any_shape))]
     found.append(Provider("tiled", by("torch")))
     if device == "cuda":
         found.append(Provider("triton", by("triton")))

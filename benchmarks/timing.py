@@ -53,13 +53,18 @@ def interleaved(
         device: ``"cuda"``: a repetition ends when the device has done its work.
     """
     retain_freed_memory()
-    calls = {name: max(1, round(SHORTEST_REPETITION / _warmed_up(step, device))) for name, step in steps.items()}
+    for step in steps.values():
+        # Compiles, allocates and pages in.
+        step()
+    calls: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in steps}
     start = time.perf_counter()
     for repetition in range(most):
         if repetition >= least and time.perf_counter() - start > seconds:
             break
         for name, step in steps.items():
+            if name not in calls:
+                calls[name] = max(1, round(SHORTEST_REPETITION / max(_seconds(step, 1, device), 1e-9)))
             times[name].append(_seconds(step, calls[name], device) / calls[name])
     return times
 
@@ -73,12 +78,6 @@ def retain_freed_memory() -> None:
     """
     block = torch.empty(LARGEST_FREED_BLOCK, dtype=torch.uint8)
     del block
-
-
-def _warmed_up(step: Step, device: str) -> float:
-    """Seconds of a second call: the first compiles, allocates and pages in."""
-    step()
-    return max(_seconds(step, 1, device), 1e-9)
 
 
 def _seconds(step: Step, calls: int, device: str) -> float:

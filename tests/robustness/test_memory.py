@@ -217,7 +217,7 @@ def test_the_peak_of_a_call_is_within_the_bound_of_the_docs(
 def test_an_error_inside_of_the_backend_keeps_nothing(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     inputs = prepared(kind, 20, 30, torch.float32, False)
 
-    def out_of_memory(*_: Any) -> Tensor:
+    def out_of_memory(*_: Any, **__: Any) -> Tensor:
         raise MemoryError
 
     def failing() -> None:

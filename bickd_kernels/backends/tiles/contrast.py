@@ -24,10 +24,10 @@ from bickd_kernels.backends.tiles.vectors import LOG2_E
 SIMILARITY_BUDGET_BYTES = 64 * 2**20
 """The most that is kept of a similarity matrix between its sums and the gradient."""
 
-PANEL_BYTES = 8 * 2**20
-"""The size of one panel of a similarity matrix: large enough for an efficient product, small enough for the cache."""
+PANEL_BYTES = 16 * 2**20
+"""The size of one panel of a similarity matrix: large enough for an efficient product, small enough for a shared cache."""
 
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2 * 2**20
 """What a temporary of a panel's width may take: it is written and read while it is in the cache, and never leaves it."""
 
 MIN_PANEL_ROWS = 64
@@ -104,11 +104,12 @@ def sum_exponentials(pair: Pair, *, keep: bool) -> Sums:
     n, element_size = pair.teacher.shape[0], pair.teacher.element_size()
     panels = _panels(pair)
     most_kept = SIMILARITY_BUDGET_BYTES // max(panels[0].stop * n * element_size, 1) if keep else 0
+    buffer = _buffer(pair, panels[most_kept:])
     kept: list[Tensor] = []
     row_sums, positives = [], []
     column_sums: Tensor | None = None
-    for rows in panels:
-        similarity = torch.mm(_part(pair.student, rows), pair.teacher.T)
+    for index, rows in enumerate(panels):
+        similarity = _similarity(pair, rows, None if index < most_kept else buffer)
         sums = sums_of_panel(similarity, _in_matrix(pair, rows), pair.mask, pair.labels)
         row_sums.append(sums.rows)
         positives.append(sums.positives)
@@ -155,10 +156,11 @@ def derivative(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
     """The derivative of the loss by the student's vectors, ``(m, d)`` laid out like them."""
     row_scale, column_scale = _part(weights, pair.own) / sums.rows, weights / sums.columns
     panels = _panels(pair)
+    buffer = _buffer(pair, panels[len(sums.kept) :])
     slope = torch.empty_like(pair.student) if len(panels) > 1 else None
     for index, rows in enumerate(panels):
         kept = index < len(sums.kept)
-        exponentials = sums.kept[index] if kept else torch.mm(_part(pair.student, rows), pair.teacher.T).exp2_()
+        exponentials = sums.kept[index] if kept else _similarity(pair, rows, buffer).exp2_()
         in_matrix = _in_matrix(pair, rows)
         slope_of_panel = by_similarity(exponentials, _part(row_scale, rows), column_scale, in_matrix, pair.labels, weights)
         product = _matmul_like(slope_of_panel, pair.teacher)
@@ -200,6 +202,19 @@ def _runs(m: int, rows: int) -> list[slice]:
     """``m`` rows in runs of as many as are asked for; one empty run if there is none."""
     rows = min(m, rows)
     return [slice(start, min(start + rows, m)) for start in range(0, m, rows)] if m > 0 else [slice(0, 0)]
+
+
+def _buffer(pair: Pair, panels: list[slice]) -> Tensor | None:
+    """Where these panels are formed one after the other: pages that are asked for anew cost as much as the product."""
+    if len(panels) < 2:
+        return None
+    return pair.teacher.new_empty(panels[0].stop - panels[0].start, pair.teacher.shape[0])
+
+
+def _similarity(pair: Pair, rows: slice, buffer: Tensor | None) -> Tensor:
+    """``log2(e) L`` for a panel, in the buffer if there is one."""
+    out = None if buffer is None else buffer[: rows.stop - rows.start]
+    return torch.mm(_part(pair.student, rows), pair.teacher.T, out=out)
 
 
 def _in_matrix(pair: Pair, rows: slice) -> slice:
