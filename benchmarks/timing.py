@@ -48,7 +48,7 @@ def interleaved(
     Args:
         steps: what to run, by name.
         seconds: repetitions go on for this long ...
-        least: ... but there are at least so many ...
+        least: there are at least so many ...
         most: ... and at most so many.
         device: ``"cuda"``: a repetition ends when the device has done its work.
     """
@@ -63,9 +63,11 @@ def interleaved(
         if repetition >= least and time.perf_counter() - start > seconds:
             break
         for name, step in steps.items():
-            if name not in calls:
-                calls[name] = max(1, round(SHORTEST_REPETITION / max(_seconds(step, 1, device), 1e-9)))
-            times[name].append(_seconds(step, calls[name], device) / calls[name])
+            if name in calls:
+                times[name].append(_seconds(step, calls[name], device) / calls[name])
+            else:
+                calls[name], first = _first_repetition(step, device)
+                times[name].append(first)
     return times
 
 
@@ -78,6 +80,13 @@ def retain_freed_memory() -> None:
     """
     block = torch.empty(LARGEST_FREED_BLOCK, dtype=torch.uint8)
     del block
+
+
+def _first_repetition(step: Step, device: str) -> tuple[int, float]:
+    """How many calls fill a repetition, and the seconds of one call in the first."""
+    seconds = _seconds(step, 1, device)
+    calls = max(1, round(SHORTEST_REPETITION / max(seconds, 1e-9)))
+    return calls, seconds if calls == 1 else _seconds(step, calls, device) / calls
 
 
 def _seconds(step: Step, calls: int, device: str) -> float:

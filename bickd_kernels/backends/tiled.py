@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bickd_kernels.arguments import Settings
-from bickd_kernels.backends.contract import Batch, Result
+from bickd_kernels.backends.contract import Batch, Result, compute_dtype
 from bickd_kernels.backends.tiles.contrast import contrast
-from bickd_kernels.backends.tiles.gradient import accumulate, scaled, weighted_sum
+from bickd_kernels.backends.tiles.gradient import accumulate, add_term, scaled, weighted_sum
 from bickd_kernels.backends.tiles.rows import cross_entropy, distillation
 from bickd_kernels.backends.tiles.selection import (
     Selection,
@@ -37,8 +37,9 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     ce = kd = class_wise = sample_wise = gradient = None
 
     if settings.ce_weight is not None and batch.target is not None:
-        ce, part = cross_entropy(logits[0], batch.target, valid, row_weights, needs_gradient)
-        gradient = accumulate(gradient, part, settings.ce_weight)
+        ce, gradient = add_term(
+            gradient, cross_entropy(logits[0], batch.target, valid, row_weights, needs_gradient), settings.ce_weight
+        )
     present = _classes_of_the_batch(logits, valid)
     if present is not None:
         logits.masked_fill_(~present, -torch.inf)
@@ -46,13 +47,18 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     any_row = None if rows is None else rows.amax()
     selection = Selection(rows, classes, row_weights, classes_without_entry(classes, any_row))
     if settings.kd_weight is not None:
-        kd, part = distillation(logits, settings.kd_temperature, row_weights, needs_gradient)
-        gradient = accumulate(gradient, part, settings.kd_weight)
+        kd, gradient = add_term(
+            gradient, distillation(logits, settings.kd_temperature, row_weights, needs_gradient), settings.kd_weight
+        )
     if settings.class_weight is not None or settings.sample_weight is not None:
-        class_wise, sample_wise, part = _bilateral(logits, batch.target, selection, settings, needs_gradient)
+        logarithms = log_probabilities(logits, settings.temperature, selection.rows)
+        # Nothing reads the copy of the logits any more; it would count at the peak.
+        del logits
+        class_wise, sample_wise, part = _bilateral(logarithms, batch.target, selection, settings, needs_gradient)
         gradient = accumulate(gradient, part, 1.0)
     if needs_gradient and gradient is None:
-        gradient = torch.zeros_like(logits[0])
+        dtype = compute_dtype(batch.student, batch.teacher)
+        gradient = torch.zeros(batch.student.shape, dtype=dtype, device=batch.student.device)
     loss = weighted_sum(settings, ce, kd, class_wise, sample_wise)
     return Result(loss, ce, kd, class_wise, sample_wise, () if gradient is None else (gradient,))
 
@@ -76,14 +82,19 @@ def _classes_of_the_batch(logits: Tensor, valid: Tensor | None) -> Tensor | None
 
 
 def _bilateral(
-    logits: Tensor, target: Tensor | None, selection: Selection, settings: Settings, needs_gradient: bool
+    logarithms: Tensor, target: Tensor | None, selection: Selection, settings: Settings, needs_gradient: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Class-wise and sample-wise contrast of logits ``(2, B, C)``, and the gradient of their weighted sum."""
+    """Class-wise and sample-wise contrast of log-probabilities ``(2, B, C)``, and the gradient of their weighted sum.
+
+    The log-probabilities are written to.
+    """
     some_vanish = selection.leaves_something_out
-    logarithms = log_probabilities(logits, settings.temperature, selection.rows)
-    largest = largest_of_columns(logarithms, selection.no_entry)
-    relative = relative_to(largest, logarithms)
-    probabilities = relative * largest.exp_()
+    if settings.class_weight is None:
+        probabilities = relative_to(None, logarithms)
+    else:
+        largest = largest_of_columns(logarithms, selection.no_entry)
+        relative = relative_to(largest, logarithms)
+        probabilities = relative * largest.exp_()
 
     class_wise = sample_wise = gradient = None
     k = settings.contrast_temperature

@@ -23,7 +23,7 @@ from bickd_kernels.backends.global_batch.selection import select
 from bickd_kernels.backends.global_batch.side import Side, samples, shared_classes
 from bickd_kernels.backends.global_batch.summed_classes import SummedClasses, sum_is_less, summed_classes
 from bickd_kernels.backends.global_batch.teacher import gather_teacher
-from bickd_kernels.backends.tiles.gradient import accumulate, scaled, weighted_sum
+from bickd_kernels.backends.tiles.gradient import accumulate, add_term, scaled, weighted_sum
 from bickd_kernels.backends.tiles.rows import cross_entropy, distillation
 from bickd_kernels.backends.tiles.selection import Selection, widened_logits
 from bickd_kernels.backends.tiles.vectors import log_probabilities, through_softmax
@@ -58,13 +58,19 @@ class GlobalBatch:
         ce = kd = gradient = contrast = None
 
         if settings.ce_weight is not None and batch.target is not None:
-            ce, part = cross_entropy(logits[0], batch.target, valid, selection.row_weights, needs_gradient)
-            gradient = accumulate(gradient, part, settings.ce_weight)
+            ce, gradient = add_term(
+                gradient,
+                cross_entropy(logits[0], batch.target, valid, selection.row_weights, needs_gradient),
+                settings.ce_weight,
+            )
         if selection.classes is not None:
             logits.masked_fill_(selection.classes == 0, -torch.inf)
         if settings.kd_weight is not None:
-            kd, part = distillation(logits, settings.kd_temperature, selection.row_weights, needs_gradient)
-            gradient = accumulate(gradient, part, settings.kd_weight)
+            kd, gradient = add_term(
+                gradient,
+                distillation(logits, settings.kd_temperature, selection.row_weights, needs_gradient),
+                settings.kd_weight,
+            )
         if settings.class_weight is not None or settings.sample_weight is not None:
             contrast = self._contrast(batch, logits, selection, settings)
         ce, kd, class_wise, sample_wise, contrast = self._complete(ce, kd, contrast)

@@ -17,7 +17,7 @@ from torch import Tensor
 from bickd_kernels.backends.tiles import contrast
 from bickd_kernels.backends.tiles.contrast import SIMILARITY_BUDGET_BYTES
 from bickd_kernels.backends.tiles.selection import Selection
-from bickd_kernels.backends.tiles.vectors import LOG2_E, inverse_lengths, relative_to
+from bickd_kernels.backends.tiles.vectors import LOG2_E, inverse_lengths, relative_to, sums_of_squares
 from bickd_kernels.processes import exchange
 from bickd_kernels.processes.slices import Slices
 
@@ -52,7 +52,7 @@ def summed_classes(slices: Slices, logarithms: Tensor, selection: Selection, con
     if selection.no_entry is not None:
         largest.masked_fill_(selection.no_entry, 0.0)
     relative = relative_to(largest, logarithms)
-    raw, squares = exchange.sum_over_ranks(slices, relative[0].T @ relative[1], (relative * relative).sum(1))
+    raw, squares = exchange.sum_over_ranks(slices, relative[0].T @ relative[1], sums_of_squares(relative, 1).squeeze(1))
     student_scale, teacher_scale = inverse_lengths(squares, selection.leaves_something_out)
     teacher_scale = teacher_scale * (LOG2_E / contrast_temperature)
     similarity = raw * student_scale[:, None] * teacher_scale

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bickd_kernels.backends.tiles.blocks import blocks_of, part, runs
 from bickd_kernels.backends.tiles.vectors import LOG2_E
 
 SIMILARITY_BUDGET_BYTES = 64 * 2**20
@@ -26,9 +27,6 @@ SIMILARITY_BUDGET_BYTES = 64 * 2**20
 
 PANEL_BYTES = 16 * 2**20
 """The size of one panel of a similarity matrix: large enough for an efficient product, small enough for a shared cache."""
-
-BLOCK_BYTES = 2 * 2**20
-"""What a temporary of a panel's width may take: it is written and read while it is in the cache, and never leaves it."""
 
 MIN_PANEL_ROWS = 64
 """Panels of very wide matrices get more rows than ``PANEL_BYTES`` allows: thinner products are slow."""
@@ -144,7 +142,7 @@ def anchor_weights(n: int, mask: Tensor | None, like: Tensor) -> Tensor:
 
 def loss_of_rows(sums: Sums, weights: Tensor, rows: slice) -> Tensor:
     """The addends of the loss that belong to these rows of the matrix, those of ``sums``."""
-    return torch.dot(sums.rows.log2().sub_(sums.positives, alpha=2), _part(weights, rows))
+    return torch.dot(sums.rows.log2().sub_(sums.positives, alpha=2), part(weights, rows))
 
 
 def loss_of_columns(sums: Sums, weights: Tensor) -> Tensor:
@@ -154,7 +152,7 @@ def loss_of_columns(sums: Sums, weights: Tensor) -> Tensor:
 
 def derivative(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
     """The derivative of the loss by the student's vectors, ``(m, d)`` laid out like them."""
-    row_scale, column_scale = _part(weights, pair.own) / sums.rows, weights / sums.columns
+    row_scale, column_scale = part(weights, pair.own) / sums.rows, weights / sums.columns
     panels = _panels(pair)
     buffer = _buffer(pair, panels[len(sums.kept) :])
     slope = torch.empty_like(pair.student) if len(panels) > 1 else None
@@ -162,7 +160,7 @@ def derivative(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
         kept = index < len(sums.kept)
         exponentials = sums.kept[index] if kept else _similarity(pair, rows, buffer).exp2_()
         in_matrix = _in_matrix(pair, rows)
-        slope_of_panel = by_similarity(exponentials, _part(row_scale, rows), column_scale, in_matrix, pair.labels, weights)
+        slope_of_panel = by_similarity(exponentials, part(row_scale, rows), column_scale, in_matrix, pair.labels, weights)
         product = _matmul_like(slope_of_panel, pair.teacher)
         if slope is None:
             return product
@@ -176,11 +174,11 @@ def by_similarity(
     exponentials: Tensor, row_scale: Tensor, column_scale: Tensor, rows: slice, labels: Tensor | None, weights: Tensor
 ) -> Tensor:
     """``W`` for some rows of the matrix, in place of their exponentials; a scale is a weight over a sum."""
-    for block in _blocks(exponentials):
-        _part(exponentials, block).mul_(_part(row_scale, block).unsqueeze(1) + column_scale)
+    for block in blocks_of(exponentials):
+        part(exponentials, block).mul_(part(row_scale, block).unsqueeze(1) + column_scale)
     slope = exponentials
     if labels is None:
-        slope.diagonal(rows.start).sub_(_part(weights, rows), alpha=2)
+        slope.diagonal(rows.start).sub_(part(weights, rows), alpha=2)
     else:
         slope.addcmul_(_positive_weights(rows, labels, slope.dtype), weights[rows, None], value=-2)
     return slope
@@ -189,19 +187,7 @@ def by_similarity(
 def _panels(pair: Pair) -> list[slice]:
     """Runs of rows of ``pair.student``."""
     m, n = pair.student.shape[0], pair.teacher.shape[0]
-    return _runs(m, max(MIN_PANEL_ROWS, PANEL_BYTES // (n * pair.teacher.element_size())))
-
-
-def _blocks(panel: Tensor) -> list[slice]:
-    """Runs of rows of a panel."""
-    m, n = panel.shape
-    return _runs(m, max(1, BLOCK_BYTES // (n * panel.element_size())))
-
-
-def _runs(m: int, rows: int) -> list[slice]:
-    """``m`` rows in runs of as many as are asked for; one empty run if there is none."""
-    rows = min(m, rows)
-    return [slice(start, min(start + rows, m)) for start in range(0, m, rows)] if m > 0 else [slice(0, 0)]
+    return runs(m, max(MIN_PANEL_ROWS, PANEL_BYTES // (n * pair.teacher.element_size())))
 
 
 def _buffer(pair: Pair, panels: list[slice]) -> Tensor | None:
@@ -214,16 +200,11 @@ def _buffer(pair: Pair, panels: list[slice]) -> Tensor | None:
 def _similarity(pair: Pair, rows: slice, buffer: Tensor | None) -> Tensor:
     """``log2(e) L`` for a panel, in the buffer if there is one."""
     out = None if buffer is None else buffer[: rows.stop - rows.start]
-    return torch.mm(_part(pair.student, rows), pair.teacher.T, out=out)
+    return torch.mm(part(pair.student, rows), pair.teacher.T, out=out)
 
 
 def _in_matrix(pair: Pair, rows: slice) -> slice:
     return slice(pair.first + rows.start, pair.first + rows.stop)
-
-
-def _part(values: Tensor, rows: slice) -> Tensor:
-    """``values[rows]``, without the cost of a view where that is all of it: small problems are bound by such costs."""
-    return values if rows.stop - rows.start == values.shape[0] else values[rows]
 
 
 def _positive_weights(rows: slice, labels: Tensor, dtype: torch.dtype) -> Tensor:

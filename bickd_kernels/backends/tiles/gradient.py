@@ -29,6 +29,14 @@ def accumulate(gradient: Tensor | None, part: Tensor | None, weight: float) -> T
     return gradient.add_(part, alpha=weight)
 
 
+def add_term(
+    gradient: Tensor | None, term_and_part: tuple[Tensor, Tensor | None], weight: float
+) -> tuple[Tensor, Tensor | None]:
+    """A term, and the gradient with the term's part of it; the caller does not go on holding the part."""
+    term, part = term_and_part
+    return term, accumulate(gradient, part, weight)
+
+
 def scaled(saved: tuple[Tensor, ...], upstream: Tensor, dtype: torch.dtype) -> Tensor:
     """The saved gradient times the upstream one, in the student's dtype.
 

@@ -30,11 +30,12 @@ def distillation(
     student, teacher = F.log_softmax(logits / temperature, 2)
     probabilities = teacher.exp()
     # A class of teacher probability 0 adds 0, also where the difference of logarithms is infinite or undefined.
-    divergence = (probabilities * (teacher - student)).masked_fill_(probabilities == 0, 0.0).sum(1)
+    divergence = teacher.sub_(student).mul_(probabilities).masked_fill_(probabilities == 0, 0.0).sum(1)
     loss = _mean(divergence, row_weights) * temperature**2
     if not needs_gradient:
         return loss, None
-    return loss, _scale(student.exp_().sub_(probabilities), row_weights, temperature)
+    # Not in the place of the student's logarithms, whose memory is that of both networks.
+    return loss, _scale(probabilities.sub_(student.exp_()), row_weights, -temperature)
 
 
 def _mean(values: Tensor, weights: Tensor | float) -> Tensor:

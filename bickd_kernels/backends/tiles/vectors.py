@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bickd_kernels.backends.tiles.blocks import blocks_of
+
 LOG2_E = math.log2(math.e)
 """Exponentials are powers of two, the faster ones on a CPU."""
 
@@ -29,14 +31,22 @@ def largest_of_columns(logarithms: Tensor, no_entry: Tensor | None) -> Tensor:
     return largest if no_entry is None else largest.masked_fill_(no_entry, 0.0)
 
 
-def relative_to(largest: Tensor, logarithms: Tensor) -> Tensor:
-    """``exp(logarithms - largest)``, in place."""
-    return logarithms.sub_(largest).mul_(LOG2_E).exp2_()
+def relative_to(largest: Tensor | None, logarithms: Tensor) -> Tensor:
+    """``exp(logarithms - largest)``, in place; None stands for 0."""
+    differences = logarithms if largest is None else logarithms.sub_(largest)
+    return differences.mul_(LOG2_E).exp2_()
 
 
 def normalize(vectors: Tensor, dim: int, some_vanish: bool) -> Tensor:
     """Vectors along ``dim`` scaled to length 1, in place; a zero vector, which is no part of the batch, stays zero."""
-    return vectors.mul_(inverse_lengths((vectors * vectors).sum(dim, keepdim=True), some_vanish))
+    return vectors.mul_(inverse_lengths(sums_of_squares(vectors, dim), some_vanish))
+
+
+def sums_of_squares(vectors: Tensor, dim: int) -> Tensor:
+    """``(vectors * vectors).sum(dim, keepdim=True)``, without an array of the squares."""
+    if dim == vectors.dim() - 1:
+        return torch.linalg.vector_norm(vectors, dim=dim, keepdim=True).square_()
+    return _sum_of_products(vectors, vectors, dim)
 
 
 def inverse_lengths(squares: Tensor, some_vanish: bool) -> Tensor:
@@ -51,10 +61,22 @@ def project(units: Tensor, slope: Tensor, dim: int) -> Tensor:
 
     The result takes the place of ``G``, the slope.
     """
-    h = (units * slope).sum(dim, keepdim=True)
-    return slope.addcmul_(units, h, value=-1).mul_(units)
+    return slope.addcmul_(units, _sum_of_products(units, slope, dim), value=-1).mul_(units)
 
 
 def through_softmax(part: Tensor, probabilities: Tensor) -> Tensor:
     """``A - P * A.sum(1)`` in place, for ``A = P * d loss / d P``: the derivative by ``log P``'s logits, ``(B, C)``."""
     return part.addcmul_(probabilities, part.sum(1, keepdim=True), value=-1)
+
+
+def _sum_of_products(left: Tensor, right: Tensor, dim: int) -> Tensor:
+    """``(left * right).sum(dim, keepdim=True)``; the products are formed for a few rows at a time."""
+    along = left.dim() - 2
+    parts = []
+    for rows in blocks_of(left, along):
+        length = rows.stop - rows.start
+        products = left.narrow(along, rows.start, length) * right.narrow(along, rows.start, length)
+        parts.append(products.sum(dim, keepdim=True))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, dim=along) if dim == left.dim() - 1 else torch.stack(parts).sum(0)

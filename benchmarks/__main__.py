@@ -1,0 +1,93 @@
+"""``make bench``: measures the loss against what would be used instead, and writes tables, plots and ``results.json``.
+
+    python -m benchmarks                       everything, in less than ten minutes on two cores; into runs/bench
+    python -m benchmarks --device cpu          on the CPU of a machine that has a GPU
+    python -m benchmarks --output FOLDER
+
+The first table has all providers on the batches of common data sets, the second how time and memory grow with samples and
+classes, the third what a training step spends on the loss of each method, and the last what the kernels are forecast to
+take on GPUs that are not here. ``providers.py``, ``timing.py``, ``memory.py`` and ``work.py`` say what each figure is.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks import forecast, plots, report, scaling, step_share
+from benchmarks.cases import CASES, CLASS_SERIES, SAMPLE_SERIES
+from benchmarks.machine import describe, measure_ceilings
+from benchmarks.measure import measure_case, measure_series
+from benchmarks.results import Measurement
+
+STEP_SECONDS = 40.0
+"""Of repetitions of training steps, all methods together."""
+
+
+def main() -> None:
+    """Runs the benchmarks and writes their results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"))
+    arguments = parser.parse_args()
+    console = Console(width=max(150, Console().width))
+    bench(arguments.device, arguments.output, console)
+
+
+def bench(device: str, output: Path, console: Console) -> None:
+    """Measures everything on a device, and prints and writes it as it comes."""
+    start = time.perf_counter()
+    output.mkdir(parents=True, exist_ok=True)
+    machine = describe(device)
+    console.print(", ".join(f"{name}: {value}" for name, value in machine.items()))
+    with console.status("measuring this machine's ceilings"):
+        ceilings = measure_ceilings(device)
+    named = _named_cases(device, console)
+    console.print(report.table(named, ceilings))
+    series = _series(device, console)
+    exponents = scaling.fit(series)
+    console.print(scaling.table(exponents))
+    with console.status("measuring training steps"):
+        shares = step_share.measure(device, STEP_SECONDS)
+    console.print(step_share.table(shares))
+    with console.status("counting what GPUs would have to do"):
+        forecasts = forecast.forecast()
+    console.print(forecast.table(forecasts))
+
+    pictures = plots.draw([*named, *series], output, f"{machine.get('GPU', machine['CPU'])}, {machine['threads']} threads, "
+                          f"PyTorch {machine['PyTorch']}")  # fmt: skip
+    content = {
+        "machine": machine,
+        "ceilings": ceilings,
+        "cases": named,
+        "series": series,
+        "exponents": exponents,
+        "step_shares": shares,
+        "forecasts": forecasts,
+    }
+    report.write_json(output / "results.json", content)
+    console.print(f"{time.perf_counter() - start:.0f} s; {output / 'results.json'}, {', '.join(map(str, pictures))}")
+
+
+def _named_cases(device: str, console: Console) -> list[Measurement]:
+    found: list[Measurement] = []
+    for case in CASES:
+        with console.status(f"measuring {case.name}, {case.samples} x {case.classes}"):
+            found += measure_case(case, device)
+    return found
+
+
+def _series(device: str, console: Console) -> list[Measurement]:
+    found: list[Measurement] = []
+    with console.status("") as status:
+        for cases in (CLASS_SERIES, SAMPLE_SERIES):
+            for case, measured in zip(cases, measure_series(cases, device), strict=True):
+                status.update(f"measured {case.samples} x {case.classes}")
+                found += measured
+    return found
+
+
+if __name__ == "__main__":
+    main()

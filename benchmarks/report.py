@@ -1,0 +1,91 @@
+"""The table of ``make bench``, and ``results.json``, which holds all that is measured."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.machine import Ceilings
+from benchmarks.results import Measurement
+from benchmarks.timing import Spread
+from benchmarks.work import least_bytes, product_flops
+
+
+def table(measurements: Sequence[Measurement], ceilings: Ceilings) -> Table:
+    """One row for a provider on a case."""
+    copy, matmul = f"{ceilings.copy / 1e9:.1f} GB/s", f"{ceilings.matmul / 1e9:.0f} Gflop/s"
+    result = Table(
+        title="Forward, and forward and backward, in float32",
+        caption="Median (quartiles). Memory: at the peak of forward and backward, beyond the inputs. GB/s and Gflop/s: bytes "
+        "and flops that no exact implementation avoids, over the time; in brackets the share of what this machine reaches in "
+        f"a copy ({copy}) and in a large product ({matmul}). KD and DIST are simpler losses; products are those of the "
+        "bilateral loss alone.",
+    )
+    result.add_column("case")
+    result.add_column("provider")
+    for heading in (
+        "forward ms",
+        "with backward ms",
+        "time / reference",
+        "memory MB",
+        "GB/s (% copy)",
+        "Gflop/s (% product)",
+    ):
+        result.add_column(heading, justify="right")
+    for index, measurement in enumerate(measurements):
+        following = measurements[index + 1 : index + 2]
+        last = not following or following[0].case != measurement.case
+        result.add_row(*_row(measurement, ceilings), end_section=last)
+    return result
+
+
+def _row(measurement: Measurement, ceilings: Ceilings) -> tuple[str, ...]:
+    case, both = measurement.case, measurement.forward_and_backward
+    name = f"{case.name} {case.samples} x {case.classes}"
+    if both is None:
+        return name, measurement.provider, f"not run: {measurement.skipped}"
+    is_simpler = measurement.provider not in BILATERAL
+    bytes_, flops = least_bytes(case) / both.median, product_flops(case) / both.median
+    return (
+        name,
+        measurement.provider,
+        milliseconds(measurement.forward),
+        milliseconds(both),
+        "-" if measurement.to_reference is None else f"{measurement.to_reference.median:.2f}",
+        "-" if measurement.peak_bytes is None else f"{measurement.peak_bytes / 1e6:.4g}",
+        f"{bytes_ / 1e9:.3g} ({bytes_ / ceilings.copy:.0%})",
+        "-" if is_simpler else f"{flops / 1e9:.3g} ({flops / ceilings.matmul:.0%})",
+    )
+
+
+BILATERAL = ("reference", "compiled", "tiled", "triton", "products")
+"""The providers that compute the products of the loss."""
+
+
+def milliseconds(seconds: Spread | None) -> str:
+    """Median and quartiles."""
+    if seconds is None:
+        return "-"
+    low, median, high = (f"{1e3 * value:.3g}" for value in seconds)
+    return f"{median} ({low}-{high})"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Dataclasses and named tuples become objects with the names of their fields."""
+    path.write_text(json.dumps(_plain(content), indent=1) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        # asdict would turn a named tuple inside into a list of its values.
+        return {name: _plain(getattr(value, name)) for name in asdict(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _plain(part) for name, part in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
