@@ -72,11 +72,11 @@ def through_softmax(part: Tensor, probabilities: Tensor) -> Tensor:
 def _sum_of_products(left: Tensor, right: Tensor, dim: int) -> Tensor:
     """``(left * right).sum(dim, keepdim=True)``; the products are formed for a few rows at a time."""
     along = left.dim() - 2
+    blocks = blocks_of(left, along)
+    if len(blocks) == 1:
+        return (left * right).sum(dim, keepdim=True)
     parts = []
-    for rows in blocks_of(left, along):
-        length = rows.stop - rows.start
-        products = left.narrow(along, rows.start, length) * right.narrow(along, rows.start, length)
-        parts.append(products.sum(dim, keepdim=True))
-    if len(parts) == 1:
-        return parts[0]
+    for rows in blocks:
+        place = along, rows.start, rows.stop - rows.start
+        parts.append((left.narrow(*place) * right.narrow(*place)).sum(dim, keepdim=True))
     return torch.cat(parts, dim=along) if dim == left.dim() - 1 else torch.stack(parts).sum(0)
