@@ -1,0 +1,40 @@
+"""The memory that a call takes at its peak, to the byte: by the account of PyTorch's allocator, not of the operating system.
+
+On a CPU the profiler reports every allocation and release, those of compiled code too. What libraries take past PyTorch, such
+as the packing buffers of a matrix product, is not in it.
+"""
+
+import json
+import tempfile
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.timing import Step
+
+
+def peak_bytes(step: Step, device: str) -> int:
+    """Bytes beyond what was there before, at the peak of one call; the step has run before."""
+    return _peak_on_gpu(step) if device == "cuda" else _peak_on_cpu(step)
+
+
+def _peak_on_gpu(step: Step) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_on_cpu(step: Step) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return max(accumulate((bytes_ for _, bytes_ in changes), initial=0))
