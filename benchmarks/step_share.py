@@ -5,9 +5,9 @@ loss, the backward pass through all of it, and the optimizer's step. Not in it: 
 batch is on the device already), the loop's look at whether the loss is finite, a cache of the teacher's logits, a method's
 first stage.
 
-The loss is the same method called on the outputs of the same networks, forward and backward down to these outputs, which
-are leaves here: logits in float32, after the cast from a lower precision, and the pooled features where the method reads
-them. The gradients of heads are of the loss, their update by the optimizer is of the step.
+The loss is the same method called with what a step called it with, forward and backward down to the student's outputs,
+which are leaves here: logits in float32, after the cast from a lower precision, and the pooled features where the method
+reads them. The gradients of heads are of the loss, their update by the optimizer is of the step.
 
     ce    no teacher: its loss is a share of a shorter step
     kd, dkd, dist, bickd
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.timing import Spread, Step, interleaved, ratios, spread
 from training.config import Config
@@ -37,7 +37,6 @@ from training.data import Batch, Split, Splits, View
 from training.loop.distributed import Processes
 from training.loop.engine import Trainer, build
 from training.loop.interruption import Interruption
-from training.loop.learner import run
 from training.loop.observer import Observer
 from training.loop.teacher import Teacher
 from training.methods import METHODS, Method, Samples
@@ -151,30 +150,36 @@ class RepeatedStep(Trainer):
             self.phase = self._phase(None)
         self.repeated = repeated
         self.learner.train()
+        self.inputs: tuple[Output, Output | None, Samples] | None = None
+        self.keeping = method.register_forward_pre_hook(self._keep)
 
     def take_step(self) -> None:
         """From the images to the changed weights."""
         self._step(iter([self.repeated]), View(self.config.seed, 0), 0)
 
-    def loss_alone(self) -> Step:
-        """Computes the loss of the outputs for the batch and its gradient by them and by heads, and returns the loss."""
-        method, (images, labels, index, _) = self.learner.method, self.repeated
-        views, features = method.views(images), method.needs_features
-        with torch.no_grad():
-            logits, pooled = run(self.learner.student, views, precision=self.config.precision, features=features)
-        teacher = None if self.teacher is None else self.teacher(views, index, 0, features=features)
-        student = Output(logits.requires_grad_(), None if pooled is None else pooled.requires_grad_())
-        samples = Samples(labels, index)
+    def loss_alone(self) -> Tensor:
+        """The loss of what the networks gave in the first step, after its gradient by these outputs and by the heads.
 
-        def loss_and_gradient() -> Tensor:
-            for leaf in (*student, *method.parameters()):
-                if leaf is not None:
-                    leaf.grad = None
-            loss, _ = method(student, teacher, samples)
-            loss.backward()
-            return loss.detach()
+        Raises:
+            RuntimeError: there was no step.
+        """
+        if self.inputs is None:
+            raise RuntimeError("take_step must come before loss_alone, which reads the outputs of its networks")
+        student, teacher, samples = self.inputs
+        for leaf in (*student, *self.learner.method.parameters()):
+            if leaf is not None:
+                leaf.grad = None
+        loss, _ = self.learner.method(student, teacher, samples)
+        loss.backward()
+        return loss.detach()
 
-        return loss_and_gradient
+    def _keep(self, method: nn.Module, inputs: tuple[Output, Output | None, Samples]) -> None:
+        """Keeps what the step calls the method with, the student's output as leaves; once."""
+        self.keeping.remove()
+        student, teacher, samples = inputs
+        logits = student.logits.detach().requires_grad_()
+        features = None if student.features is None else student.features.detach().requires_grad_()
+        self.inputs = Output(logits, features), teacher, samples
 
 
 def measure(device: str, seconds: float, setting: Setting | None = None) -> list[Share]:
@@ -191,7 +196,7 @@ def measure(device: str, seconds: float, setting: Setting | None = None) -> list
         trainers = {name: trainer for name, trainer in trainers.items() if fits(trainer)}
     steps: dict[str, Step] = {}
     for name, trainer in trainers.items():
-        steps[f"{name} step"], steps[f"{name} loss"] = trainer.take_step, trainer.loss_alone()
+        steps[f"{name} step"], steps[f"{name} loss"] = trainer.take_step, trainer.loss_alone
     times = interleaved(steps, seconds=seconds, least=LEAST_REPETITIONS, device=device)
     return [_share(name, times) for name in trainers]
 

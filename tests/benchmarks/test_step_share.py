@@ -1,5 +1,6 @@
 """The share of the loss in a step: what is timed as the step and as the loss, and what is made of the times."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import step_share
 from benchmarks.step_share import IMAGENET, SETTINGS, RepeatedStep, Setting, Share, fits, make_config, make_trainers, table
@@ -24,12 +25,19 @@ def tiny_trainers(setting: Setting = TINY) -> dict[str, RepeatedStep]:
     return make_trainers(setting, "cpu")
 
 
+def stepped_trainer(method: str, setting: Setting = TINY) -> RepeatedStep:
+    """After its first step, without the gradients that it left."""
+    trainer = tiny_trainers(setting)[method]
+    trainer.take_step()
+    trainer.phase.optimizer.zero_grad(set_to_none=True)
+    return trainer
+
+
 def read_outputs(trainer: RepeatedStep) -> Output:
     """What the method is given of the student in the loss alone, after one call."""
     seen: list[Output] = []
-    loss = trainer.loss_alone()
     handle = trainer.learner.method.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    loss()
+    trainer.loss_alone()
     handle.remove()
     return seen[0]
 
@@ -52,19 +60,24 @@ def rendered(shares: list[Share]) -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_alone_is_the_loss_of_the_step(method: str) -> None:
-    alone, stepping = tiny_trainers()[method], tiny_trainers()[method]
+    trainer = tiny_trainers()[method]
+    banks = copy.deepcopy(trainer.learner.method.state_dict())
     # The draws of crd's negatives.
     torch.manual_seed(1)
-    loss = alone.loss_alone()()
+    trainer.take_step()
+    trainer.learner.method.load_state_dict(banks)
     torch.manual_seed(1)
-    stepping.take_step()
-    assert isinstance(loss, Tensor)
-    assert loss.item() == pytest.approx(stepping.tally.totals()["loss"], rel=1e-5)
+    assert trainer.loss_alone().item() == pytest.approx(trainer.tally.totals()["loss"], rel=1e-6)
+
+
+def test_the_loss_alone_without_a_step_before_it_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="take_step must come before loss_alone"):
+        tiny_trainers()["kd"].loss_alone()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_alone_goes_back_to_the_outputs_and_heads_and_no_further(method: str) -> None:
-    trainer = tiny_trainers()[method]
+    trainer = stepped_trainer(method)
     outputs = read_outputs(trainer)
     assert outputs.logits.grad is not None
     assert (outputs.features is not None) == (method in READ_FEATURES)
@@ -75,20 +88,19 @@ def test_the_loss_alone_goes_back_to_the_outputs_and_heads_and_no_further(method
 
 
 def test_every_call_of_the_loss_alone_begins_without_gradients() -> None:
-    trainer = tiny_trainers()["sskd"]
-    loss, head = trainer.loss_alone(), trainer.learner.method.student_head
-    assert isinstance(head, nn.Sequential)
-    loss()
-    first = [parameter.grad.clone() for parameter in head.parameters() if parameter.grad is not None]
-    loss()
+    trainer = stepped_trainer("sskd")
+    head = trainer.learner.method.student_head
+    trainer.loss_alone()
+    first = [parameter.grad.clone() for parameter in head.parameters()]
+    trainer.loss_alone()
     assert all(torch.equal(parameter.grad, once) for parameter, once in zip(head.parameters(), first, strict=True))
 
 
 def test_the_bank_is_updated_by_the_loss_alone() -> None:
-    trainer = tiny_trainers()["crd"]
+    trainer = stepped_trainer("crd")
     bank = trainer.learner.method.student_bank
     before = bank.vectors.clone()
-    trainer.loss_alone()()
+    trainer.loss_alone()
     changed = (bank.vectors != before).any(dim=1).nonzero()[:, 0]
     assert sorted(changed.tolist()) == sorted(trainer.repeated.index.tolist())
 
@@ -122,10 +134,9 @@ def test_a_step_passes_the_networks_what_the_method_needs(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_alone_passes_nothing_through_the_networks(method: str) -> None:
-    trainer = tiny_trainers()[method]
-    loss = trainer.loss_alone()
-    assert seen_images(trainer.learner.student, loss) == []
-    assert trainer.teacher is None or seen_images(trainer.teacher.network, loss) == []
+    trainer = stepped_trainer(method)
+    assert seen_images(trainer.learner.student, trainer.loss_alone) == []
+    assert trainer.teacher is None or seen_images(trainer.teacher.network, trainer.loss_alone) == []
 
 
 def test_the_networks_are_the_same_ones_for_all_methods() -> None:
@@ -146,11 +157,12 @@ def test_repeated_steps_leave_the_weights_as_they_are() -> None:
 
 
 def test_in_lower_precision_the_loss_alone_begins_at_the_outputs_in_float32() -> None:
-    trainer = tiny_trainers(replace(TINY, precision="bf16"))["crd"]
+    trainer = stepped_trainer("crd", replace(TINY, precision="bf16"))
+    outputs = read_outputs(trainer)
     dtypes: list[torch.dtype] = []
     convolution = next(module for module in trainer.learner.student.modules() if isinstance(module, nn.Conv2d))
     convolution.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    outputs = read_outputs(trainer)
+    trainer.take_step()
     assert dtypes == [torch.bfloat16]
     assert outputs.features is not None
     assert (outputs.logits.dtype, outputs.features.dtype) == (torch.float32, torch.float32)
