@@ -221,6 +221,23 @@ def test_the_loss_of_a_method_is_timed_right_after_its_step(times: dict[str, lis
     assert list(times) == [f"{method} {timed}" for method in METHODS for timed in ("step", "loss")]
 
 
+def test_what_is_timed_is_the_step_and_the_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers = tiny_trainers()
+    seen: dict[str, list[int]] = {}
+
+    def interleaved(steps: Mapping[str, Callable[[], object]], **_: object) -> dict[str, list[float]]:
+        for name, step in steps.items():
+            seen[name] = seen_images(trainers["ce"].learner.student, step)
+        return {name: [1.0] for name in steps}
+
+    monkeypatch.setattr(step_share, "make_trainers", lambda setting, device: trainers)
+    monkeypatch.setattr(step_share, "interleaved", interleaved)
+    step_share.measure("cpu", 0.0, TINY)
+    for method in METHODS:
+        assert seen[f"{method} step"] == ([24] if method == "sskd" else [6])
+        assert seen[f"{method} loss"] == []
+
+
 def out_of_memory() -> None:
     raise torch.OutOfMemoryError
 
