@@ -1,7 +1,7 @@
 """The memory that a call takes at its peak, to the byte: by the account of PyTorch's allocator, not of the operating system.
 
-On a CPU the profiler reports every allocation and release, those of compiled code too. What libraries take past PyTorch, such
-as the packing buffers of a matrix product, is not in it.
+On a CPU the profiler reports every allocation and release, those of compiled code too. What libraries take past PyTorch,
+such as the packing buffers of a matrix product, is not in it.
 """
 
 import json

@@ -1,0 +1,100 @@
+"""How time and memory grow with samples and with classes: exponents of power laws, fitted to series of shapes.
+
+    y = a x^p,   log y = log a + p log x,   least squares
+
+A small shape is bound by what every call costs, which is no power of anything: the fit is to the ``FITTED`` largest sizes of
+a series. The error is the standard error of p, which tells how far the points are from a line and nothing of other sizes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.table import Table
+from scipy import stats
+
+from benchmarks.results import Measurement
+
+FITTED = 4
+"""Sizes, each twice the one before."""
+
+LEAST_FITTED = 3
+"""Through two points there is always a line."""
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """``p`` of ``quantity ~ size^p`` for one provider, and its standard error, over ``smallest`` to ``largest``."""
+
+    provider: str
+    quantity: Literal["time", "memory"]
+    against: Literal["B", "C"]
+    exponent: float
+    error: float
+    smallest: int
+    largest: int
+
+
+def fit(measurements: Sequence[Measurement]) -> list[Exponent]:
+    """The exponents of every provider, in the order in which they come.
+
+    Args:
+        measurements: of ``CLASS_SERIES`` and ``SAMPLE_SERIES``, by the names of their cases; others are left out. A provider
+            with fewer than ``LEAST_FITTED`` sizes has no exponent.
+    """
+    found = []
+    for provider in dict.fromkeys(measurement.provider for measurement in measurements):
+        own = [measurement for measurement in measurements if measurement.provider == provider]
+        for against, series in (("C", "classes"), ("B", "samples")):
+            of_series = [measurement for measurement in own if measurement.case.name == series]
+            for quantity, value in _QUANTITIES.items():
+                points = [(_size(measurement, against), value(measurement)) for measurement in of_series]
+                exponent = _fit([(size, y) for size, y in points if y is not None])
+                if exponent is not None:
+                    found.append(Exponent(provider, quantity, against, *exponent))  # type: ignore[arg-type]
+    return found
+
+
+def table(exponents: Sequence[Exponent]) -> Table:
+    """One row for a provider."""
+    sizes = {exponent.against: (exponent.smallest, exponent.largest) for exponent in exponents}
+    ranges = " and ".join(f"{against} = {low} to {high}" for against, (low, high) in sizes.items())
+    result = Table(
+        title="Growth of forward and backward with classes C and samples B",
+        caption=f"Fitted exponents and their standard errors; {ranges}, the other size 256 samples or 1000 classes.",
+    )
+    result.add_column("provider")
+    columns = [("time", "C"), ("memory", "C"), ("time", "B"), ("memory", "B")]
+    for quantity, against in columns:
+        result.add_column(f"{quantity} ~ {against}^p", justify="right")
+    by_key = {(exponent.provider, exponent.quantity, exponent.against): exponent for exponent in exponents}
+    for provider in dict.fromkeys(exponent.provider for exponent in exponents):
+        cells = (by_key.get((provider, *column)) for column in columns)  # type: ignore[arg-type]
+        result.add_row(provider, *("-" if cell is None else f"{cell.exponent:.2f} ± {cell.error:.2f}" for cell in cells))
+    return result
+
+
+def _seconds(measurement: Measurement) -> float | None:
+    return None if measurement.forward_and_backward is None else measurement.forward_and_backward.median
+
+
+def _bytes(measurement: Measurement) -> float | None:
+    return measurement.peak_bytes
+
+
+_QUANTITIES: dict[str, Callable[[Measurement], float | None]] = {"time": _seconds, "memory": _bytes}
+
+
+def _size(measurement: Measurement, against: str) -> int:
+    return measurement.case.classes if against == "C" else measurement.case.samples
+
+
+def _fit(points: list[tuple[int, float]]) -> tuple[float, float, int, int] | None:
+    """Exponent, its error, and the sizes it is fitted to."""
+    largest = sorted(points)[-FITTED:]
+    if len(largest) < LEAST_FITTED:
+        return None
+    sizes, values = zip(*largest, strict=True)
+    line = stats.linregress([math.log(size) for size in sizes], [math.log(value) for value in values])
+    return float(line.slope), float(line.stderr), sizes[0], sizes[-1]
