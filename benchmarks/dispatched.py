@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-import torch._functorch.config
 import torch._inductor.config
 import torch.fx
 import torch.nn.functional as F
@@ -83,7 +82,6 @@ def count_compiled(loss: Loss, *inputs: Tensor) -> list[Operation]:
     torch.compiler.reset()
     with (
         torch._inductor.config.patch(_SETTINGS),
-        torch._functorch.config.patch(enable_autograd_cache=False),
         mock.patch.object(GraphLowering, "codegen", counting),
         mock.patch.object(AsyncCompile, "cpp_pybinding", return_value=_nothing),
     ):

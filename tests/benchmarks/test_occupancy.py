@@ -18,9 +18,9 @@ BLACKWELL = Multiprocessor(228 * 1024, tensor_columns=512)
     [
         # 128 registers of 32 threads are 4096; 16384 of a partition hold 4 warps, a multiprocessor 16.
         (Resources(4, 128, 0), 4),
-        # One register more makes 4128, given as 17 units of 256: 4352, of which a partition holds 3 and 4 partitions 12,
-        # where 65536 in one piece would hold 15.
-        (Resources(1, 129, 0), 12),
+        # 85 of 32 threads are 2720, given as 11 units of 256: 2816, of which a partition holds 5 and 4 partitions 20. In one
+        # piece 65536 would hold 23, and without units a partition 6.
+        (Resources(1, 85, 0), 20),
         (Resources(8, 255, 0), 1),
         # Two warps of a partition are 8 of a multiprocessor: 16 do not fit.
         (Resources(16, 255, 0), 0),
@@ -32,8 +32,9 @@ def test_registers_are_given_to_whole_warps_within_a_partition(resources: Resour
 
 @pytest.mark.parametrize(
     ("shared_bytes", "programs"),
-    # With the 1024 bytes of the driver 40 KB are 41 KB, a quarter of 164 KB; one byte more is 128 more.
-    [(40 * 1024, 4), (40 * 1024 + 1, 3), (163 * 1024, 1), (163 * 1024 + 1, 0)],
+    # With the 1024 bytes of the driver 40 KB are 41 KB, a quarter of 164 KB. 54954 bytes are 55978 with them, a third of
+    # 164 KB, but 438 units of 128 and thus 56064.
+    [(40 * 1024, 4), (40 * 1024 + 1, 3), (54954, 2), (163 * 1024, 1), (163 * 1024 + 1, 0)],
 )
 def test_shared_memory_is_given_in_units_and_the_driver_takes_its_own(shared_bytes: int, programs: int) -> None:
     assert programs_per_multiprocessor(Resources(1, 16, shared_bytes), AMPERE) == programs
