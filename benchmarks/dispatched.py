@@ -28,7 +28,7 @@ from bickd_kernels import reference
 Loss = Callable[..., Tensor]
 
 
-_SETTINGS = {"fx_graph_cache": False, "fx_graph_remote_cache": False, "cpp.simdlen": 1}
+_SETTINGS = {"fx_graph_cache": False, "cpp.simdlen": 1}
 """Of inductor: a graph from a cache is not scheduled again, and scalar loops need nobody to find out about vectors."""
 
 

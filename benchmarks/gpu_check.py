@@ -211,8 +211,8 @@ def providers() -> dict[str, Callable[..., Tensor]]:
     return {
         "triton": by("triton"),
         "reference": definition,
-        "compiled": torch.compile(definition),
-        "tiled compiled": torch.compile(by("torch")),
+        "compiled": torch.compile(definition, dynamic=False),
+        "tiled compiled": torch.compile(by("torch"), dynamic=False),
     }
 
 
@@ -220,6 +220,8 @@ def time_shape(samples: int, classes: int, dtype: torch.dtype) -> list[Timing]:
     """Forward and backward of every provider, in interleaved rounds."""
     from triton.testing import do_bench
 
+    # After some shapes of a function in one process, the compiler would leave further ones to eager execution.
+    torch.compiler.reset()
     case = make_case(samples, classes, dtype, "cuda", labelled=True)
     student = case.student.requires_grad_()
     milliseconds: dict[str, list[float]] = {}
