@@ -92,7 +92,7 @@ lint: $(INSTALLED) ## check style and types
 bench: $(INSTALLED) ## time and memory of the loss against autograd and torch.compile
 	$(BIN)/python -m benchmarks.bilateral
 
-gpu-check: $(INSTALLED) ## on a machine with a GPU: check and time the kernels there; report in runs/gpu-check
+gpu-check: $(INSTALLED) ## on a machine with a GPU: check the kernels, time them beside the forecast; report in runs/gpu-check
 	$(BIN)/python -m benchmarks.gpu_check
 
 clean: ## remove the virtual environment and the caches, keep runs/

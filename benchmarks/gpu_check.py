@@ -1,6 +1,7 @@
 """Checks and times the Triton backend on a GPU, and writes what it found to ``runs/gpu-check``.
 
-    python -m benchmarks.gpu_check            everything: numbers, compute-sanitizer where it is installed, times
+    python -m benchmarks.gpu_check            everything: numbers, compute-sanitizer where it is installed, times beside
+                                              what ``forecast`` has for this GPU
     python -m benchmarks.gpu_check --subset   a few small batches, which is what compute-sanitizer watches
 
 Exit status: 0 if every number is right, 1 if one is not, 2 without a GPU. All failures are listed, not the first alone.
@@ -21,7 +22,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.kernel_traffic import training_step
+from benchmarks.devices import DEVICES, known_device
+from benchmarks.dispatched import definition
+from benchmarks.forecast import DTYPES as TIMED_DTYPES
+from benchmarks.forecast import SHAPES as TIMED_SHAPES
+from benchmarks.forecast import Forecast, forecast, kernels
 from bickd_kernels import bickd_loss, bilateral_loss
 
 OUTPUT = Path("runs/gpu-check")
@@ -29,7 +34,6 @@ OUTPUT = Path("runs/gpu-check")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = ((1, 7), (2, 2), (17, 29), (64, 100), (128, 128), (37, 211), (129, 100), (256, 1000), (70, 2200), (600, 2200))
 SUBSET = ((17, 29), (40, 150))
-TIMED_SHAPES = ((64, 100), (128, 100), (256, 1000), (1024, 1000), (256, 21841))
 ROUNDS = 5
 
 EXACT, SINGLE = 2e-6, 1.5e-3
@@ -199,16 +203,16 @@ def sanitize() -> list[Finding]:
 
 
 def providers() -> dict[str, Callable[..., Tensor]]:
-    """Ways to the same loss: the kernels, the definition, and both ways of PyTorch without them, compiled."""
+    """Ways to the same loss: the kernels, the bare formulas, and both ways of PyTorch without kernels, compiled."""
 
     def by(backend: str) -> Callable[..., Tensor]:
         return lambda *batch: bickd_loss(*batch, backend=backend)
 
     return {
         "triton": by("triton"),
-        "definition": by("reference"),
-        "definition compiled": torch.compile(by("reference")),
-        "torch compiled": torch.compile(by("torch")),
+        "reference": definition,
+        "compiled": torch.compile(definition, dynamic=False),
+        "tiled compiled": torch.compile(by("torch"), dynamic=False),
     }
 
 
@@ -216,6 +220,8 @@ def time_shape(samples: int, classes: int, dtype: torch.dtype) -> list[Timing]:
     """Forward and backward of every provider, in interleaved rounds."""
     from triton.testing import do_bench
 
+    # After some shapes of a function in one process, the compiler would leave further ones to eager execution.
+    torch.compiler.reset()
     case = make_case(samples, classes, dtype, "cuda", labelled=True)
     student = case.student.requires_grad_()
     milliseconds: dict[str, list[float]] = {}
@@ -255,7 +261,23 @@ def time_shape(samples: int, classes: int, dtype: torch.dtype) -> list[Timing]:
     ]
 
 
-def report(findings: list[Finding], timings: list[Timing], output: Path) -> int:
+def forecast_here(cuda_name: str) -> tuple[list[Forecast], str]:
+    """The forecasts for the GPU of this name, and a sentence about them; none for a GPU that ``devices`` does not know."""
+    device = known_device(cuda_name)
+    if device is None:
+        known = ", ".join(device.cuda_name for device in DEVICES)
+        return [], f"No forecast: {cuda_name} is none of the known GPUs ({known})."
+    try:
+        forecasts = [one for one in forecast() if one.device == device.name]
+    except Exception as error:
+        # What was measured must not be lost with it.
+        return [], f"No forecast: {type(error).__name__}: {str(error)[:200]}"
+    return forecasts, f"The forecast is that of docs/performance.md for {device.name}: floors, and a cost for each launch."
+
+
+def report(
+    findings: list[Finding], timings: list[Timing], forecasts: list[Forecast], about_forecasts: str, output: Path
+) -> int:
     """Writes ``report.json`` and ``report.md``, and returns the exit status."""
     output.mkdir(parents=True, exist_ok=True)
     environment = describe_environment()
@@ -264,6 +286,7 @@ def report(findings: list[Finding], timings: list[Timing], output: Path) -> int:
         "environment": environment,
         "findings": [asdict(finding) for finding in findings],
         "timings": [asdict(timing) for timing in timings],
+        "forecasts": [asdict(one) for one in forecasts],
     }
     (output / "report.json").write_text(json.dumps(content, indent=1) + "\n")
     lines = ["# GPU check", "", *(f"- {name}: {value}" for name, value in environment.items()), ""]
@@ -272,24 +295,46 @@ def report(findings: list[Finding], timings: list[Timing], output: Path) -> int:
     lines += [
         f"- {finding.check}: {finding.detail}" for finding in findings if finding.check.startswith("compute-sanitizer")
     ]
-    lines += ["", "| B, C | logits | provider | ms | peak MB | requested GB/s | Tflop/s |", "|---|---|---|---|---|---|---|"]
-    lines += [timing_line(timing) for timing in timings]
+    lines += ["", about_forecasts, "", *timing_lines(timings, forecasts)]
     (output / "report.md").write_text("\n".join(lines) + "\n")
     return 1 if failed else 0
 
 
-def timing_line(timing: Timing) -> str:
+def timing_lines(timings: list[Timing], forecasts: list[Forecast]) -> list[str]:
+    """The table of what was measured, each beside its forecast, in Markdown."""
+    found = {(one.samples, one.classes, one.dtype, one.provider): one for one in forecasts}
+    headings = (
+        "B, C",
+        "logits",
+        "provider",
+        "ms",
+        "forecast ms",
+        "measured / forecast",
+        "peak MB",
+        "requested GB/s",
+        "Tflop/s",
+    )
+    return [
+        f"| {' | '.join(headings)} |",
+        "|---" * len(headings) + "|",
+        *(timing_line(one, found.get((one.samples, one.classes, one.dtype, one.provider))) for one in timings),
+    ]
+
+
+def timing_line(timing: Timing, forecast: Forecast | None) -> str:
     """A line of the report; rates are those of the kernels alone, by the formulas of ``kernel_traffic``."""
     head = f"| {timing.samples}, {timing.classes} | {timing.dtype} | {timing.provider} |"
+    expected = "" if forecast is None else f"{forecast.microseconds / 1e3:.4f}"
     if timing.milliseconds is None:
-        return f"{head} {timing.detail} | | | |"
+        return f"{head} {timing.detail} | {expected} | | | | |"
+    ratio = "" if forecast is None else f"{1e3 * timing.milliseconds / forecast.microseconds:.2f}"
     rates = "| "
     if timing.provider == "triton":
-        works = training_step(timing.samples, timing.classes, *((4, 2) if timing.dtype == "float32" else (2, 1)))
+        works = kernels(timing.samples, timing.classes, timing.dtype)
         seconds = timing.milliseconds / 1e3
         moved, flops = sum(work.requested for work in works), sum(work.flops for work in works)
         rates = f"{moved / seconds / 1e9:.0f} | {flops / seconds / 1e12:.1f}"
-    return f"{head} {timing.milliseconds:.4f} | {timing.megabytes:.1f} | {rates} |"
+    return f"{head} {timing.milliseconds:.4f} | {expected} | {ratio} | {timing.megabytes:.1f} | {rates} |"
 
 
 def describe_environment() -> dict[str, str]:
@@ -317,8 +362,8 @@ def main() -> None:
             console.print("ok    " if finding.passed else "FAILED", finding.check, finding.detail)
         sys.exit(0 if all(finding.passed for finding in findings) else 1)
     findings = check_all("cuda", SHAPES) + sanitize()
-    timings = [timing for shape in TIMED_SHAPES for dtype in DTYPES[:2] for timing in time_shape(*shape, dtype)]
-    status = report(findings, timings, OUTPUT)
+    timings = [timing for shape in TIMED_SHAPES for dtype in TIMED_DTYPES.values() for timing in time_shape(*shape, dtype)]
+    status = report(findings, timings, *forecast_here(torch.cuda.get_device_name()), OUTPUT)
     console.print((OUTPUT / "report.md").read_text())
     sys.exit(status)
 

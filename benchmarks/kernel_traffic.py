@@ -1,4 +1,4 @@
-"""Bytes and flops of the kernels by formula, for a whole training loss (``bickd_loss``) with targets.
+"""Bytes, flops and programs of the kernels by formula, for a whole training loss (``bickd_loss``) with targets.
 
 ``n`` and ``m`` are samples and classes padded to whole tiles. *Requested* bytes are what the programs load and store,
 re-reads included, which a cache serves for the most part; the tests of the kernels hold these formulas to the byte against
@@ -16,12 +16,13 @@ TARGET = launch.Target("cuda", "90", 32)
 
 
 class Work(NamedTuple):
-    """What one launch moves and computes."""
+    """What one launch moves and computes, and in how many programs, which is None for a launch of PyTorch."""
 
     kernel: str
     requested: int
     compulsory: int
     flops: int
+    programs: int | None
 
 
 def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
@@ -39,7 +40,7 @@ def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> li
     if plan.recomputed:
         # Each part is read and each sum written once, of both kinds.
         moved = 8 * plan.padded_classes * (plan.class_tiles + 1)
-        works.append(Work("partial_sums", moved, moved, 0))
+        works.append(Work("partial_sums", moved, moved, 0, programs=2 * -(-plan.padded_classes // 256)))
     works.append(_slope_tiles(plan, samples))
     works.append(_logit_gradient(plan, samples, classes, logit_bytes))
     return works
@@ -56,6 +57,7 @@ def _row_statistics(plan: launch.Plan, samples: int, classes: int, logit_bytes: 
         requested=2 * logits + results + 8 * samples * (1 + blocks),
         compulsory=2 * logits + results + 8 * samples,
         flops=0,
+        programs=blocks,
     )
 
 
@@ -71,6 +73,7 @@ def _class_statistics(plan: launch.Plan, samples: int, classes: int, logit_bytes
         requested=2 * reads * logits + results + blocks * 4 * (n + 6 * samples),
         compulsory=2 * logits + results + 4 * (n + 6 * samples),
         flops=0,
+        programs=blocks,
     )
 
 
@@ -99,6 +102,7 @@ def _similarity_tiles(plan: launch.Plan) -> Work:
         requested=2 * _units(plan) * (m_tiles + n_tiles) + sum(_kept(plan)) + sums + positives + members,
         compulsory=4 * _units(plan) + sum(_kept(plan)) + sums + positives + 8 * (n + m),
         flops=2 * n * m * (n + m) * _products(plan),
+        programs=tiles,
     )
 
 
@@ -117,9 +121,10 @@ def _slope_tiles(plan: launch.Plan, samples: int) -> Work:
     sample_side += 4 * m_tiles * n_tiles * n * n_tiles + 8 * n_tiles * n * m_tiles + 8 * n * m_tiles
     if plan.recomputed:
         # Every tile of classes: all V with column sums, labels and weights, its own U for the product and for h.
-        tiles = m // plan.recomputed_tile
-        class_side = tiles * (units + 12 * m) + 2 * units + 12 * m
+        class_programs = m // plan.recomputed_tile
+        class_side = class_programs * (units + 12 * m) + 2 * units + 12 * m
     else:
+        class_programs = m_tiles * n_tiles
         class_side = kept_classes * n_tiles + units * m_tiles + units
         class_side += 4 * m_tiles * n_tiles * m * m_tiles + 8 * m_tiles * m * n_tiles + 8 * m * n_tiles
     class_products = 2 if plan.recomputed else 1
@@ -128,6 +133,8 @@ def _slope_tiles(plan: launch.Plan, samples: int) -> Work:
         requested=sample_side + class_side + results + loss,
         compulsory=kept_classes + kept_samples + 4 * units + results + loss + 8 * (n + m),
         flops=2 * n * m * (n + class_products * m) * _products(plan),
+        # One more sums up the loss.
+        programs=1 + class_programs + n_tiles * m_tiles,
     )
 
 
@@ -145,6 +152,7 @@ def _logit_gradient(plan: launch.Plan, samples: int, classes: int, logit_bytes: 
         requested=4 * logits + 3 * slopes + blocks * of_classes + of_samples,
         compulsory=3 * logits + 2 * slopes + of_classes // 2 + of_samples,
         flops=0,
+        programs=blocks,
     )
 
 
@@ -159,8 +167,8 @@ def small_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list
     products = 1 if parts == 1 else 3
     moved = 2 * logits + gradient + 8 * samples + 20
     return [
-        Work("small_problem", moved, moved, 4 * n * m * (n + m) * products),
-        Work("scale of the gradient (PyTorch)", gradient + logits + 4, gradient + logits + 4, 0),
+        Work("small_problem", moved, moved, 4 * n * m * (n + m) * products, programs=1),
+        Work("scale of the gradient (PyTorch)", gradient + logits + 4, gradient + logits + 4, 0, programs=None),
     ]
 
 

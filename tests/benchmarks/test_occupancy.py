@@ -1,0 +1,61 @@
+"""How many programs share a multiprocessor, against limits computed by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import occupancy
+from benchmarks.devices import Multiprocessor
+from benchmarks.occupancy import Resources, programs_per_multiprocessor, reported
+
+AMPERE = Multiprocessor(164 * 1024)
+BLACKWELL = Multiprocessor(228 * 1024, tensor_columns=512)
+
+
+@pytest.mark.parametrize(
+    ("resources", "programs"),
+    [
+        # 128 registers of 32 threads are 4096; 16384 of a partition hold 4 warps, a multiprocessor 16.
+        (Resources(4, 128, 0), 4),
+        # 85 of 32 threads are 2720, given as 11 units of 256: 2816, of which a partition holds 5 and 4 partitions 20. In one
+        # piece 65536 would hold 23, and without units a partition 6.
+        (Resources(1, 85, 0), 20),
+        (Resources(8, 255, 0), 1),
+        # Two warps of a partition are 8 of a multiprocessor: 16 do not fit.
+        (Resources(16, 255, 0), 0),
+    ],
+)
+def test_registers_are_given_to_whole_warps_within_a_partition(resources: Resources, programs: int) -> None:
+    assert programs_per_multiprocessor(resources, AMPERE) == programs
+
+
+@pytest.mark.parametrize(
+    ("shared_bytes", "programs"),
+    # With the 1024 bytes of the driver 40 KB are 41 KB, a quarter of 164 KB. 54954 bytes are 55978 with them, a third of
+    # 164 KB, but 438 units of 128 and thus 56064.
+    [(40 * 1024, 4), (40 * 1024 + 1, 3), (54954, 2), (163 * 1024, 1), (163 * 1024 + 1, 0)],
+)
+def test_shared_memory_is_given_in_units_and_the_driver_takes_its_own(shared_bytes: int, programs: int) -> None:
+    assert programs_per_multiprocessor(Resources(1, 16, shared_bytes), AMPERE) == programs
+
+
+@pytest.mark.parametrize(("warps", "programs"), [(8, 8), (4, 16), (2, 32), (1, 32)])
+def test_there_are_64_warps_and_32_programs(warps: int, programs: int) -> None:
+    assert programs_per_multiprocessor(Resources(warps, 16, 0), AMPERE) == programs
+
+
+@pytest.mark.parametrize(("columns", "programs"), [(0, 16), (64, 8), (256, 2), (512, 1)])
+def test_programs_share_the_columns_of_tensor_memory(columns: int, programs: int) -> None:
+    assert programs_per_multiprocessor(Resources(4, 16, 0, columns), BLACKWELL) == programs
+
+
+def test_what_a_kernel_takes_is_read_from_the_report_of_its_target_dtype_and_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = {"kernel": "k", "num_warps": 8, "registers": 99, "shared_bytes": 7, "tensor_memory": 64, "more": 1}
+    (tmp_path / "sm_90-float32.json").write_text(json.dumps({"2x3": [kernel]}))
+    monkeypatch.setattr(occupancy, "REPORTS", tmp_path)
+    assert reported("sm_90", "float32", 2, 3) == {"k": Resources(8, 99, 7, 64)}
+    assert reported("sm_90", "float32", 2, 4) == {}
+    assert reported("sm_80", "float32", 2, 3) == {}
