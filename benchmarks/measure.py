@@ -1,6 +1,7 @@
-"""Measures every provider on a case: all of them in turn for their times, then one after the other for their memory."""
+"""Measures every provider on a case: one after the other for their memory, and all of them in turn for their times."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -9,62 +10,57 @@ from benchmarks.fitting import shortage
 from benchmarks.memory import peak_bytes
 from benchmarks.providers import Provider, forward, forward_and_backward, providers
 from benchmarks.results import Measurement
-from benchmarks.timing import Step, interleaved, ratios, spread
+from benchmarks.timing import interleaved, ratios, spread
 
-Kind = Callable[[Provider, Case, Inputs], Step]
-
-SECONDS = 4.0
+SECONDS, SECONDS_IN_SERIES = 4.0, 2.0
 """Of repetitions, for forward and for forward and backward of one case."""
 
-LEAST_REPETITIONS = 3
-"""Also where they take longer."""
-
-SECONDS_IN_SERIES = 2.0
+LEAST_REPETITIONS = 2
+"""Of forward and backward where they take longer; of forward alone one is enough then."""
 
 
 def measure_case(case: Case, device: str) -> list[Measurement]:
     """Times of the loss without and with its gradient, and memory; compiled for this shape alone."""
     torch.compiler.reset()
-    return list(_measure(case, device, providers(case, device), (forward, forward_and_backward), SECONDS))
+    able, skipped = _who_fits(case, device, providers(case, device))
+    inputs = make_inputs(case, device)
+    steps = {provider.name: forward(provider, case, inputs) for provider in able}
+    alone = interleaved(steps, seconds=SECONDS, least=1, device=device)
+    measured = _with_backward(case, device, able, inputs, SECONDS)
+    return skipped + [replace(one, forward=spread(alone[one.provider])) for one in measured]
 
 
 def measure_series(cases: Iterable[Case], device: str) -> Iterator[list[Measurement]]:
     """Times of the loss with its gradient, and memory, shape by shape; compiled once for all of them."""
     torch.compiler.reset()
     for case in cases:
-        found = providers(case, device, any_shape=True)
-        yield list(_measure(case, device, found, (forward_and_backward,), SECONDS_IN_SERIES))
+        able, skipped = _who_fits(case, device, providers(case, device, any_shape=True))
+        yield skipped + _with_backward(case, device, able, make_inputs(case, device), SECONDS_IN_SERIES)
 
 
-def _measure(
-    case: Case, device: str, found: list[Provider], kinds: tuple[Kind, ...], seconds: float
-) -> Iterator[Measurement]:
+def _who_fits(case: Case, device: str, found: list[Provider]) -> tuple[list[Provider], list[Measurement]]:
+    """The providers that can run, and what is known of the others."""
     reasons = {provider.name: shortage(provider.name, case, device) for provider in found}
     able = [provider for provider in found if not reasons[provider.name]]
-    inputs = make_inputs(case, device)
-    times = {kind: _times(kind, able, case, inputs, seconds, device) for kind in kinds}
-    for provider in found:
-        name = provider.name
-        if reasons[name]:
-            yield Measurement(case, name, skipped=reasons[name])
-            continue
-        both = times[forward_and_backward][name]
-        reference = times[forward_and_backward].get("reference")
-        yield Measurement(
+    return able, [Measurement(case, name, skipped=reason) for name, reason in reasons.items() if reason]
+
+
+def _with_backward(case: Case, device: str, able: list[Provider], inputs: Inputs, seconds: float) -> list[Measurement]:
+    # The call whose memory is counted is the first, which would be none of those that are timed.
+    peaks = {provider.name: _peak(provider, case, inputs, device) for provider in able}
+    steps = {provider.name: forward_and_backward(provider, case, inputs) for provider in able}
+    times = interleaved(steps, seconds=seconds, least=LEAST_REPETITIONS, device=device, warm_up=False)
+    reference = times.get("reference")
+    return [
+        Measurement(
             case,
             name,
-            forward=spread(times[forward][name]) if forward in times else None,
-            forward_and_backward=spread(both),
-            to_reference=None if reference is None else spread(ratios(both, reference)),
-            peak_bytes=_peak(provider, case, inputs, device),
+            forward_and_backward=spread(own),
+            to_reference=None if reference is None else spread(ratios(own, reference)),
+            peak_bytes=peaks[name],
         )
-
-
-def _times(
-    kind: Kind, able: list[Provider], case: Case, inputs: Inputs, seconds: float, device: str
-) -> dict[str, list[float]]:
-    steps = {provider.name: kind(provider, case, inputs) for provider in able}
-    return interleaved(steps, seconds=seconds, least=LEAST_REPETITIONS, device=device)
+        for name, own in times.items()
+    ]
 
 
 def _peak(provider: Provider, case: Case, inputs: Inputs, device: str) -> int:

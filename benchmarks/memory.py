@@ -5,6 +5,7 @@ such as the packing buffers of a matrix product, is not in it.
 """
 
 import json
+import os
 import tempfile
 from itertools import accumulate
 from pathlib import Path
@@ -14,9 +15,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import Step
 
+# The profiler would report its start and its end, and that there is no GPU, for every call.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+
 
 def peak_bytes(step: Step, device: str) -> int:
-    """Bytes beyond what was there before, at the peak of one call; the step has run before."""
+    """Bytes beyond what was there before, at the peak of one call."""
     return _peak_on_gpu(step) if device == "cuda" else _peak_on_cpu(step)
 
 

@@ -70,7 +70,7 @@ def milliseconds(seconds: Spread | None) -> str:
     if seconds is None:
         return "-"
     low, median, high = (f"{1e3 * value:.3g}" for value in seconds)
-    return f"{median} ({low}-{high})"
+    return median if low == high else f"{median} ({low}-{high})"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -41,7 +41,13 @@ def ratios(times: list[float], others: list[float]) -> list[float]:
 
 
 def interleaved(
-    steps: Mapping[str, Step], *, seconds: float, least: int = 3, most: int = 100, device: str = "cpu"
+    steps: Mapping[str, Step],
+    *,
+    seconds: float,
+    least: int = 3,
+    most: int = 100,
+    device: str = "cpu",
+    warm_up: bool = True,
 ) -> dict[str, list[float]]:
     """Seconds a call takes, by step and repetition.
 
@@ -51,11 +57,13 @@ def interleaved(
         least: there are at least so many ...
         most: ... and at most so many.
         device: ``"cuda"``: a repetition ends when the device has done its work.
+        warm_up: call each once before; not needed where each has run already.
     """
     retain_freed_memory()
-    for step in steps.values():
-        # Compiles, allocates and pages in.
-        step()
+    if warm_up:
+        for step in steps.values():
+            # Compiles, allocates and pages in.
+            step()
     calls: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in steps}
     start = time.perf_counter()
