@@ -96,11 +96,11 @@ def plot_cases(measurements: Sequence[Measurement], machine: str) -> Any:
     names = [f"{case.name}\n{case.samples} x {case.classes}" for case in cases]
     panels[0].set_yticks(range(len(cases)), names)
     panels[0].invert_yaxis()
+    panels[0].set_title(machine, loc="left", fontsize=10, color="0.4")
     figure.suptitle("The bilateral loss and its gradient, float32: less is better")
     handles, labels = panels[0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique), frameon=False)
-    figure.supxlabel(machine, fontsize=10, color="0.4")
     return figure
 
 

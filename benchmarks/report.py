@@ -19,8 +19,8 @@ def table(measurements: Sequence[Measurement], ceilings: Ceilings) -> Table:
     copy, matmul = f"{ceilings.copy / 1e9:.1f} GB/s", f"{ceilings.matmul / 1e9:.0f} Gflop/s"
     result = Table(
         title="Forward, and forward and backward, in float32",
-        caption="Median (quartiles). Memory: at the peak of forward and backward, beyond the inputs. GB/s and Gflop/s: "
-        "bytes and flops that no exact implementation avoids, over the time; in brackets the share of what this machine "
+        caption="Median ± half the distance of the quartiles. Memory: at the peak of forward and backward, beyond the inputs. "
+        "GB/s and Gflop/s: bytes and flops that no exact implementation avoids, over the time; in brackets the share of what this machine "
         f"reaches in a copy ({copy}) and in a large product ({matmul}). KD and DIST are simpler losses; products "
         "are those of the bilateral loss alone.",
     )
@@ -66,11 +66,13 @@ BILATERAL = ("reference", "compiled", "tiled", "triton", "products")
 
 
 def milliseconds(seconds: Spread | None) -> str:
-    """Median and quartiles."""
+    """Median and half the distance of the quartiles."""
     if seconds is None:
         return "-"
-    low, median, high = (f"{1e3 * value:.3g}" for value in seconds)
-    return median if low == high else f"{median} ({low}-{high})"
+    median = f"{1e3 * seconds.median:.3g}"
+    if seconds.low == seconds.high:
+        return median
+    return f"{median} ± {(seconds.high - seconds.low) / (2 * seconds.median):.0%}"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
