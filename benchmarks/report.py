@@ -19,10 +19,10 @@ def table(measurements: Sequence[Measurement], ceilings: Ceilings) -> Table:
     copy, matmul = f"{ceilings.copy / 1e9:.1f} GB/s", f"{ceilings.matmul / 1e9:.0f} Gflop/s"
     result = Table(
         title="Forward, and forward and backward, in float32",
-        caption="Median ± half the distance of the quartiles. Memory: at the peak of forward and backward, beyond the inputs. "
-        "GB/s and Gflop/s: bytes and flops that no exact implementation avoids, over the time; in brackets the share of what this machine "
-        f"reaches in a copy ({copy}) and in a large product ({matmul}). KD and DIST are simpler losses; products "
-        "are those of the bilateral loss alone.",
+        caption="Median ± half the distance of the quartiles. Memory: at the peak of forward and backward, beyond the inputs."
+        " GB/s and Gflop/s: bytes and flops that no exact implementation avoids, over the time; in brackets the share of "
+        f"what this machine reaches in a copy ({copy}) and in a large product ({matmul}). KD and DIST are simpler losses; "
+        "products are those of the bilateral loss alone.",
     )
     result.add_column("case")
     result.add_column("provider")
