@@ -89,8 +89,8 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## time and memory of the loss against autograd and torch.compile
-	$(BIN)/python -m benchmarks.bilateral
+bench: $(INSTALLED) ## time and memory of the loss against autograd, torch.compile and simpler losses; into runs/bench
+	$(BIN)/python -m benchmarks
 
 gpu-check: $(INSTALLED) ## on a machine with a GPU: check the kernels, time them beside the forecast; report in runs/gpu-check
 	$(BIN)/python -m benchmarks.gpu_check
