@@ -13,7 +13,6 @@ from benchmarks.results import Measurement
 from benchmarks.timing import Spread
 from benchmarks.work import least_bytes, product_flops
 
-
 BILATERAL = ("reference", "compiled", "tiled", "triton", "products")
 """The providers that compute the products of the loss."""
 
