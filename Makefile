@@ -50,7 +50,7 @@ aot-snapshot: $(INSTALLED) ## renew the snapshot that test-aot compares with
 test-matrix: test $(LIBRARY_MATRIX:%=test-library-%) $(TRAINER_MATRIX:%=test-trainer-%) ## run the tests on every supported PyTorch
 
 test-library-%: .venv-matrix/library-%/installed
-	OMP_NUM_THREADS=1 .venv-matrix/library-$*/bin/python -m pytest -n auto --ignore tests/training
+	OMP_NUM_THREADS=1 .venv-matrix/library-$*/bin/python -m pytest -n auto --ignore tests/training --ignore tests/benchmarks
 
 test-trainer-%: .venv-matrix/trainer-%/installed
 	OMP_NUM_THREADS=1 .venv-matrix/trainer-$*/bin/python -m pytest -n auto
