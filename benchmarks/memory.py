@@ -1,7 +1,8 @@
 """The memory that a call takes at its peak, to the byte: by the account of PyTorch's allocator, not of the operating system.
 
 On a CPU the profiler reports every allocation and release, those of compiled code too. What libraries take past PyTorch, such
-as the packing buffers of a matrix product, is not in it.
+as the packing buffers of a matrix product, is not in it. Profiling leaves its own traces in the heap of the process: times are
+taken before.
 """
 
 import json
@@ -16,7 +17,11 @@ from benchmarks.timing import Step
 
 
 def peak_bytes(step: Step, device: str) -> int:
-    """Bytes beyond what was there before, at the peak of one call; the step has run before."""
+    """Bytes beyond what was there before, at the peak of one call.
+
+    The step has run before. What it left behind, such as a gradient, is dropped before this is called: a step that replaces it
+    would be given credit for the memory of the old one.
+    """
     return _peak_on_gpu(step) if device == "cuda" else _peak_on_cpu(step)
 
 
@@ -36,5 +41,7 @@ def _peak_on_cpu(step: Step) -> int:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
+    # By time alone: of several at the same time the order of the trace is the true one.
+    changes.sort(key=lambda change: change[0])
     return max(accumulate((bytes_ for _, bytes_ in changes), initial=0))
