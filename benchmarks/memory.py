@@ -1,8 +1,8 @@
 """The memory that a call takes at its peak, to the byte: by the account of PyTorch's allocator, not of the operating system.
 
-On a CPU the profiler reports every allocation and release, those of compiled code too. What libraries take past PyTorch, such
-as the packing buffers of a matrix product, is not in it. Profiling leaves its own traces in the heap of the process: times are
-taken before.
+On a CPU the profiler reports every allocation and release, those of compiled code too. What libraries take past PyTorch,
+such as the packing buffers of a matrix product, is not in it. Profiling leaves its own traces in the heap of the process:
+times are taken before.
 """
 
 import json
@@ -19,8 +19,8 @@ from benchmarks.timing import Step
 def peak_bytes(step: Step, device: str) -> int:
     """Bytes beyond what was there before, at the peak of one call.
 
-    The step has run before. What it left behind, such as a gradient, is dropped before this is called: a step that replaces it
-    would be given credit for the memory of the old one.
+    The step has run before. What it left behind, such as a gradient, is dropped before this is called: a step that replaces
+    it would be given credit for the memory of the old one.
     """
     return _peak_on_gpu(step) if device == "cuda" else _peak_on_cpu(step)
 
