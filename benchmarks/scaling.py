@@ -7,6 +7,7 @@ a series. The error is the standard error of p, which tells how far the points a
 """
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,9 +58,9 @@ def fit(measurements: Sequence[Measurement]) -> list[Exponent]:
 
 
 def table(exponents: Sequence[Exponent]) -> Table:
-    """One row for a provider."""
-    sizes = {exponent.against: (exponent.smallest, exponent.largest) for exponent in exponents}
-    ranges = " and ".join(f"{against} = {low} to {high}" for against, (low, high) in sizes.items())
+    """One row for a provider; the caption says the sizes of most fits, a cell its own where they differ."""
+    usual = _usual_ranges(exponents)
+    ranges = " and ".join(f"{against} = {low} to {high}" for against, (low, high) in usual.items())
     result = Table(
         title="Growth of forward and backward with classes C and samples B",
         caption=f"Fitted exponents and their standard errors; {ranges}, the other size 256 samples or 1000 classes.",
@@ -71,8 +72,26 @@ def table(exponents: Sequence[Exponent]) -> Table:
     by_key = {(exponent.provider, exponent.quantity, exponent.against): exponent for exponent in exponents}
     for provider in dict.fromkeys(exponent.provider for exponent in exponents):
         cells = (by_key.get((provider, *column)) for column in columns)  # type: ignore[arg-type]
-        result.add_row(provider, *("-" if cell is None else f"{cell.exponent:.2f} ± {cell.error:.2f}" for cell in cells))
+        result.add_row(provider, *(_cell(cell, usual) for cell in cells))
     return result
+
+
+def _usual_ranges(exponents: Sequence[Exponent]) -> dict[str, tuple[int, int]]:
+    """Smallest and largest size of most fits against C and against B."""
+    ranges = {
+        against: [(each.smallest, each.largest) for each in exponents if each.against == against] for against in ("C", "B")
+    }
+    return {against: statistics.mode(found) for against, found in ranges.items() if found}
+
+
+def _cell(exponent: Exponent | None, usual: dict[str, tuple[int, int]]) -> str:
+    """The exponent, and its sizes where they are not the usual ones: of a provider that was skipped at a size."""
+    if exponent is None:
+        return "-"
+    fitted = f"{exponent.exponent:.2f} ± {exponent.error:.2f}"
+    if (exponent.smallest, exponent.largest) == usual[exponent.against]:
+        return fitted
+    return f"{fitted} ({exponent.smallest} to {exponent.largest})"
 
 
 def _seconds(measurement: Measurement) -> float | None:

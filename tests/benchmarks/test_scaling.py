@@ -1,5 +1,7 @@
 """Exponents: exact laws are found, small sizes do not count, an error is said."""
 
+import itertools
+import math
 import random
 
 import pytest
@@ -30,13 +32,24 @@ def test_exact_power_laws_are_found() -> None:
     assert all(exponent.error < 1e-6 for exponent in found.values())
 
 
-def test_what_every_call_costs_does_not_count_where_it_is_small() -> None:
-    series = [measured(case, "a", 1e-3 + 1e-9 * case.classes**2, None) for case in CLASS_SERIES]
-    (exponent,) = fit(series)
+def test_what_every_call_costs_has_no_part_where_it_is_all() -> None:
+    def with_cost(seconds: float) -> list[Measurement]:
+        small, large = CLASS_SERIES[:2], CLASS_SERIES[2:]
+        law = [measured(case, "a", 1e-9 * case.classes**2, None) for case in large]
+        return [*(measured(case, "a", seconds, None) for case in small), *law]
+
+    (exponent,) = fit(with_cost(1e-3))
     assert (exponent.smallest, exponent.largest) == (500, 4000)
-    # The smallest of the sizes fitted would have taken 0.25 ms without the 1 ms of every call.
-    two_largest = 2.0 - 0.4
-    assert two_largest > exponent.exponent > 1.0
+    assert exponent.exponent == pytest.approx(2.0, abs=1e-12)
+    assert fit(with_cost(1.0)) == [exponent]
+
+
+def test_a_cost_of_every_call_that_is_felt_lowers_the_exponent_and_shows_in_its_error() -> None:
+    (exponent,) = fit([measured(case, "a", 1e-3 + 1e-9 * case.classes**2, None) for case in CLASS_SERIES])
+    # By the differences of the logarithms of 1.25, 2, 5 and 17, which four points in equal steps weight by 3, 4 and 3.
+    steps = [math.log2(after / before) for before, after in itertools.pairwise((1.25, 2.0, 5.0, 17.0))]
+    assert exponent.exponent == pytest.approx((3 * steps[0] + 4 * steps[1] + 3 * steps[2]) / 10)
+    assert exponent.error > 0.1
 
 
 def test_the_error_holds_the_truth_under_noise() -> None:
@@ -76,3 +89,14 @@ def test_the_table_has_a_row_for_a_provider_and_says_its_sizes() -> None:
     (row,) = (line for line in text.splitlines() if line.startswith("│ a"))
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["a", "1.23 ± 0.06", "-", "-", "2.00 ± 0.00"]
     assert "C = 500 to 4000 and B = 128 to 1024" in " ".join(text.split())
+
+
+def test_the_table_says_the_sizes_of_a_fit_that_has_others() -> None:
+    exponents = [Exponent(provider, "time", "C", 2.0, 0.0, 500, 4000) for provider in ("a", "b")]
+    exponents.append(Exponent("reference", "time", "C", 1.5, 0.25, 250, 2000))
+    console = Console(width=140, record=True)
+    console.print(scaling.table(exponents))
+    text = console.export_text()
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    assert [row[1] for row in rows] == ["2.00 ± 0.00", "2.00 ± 0.00", "1.50 ± 0.25 (250 to 2000)"]
+    assert "C = 500 to 4000, the other" in " ".join(text.split())
