@@ -10,7 +10,7 @@ from benchmarks.fitting import shortage
 from benchmarks.memory import peak_bytes
 from benchmarks.providers import Provider, forward, forward_and_backward, providers
 from benchmarks.results import Measurement
-from benchmarks.timing import interleaved, ratios, spread
+from benchmarks.timing import Spread, interleaved, ratios, spread
 
 SECONDS, SECONDS_IN_SERIES = 4.0, 2.0
 """Of repetitions, for forward and for forward and backward of one case."""
@@ -50,17 +50,22 @@ def _with_backward(case: Case, device: str, able: list[Provider], inputs: Inputs
     peaks = {provider.name: _peak(provider, case, inputs, device) for provider in able}
     steps = {provider.name: forward_and_backward(provider, case, inputs) for provider in able}
     times = interleaved(steps, seconds=seconds, least=LEAST_REPETITIONS, device=device, warm_up=False)
-    reference = times.get("reference")
+    bilateral = {provider.name for provider in able if provider.is_bilateral}
     return [
         Measurement(
             case,
             name,
             forward_and_backward=spread(own),
-            to_reference=None if reference is None else spread(ratios(own, reference)),
+            to_reference=_ratio(own, times.get("reference")),
+            to_products=_ratio(own, times.get("products")) if name in bilateral else None,
             peak_bytes=peaks[name],
         )
         for name, own in times.items()
     ]
+
+
+def _ratio(times: list[float], others: list[float] | None) -> Spread | None:
+    return None if others is None else spread(ratios(times, others))
 
 
 def _peak(provider: Provider, case: Case, inputs: Inputs, device: str) -> int:

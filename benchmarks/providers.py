@@ -40,7 +40,7 @@ class Provider(NamedTuple):
     name: str
     loss: Loss
     is_bilateral: bool = True
-    """Whether it computes the bilateral loss; others are cheaper by what they leave out."""
+    """Whether it computes the bilateral loss, or a part of it; others are cheaper by what they leave out."""
     is_products: bool = False
     """Whether it is the products alone, whose results are no loss."""
 
@@ -72,7 +72,7 @@ def providers(case: Case, device: str, *, any_shape: bool = False) -> list[Provi
     found.append(Provider("tiled", by("torch")))
     if device == "cuda":
         found.append(Provider("triton", by("triton")))
-    found.append(Provider("products", _no_loss, is_bilateral=False, is_products=True))
+    found.append(Provider("products", _no_loss, is_products=True))
     found += [Provider("KD", _kd, is_bilateral=False), Provider("DIST", _dist, is_bilateral=False)]
     return found + _liger(device)
 

@@ -23,7 +23,7 @@ def table(measurements: Sequence[Measurement], ceilings: Ceilings) -> Table:
     result = Table(
         title="Forward, and forward and backward, in float32",
         caption="Median ± half the distance of the quartiles. Memory: at the peak of forward and backward, beyond "
-        "the inputs. GB/s and Gflop/s: bytes and flops that no exact implementation avoids, over the time; in brackets the "
+        "the inputs. Ratios: of the times with backward. GB/s and Gflop/s: bytes and flops that no exact implementation avoids, over the time; in brackets the "
         f"share of what this machine reaches in a copy ({copy}) and in a large product ({matmul}). KD and DIST are simpler "
         "losses; products are those of the bilateral loss alone.",
     )
@@ -32,7 +32,8 @@ def table(measurements: Sequence[Measurement], ceilings: Ceilings) -> Table:
     for heading in (
         "forward ms",
         "with backward ms",
-        "time / reference",
+        "/ reference",
+        "/ products",
         "memory MB",
         "GB/s (% copy)",
         "Gflop/s (% product)",
@@ -50,18 +51,22 @@ def _row(measurement: Measurement, ceilings: Ceilings) -> tuple[str, ...]:
     name = f"{case.name} {case.samples} x {case.classes}"
     if both is None:
         return name, measurement.provider, f"not run: {measurement.skipped}"
-    is_simpler = measurement.provider not in BILATERAL
     bytes_, flops = least_bytes(case) / both.median, product_flops(case) / both.median
     return (
         name,
         measurement.provider,
         milliseconds(measurement.forward),
         milliseconds(both),
-        "-" if measurement.to_reference is None else f"{measurement.to_reference.median:.2f}",
+        _ratio(measurement.to_reference),
+        _ratio(measurement.to_products),
         "-" if measurement.peak_bytes is None else f"{measurement.peak_bytes / 1e6:.4g}",
         f"{bytes_ / 1e9:.3g} ({bytes_ / ceilings.copy:.0%})",
-        "-" if is_simpler else f"{flops / 1e9:.3g} ({flops / ceilings.matmul:.0%})",
+        "-" if measurement.provider not in BILATERAL else f"{flops / 1e9:.3g} ({flops / ceilings.matmul:.0%})",
     )
+
+
+def _ratio(of_times: Spread | None) -> str:
+    return "-" if of_times is None else f"{of_times.median:.2f}"
 
 
 def milliseconds(seconds: Spread | None) -> str:

@@ -18,6 +18,8 @@ class Measurement:
     """Seconds of the loss and its gradient."""
     to_reference: Spread | None = None
     """Ratios of ``forward_and_backward`` to that of the provider ``reference``, repetition by repetition."""
+    to_products: Spread | None = None
+    """Likewise to the products alone; None for the simpler losses, which have none."""
     peak_bytes: int | None = None
     """Memory beyond the inputs at the peak of forward and backward; the gradient by the student's logits is part of it."""
     skipped: str = ""

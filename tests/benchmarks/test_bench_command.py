@@ -43,7 +43,9 @@ def test_a_case_has_times_memory_and_ratios_of_every_provider() -> None:
         assert one.to_reference is not None
         assert one.peak_bytes is not None
         assert one.peak_bytes >= 4 * 4 * 6
-    assert measured["reference"].to_reference == Spread(1.0, 1.0, 1.0)
+    assert measured["reference"].to_reference == Spread(1.0, 1.0, 1.0) == measured["products"].to_products
+    assert measured["tiled"].to_products is not None
+    assert measured["KD"].to_products is None
 
 
 def test_what_does_not_fit_is_listed_with_its_reason_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,17 +72,18 @@ def rows_of(measurements: list[Measurement]) -> list[list[str]]:
 def test_the_table_has_rates_of_what_cannot_be_avoided() -> None:
     case = Case("ImageNet", 10, 100)
     seconds = Spread(0.9e-3, 1e-3, 1.3e-3)
-    tiled = Measurement(case, "tiled", seconds, seconds, Spread(0.5, 0.5, 0.5), peak_bytes=2_500_000)
+    ratio = Spread(0.5, 0.5, 0.5)
+    tiled = Measurement(case, "tiled", seconds, seconds, ratio, Spread(1.5, 1.5, 1.5), peak_bytes=2_500_000)
     # 12 bytes a logit and 8 a target: 12080 in a millisecond. 4 * 10 * 100 * 110 flops.
     assert rows_of([tiled]) == [
-        ["ImageNet 10 x 100", "tiled", "1 ± 20%", "1 ± 20%", "0.50", "2.5", "0.0121 (1%)", "0.44 (44%)"]
+        ["ImageNet 10 x 100", "tiled", "1 ± 20%", "1 ± 20%", "0.50", "1.50", "2.5", "0.0121 (1%)", "0.44 (44%)"]
     ]
 
 
 def test_a_simpler_loss_has_no_rate_of_products_it_does_not_compute() -> None:
     once = Spread(1e-3, 1e-3, 1e-3)
-    (row,) = rows_of([Measurement(SMALL, "KD", once, once, None, 1000)])
-    assert row[2:6] == ["1", "1", "-", "0.001"]
+    (row,) = rows_of([Measurement(SMALL, "KD", once, once, peak_bytes=1000)])
+    assert row[2:7] == ["1", "1", "-", "-", "0.001"]
     assert row[-1] == "-"
 
 
