@@ -32,7 +32,8 @@ OUTPUT = Path("runs/bench/check.json")
 SECONDS = 8.0
 """Of repetitions, for one thing on one batch."""
 
-MOST_REPETITIONS = 300
+LEAST_REPETITIONS, MOST_REPETITIONS = 11, 300
+"""The least where they take longer: the median of a few is at the mercy of a neighbour."""
 
 KINDS = {"forward": forward, "forward and backward": forward_and_backward, "peak memory": forward_and_backward}
 """The step that is timed or whose memory is counted."""
@@ -120,7 +121,7 @@ def _times(what: str, case: Case, names: Sequence[str]) -> Values:
     inputs = make_inputs(case)
     found = {provider.name: provider for provider in providers(case, "cpu")}
     steps = {name: KINDS[what](found[name], case, inputs) for name in names}
-    return interleaved(steps, seconds=SECONDS, most=MOST_REPETITIONS)
+    return interleaved(steps, seconds=SECONDS, least=LEAST_REPETITIONS, most=MOST_REPETITIONS)
 
 
 def _memory(case: Case, names: Sequence[str]) -> Values:

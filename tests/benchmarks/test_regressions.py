@@ -206,6 +206,7 @@ def test_what_can_not_be_measured_is_left_out_with_its_reason(monkeypatch: pytes
 
 def test_times_and_memory_are_those_of_the_named_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regressions, "SECONDS", 0.0)
+    monkeypatch.setattr(regressions, "LEAST_REPETITIONS", 2)
     products = replace(TIME, relative_to="products")
     for what in ("forward", "forward and backward"):
         values = regressions.measure([replace(TIME, what=what), replace(products, what=what)])
