@@ -9,8 +9,8 @@ LIBRARY_MATRIX := 2.6.0
 TRAINER_MATRIX := 2.8.0+0.23.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench gpu-check \
-    clean
+.PHONY: help install demo test fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench bench-check \
+    gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -91,6 +91,9 @@ lint: $(INSTALLED) ## check style and types
 
 bench: $(INSTALLED) ## time and memory of the loss against autograd, torch.compile and simpler losses; into runs/bench
 	$(BIN)/python -m benchmarks
+
+bench-check: $(INSTALLED) ## check that the tiled backend is as fast and small as it was, relative to the rest of the run
+	$(BIN)/python -m benchmarks.regressions
 
 gpu-check: $(INSTALLED) ## on a machine with a GPU: check the kernels, time them beside the forecast; report in runs/gpu-check
 	$(BIN)/python -m benchmarks.gpu_check

@@ -11,6 +11,8 @@ take on GPUs that are not here. ``providers.py``, ``timing.py``, ``memory.py`` a
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from benchmarks.machine import describe, measure_ceilings
 from benchmarks.measure import measure_case, measure_series
 from benchmarks.results import Measurement
 
-STEP_SECONDS = 40.0
+STEP_SECONDS = 10.0
 """Of repetitions of training steps, all methods together."""
 
 
@@ -42,17 +44,17 @@ def bench(device: str, output: Path, console: Console) -> None:
     output.mkdir(parents=True, exist_ok=True)
     machine = describe(device)
     console.print(", ".join(f"{name}: {value}" for name, value in machine.items()))
-    with console.status("measuring this machine's ceilings"):
+    with stage("ceilings of this machine", console):
         ceilings = measure_ceilings(device)
     named = _named_cases(device, console)
     console.print(report.table(named, ceilings))
     series = _series(device, console)
     exponents = scaling.fit(series)
     console.print(scaling.table(exponents))
-    with console.status("measuring training steps"):
+    with stage("training steps", console):
         shares = step_share.measure(device, STEP_SECONDS)
     console.print(step_share.table(shares))
-    with console.status("counting what GPUs would have to do"):
+    with stage("what GPUs would have to do", console):
         forecasts = forecast.forecast()
     console.print(forecast.table(forecasts))
 
@@ -74,19 +76,27 @@ def bench(device: str, output: Path, console: Console) -> None:
 def _named_cases(device: str, console: Console) -> list[Measurement]:
     found: list[Measurement] = []
     for case in CASES:
-        with console.status(f"measuring {case.name}, {case.samples} x {case.classes}"):
+        with stage(f"{case.name}, {case.samples} x {case.classes}", console):
             found += measure_case(case, device)
     return found
 
 
 def _series(device: str, console: Console) -> list[Measurement]:
     found: list[Measurement] = []
-    with console.status("") as status:
-        for cases in (CLASS_SERIES, SAMPLE_SERIES):
-            for case, measured in zip(cases, measure_series(cases, device), strict=True):
-                status.update(f"measured {case.samples} x {case.classes}")
+    for cases in (CLASS_SERIES, SAMPLE_SERIES):
+        with stage(f"growth with {cases[0].name}", console):
+            for measured in measure_series(cases, device):
                 found += measured
     return found
+
+
+@contextmanager
+def stage(name: str, console: Console) -> Iterator[None]:
+    """Says what is being measured, and how long it took when it is done."""
+    start = time.perf_counter()
+    with console.status(name):
+        yield
+    console.print(f"{time.perf_counter() - start:5.0f} s  {name}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 def peak_bytes(step: Step, device: str) -> int:
-    """Bytes beyond what was there before, at the peak of one call."""
+    """Bytes beyond what was there before, at the peak of one call.
+
+    What an earlier call left behind, such as a gradient, is dropped before this is called: a step that replaces it would be
+    given credit for the memory of the old one.
+    """
     return _peak_on_gpu(step) if device == "cuda" else _peak_on_cpu(step)
 
 
@@ -40,5 +44,7 @@ def _peak_on_cpu(step: Step) -> int:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
+    # By time alone: of several at the same time the order of the trace is the true one.
+    changes.sort(key=lambda change: change[0])
     return max(accumulate((bytes_ for _, bytes_ in changes), initial=0))
