@@ -1,11 +1,13 @@
 """The pictures of ``make bench``: how time and memory grow, and how the providers stand on the named cases."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib import pyplot as plt
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.cases import Case
@@ -14,6 +16,12 @@ from benchmarks.timing import Spread
 from training.report import save_figure
 
 matplotlib.use("Agg")
+
+Ratio = Callable[[Measurement, Measurement | None], Spread | None]
+"""Of a measurement to that of autograd on the same case."""
+
+Text = Callable[[Measurement], str]
+"""The absolute figure, with its unit."""
 
 COLOURS = {
     "reference": "#D55E00",
@@ -26,7 +34,8 @@ COLOURS = {
 
 GREY = "0.55"
 
-GREY_STYLES = ("-.", ":", (0, (1, 1)), (0, (3, 1, 1, 1)))
+STYLES = {"products": "--", "KD": "-.", "DIST": ":", "Liger KL": (0, (7, 2)), "Liger JSD": (0, (3, 1, 1, 1, 1, 1))}
+"""Of the lines of what is no implementation of the loss."""
 
 LABELS = {
     "reference": "autograd",
@@ -36,8 +45,14 @@ LABELS = {
     "products": "its products alone",
 }
 
-NOT_COMPARED = ("reference", "products")
-"""Every bar is relative to the first, and the second is a line."""
+SLIDE = (13.3, 7.5)
+"""Inches."""
+
+LONGEST_LEGEND = 7
+"""Entries in a row."""
+
+LANE = 0.17
+"""Inches that a bar takes at least, on average."""
 
 
 def draw(measurements: Sequence[Measurement], folder: Path, machine: str) -> list[Path]:
@@ -51,18 +66,18 @@ def draw(measurements: Sequence[Measurement], folder: Path, machine: str) -> lis
 
 def plot_series(measurements: Sequence[Measurement], machine: str) -> Any:
     """Time and memory against classes and against samples, on logarithmic axes; quartiles as a band."""
-    figure, panels = plt.subplots(2, 2, figsize=(13, 9.5), layout="constrained", sharex="col", sharey="row")
+    figure, panels = plt.subplots(2, 2, figsize=SLIDE, layout="constrained", sharex="col", sharey="row")
     columns: tuple[tuple[str, str, Callable[[Case], int]], ...] = (
         ("classes", "classes C (256 samples)", lambda case: case.classes),
         ("samples", "samples B (1000 classes)", lambda case: case.samples),
     )
     for column, (series, label, size) in enumerate(columns):
         of_series = [measurement for measurement in measurements if measurement.case.name == series]
-        for number, provider in enumerate(dict.fromkeys(measurement.provider for measurement in of_series)):
+        for provider in dict.fromkeys(measurement.provider for measurement in of_series):
             own = [measurement for measurement in of_series if measurement.provider == provider]
-            _line(panels[0, column], [(size(one.case), one.forward_and_backward) for one in own], provider, number)
+            _line(panels[0, column], [(size(one.case), one.forward_and_backward) for one in own], provider)
             in_bytes = [(size(one.case), one.peak_bytes) for one in own]
-            _line(panels[1, column], [(x, None if y is None else Spread(y, y, y)) for x, y in in_bytes], provider, number)
+            _line(panels[1, column], [(x, None if y is None else Spread(y, y, y)) for x, y in in_bytes], provider)
         panels[1, column].set_xlabel(label)
         _sizes(panels[1, column], sorted({size(measurement.case) for measurement in of_series}))
     for axes, label, unit in (
@@ -75,97 +90,146 @@ def plot_series(measurements: Sequence[Measurement], machine: str) -> Any:
     for axes in panels.flat:
         axes.grid(alpha=0.25)
     figure.suptitle("The bilateral loss and its gradient, float32")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.supxlabel(f"{machine}. Bands: quartiles. Grey: simpler losses.", fontsize=10, color="0.4")
+    _finish(figure, panels[0, 0], f"{machine}. Bands: quartiles. Grey: simpler losses.")
     return figure
 
 
 def plot_cases(measurements: Sequence[Measurement], machine: str) -> Any:
-    """Time and memory relative to autograd for each named case; the products alone as a line across the bars."""
+    """Time and memory relative to autograd for each named case, and beside each bar what it is relative to nothing.
+
+    Where autograd was skipped there are no bars, and the absolute figures stand alone. The products alone are a mark across
+    the bars of what computes them.
+    """
     named = [measurement for measurement in measurements if measurement.case.name not in ("classes", "samples")]
-    cases = [case for case in dict.fromkeys(one.case for one in named) if _of(named, case, "reference") is not None]
-    providers = [name for name in COLOURS if name not in NOT_COMPARED and any(one.provider == name for one in named)]
-    figure, panels = plt.subplots(1, 2, figsize=(13, 2.2 + 0.75 * len(cases)), layout="constrained", sharey=True)
-    for axes, quantity, label in ((panels[0], _time, "time / autograd's"), (panels[1], _memory, "memory / autograd's")):
+    cases = list(dict.fromkeys(one.case for one in named))
+    bars = max((sum(one.case == case for one in named) for case in cases), default=0)
+    size = SLIDE[0], max(SLIDE[1], 2.0 + LANE * bars * len(cases))
+    figure, panels = plt.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
+    for axes, ratio, text, label in (
+        (panels[0], _time_ratio, _time_text, "time / autograd's"),
+        (panels[1], _memory_ratio, _memory_text, "memory / autograd's"),
+    ):
         for row, case in enumerate(cases):
-            _bars(axes, row, case, providers, named, quantity)
-        axes.axvline(1.0, color=COLOURS["reference"], linewidth=2, label=LABELS["reference"] if axes is panels[0] else None)
+            measured = {one.provider: one for one in named if one.case == case}
+            _bars(axes, row, measured, ratio, text)
         axes.set_xlabel(label)
+        axes.margins(x=0.35, y=0.01)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25, axis="x")
     names = [f"{case.name}\n{case.samples} x {case.classes}" for case in cases]
     panels[0].set_yticks(range(len(cases)), names)
     panels[0].invert_yaxis()
-    panels[0].set_title(machine, loc="left", fontsize=10, color="0.4")
+    for axes in panels:
+        axes.tick_params(axis="y", length=0)
     figure.suptitle("The bilateral loss and its gradient, float32: less is better")
-    handles, labels = panels[0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique), frameon=False)
+    _finish(figure, panels[0], f"{machine}. Whiskers: quartiles. Grey: simpler losses.")
     return figure
 
 
-def _line(axes: Any, points: list[tuple[int, Spread | None]], provider: str, number: int) -> None:
+def _finish(figure: Any, axes: Any, caption: str) -> None:
+    """The legend of one panel, which holds for all, in rows of even length under the caption."""
+    handles, labels = axes.get_legend_handles_labels()
+    found = dict(zip(labels, handles, strict=True))
+    # What has a colour comes first in its order, which bars that are drawn case by case do not have.
+    order = [label for label in map(LABELS.__getitem__, COLOURS) if label in found]
+    unique = {label: found[label] for label in dict.fromkeys([*order, *found])}
+    rows = math.ceil(len(unique) / LONGEST_LEGEND)
+    figure.legend(
+        unique.values(),
+        unique.keys(),
+        loc="outside lower center",
+        ncols=math.ceil(len(unique) / max(rows, 1)),
+        frameon=False,
+        columnspacing=1.5,
+        title=caption,
+        title_fontproperties={"size": 11},
+    )
+
+
+def _line(axes: Any, points: list[tuple[int, Spread | None]], provider: str) -> None:
     """A provider's line; what was skipped is left out."""
     drawn = [(size, value) for size, value in points if value is not None]
     if not drawn:
         return
     sizes, values = zip(*drawn, strict=True)
-    known = provider in COLOURS
+    marker = None if provider in STYLES else "o"
     axes.loglog(
-        sizes,
-        [value.median for value in values],
-        color=COLOURS.get(provider, GREY),
-        linestyle="--" if provider == "products" else "-" if known else GREY_STYLES[number % len(GREY_STYLES)],
-        linewidth=2.5 if known else 1.5,
-        marker="o" if known and provider != "products" else None,
-        label=LABELS.get(provider, provider),
+        sizes, [value.median for value in values], marker=marker, label=LABELS.get(provider, provider), **_look(provider)
     )
     low, high = [value.low for value in values], [value.high for value in values]
-    axes.fill_between(sizes, low, high, color=COLOURS.get(provider, GREY), alpha=0.2, linewidth=0)
+    axes.fill_between(sizes, low, high, color=_look(provider)["color"], alpha=0.2, linewidth=0)
 
 
-def _bars(
-    axes: Any,
-    row: int,
-    case: Case,
-    providers: list[str],
-    named: list[Measurement],
-    quantity: Callable[[Measurement], float | None],
-) -> None:
-    """The bars of one case, and the mark of its products."""
-    reference = _of(named, case, "reference")
-    base = None if reference is None else quantity(reference)
-    if base is None:
-        return
-    height = 0.8 / len(providers)
-    for number, provider in enumerate(providers):
-        measurement = _of(named, case, provider)
-        value = None if measurement is None else quantity(measurement)
-        if value is None:
-            continue
-        middle = row + (number - (len(providers) - 1) / 2) * height
-        axes.barh(middle, value / base, 0.9 * height, color=COLOURS[provider], label=LABELS[provider])
-        axes.annotate(
-            f"{value / base:.2f}", (value / base, middle), (4, 0), textcoords="offset points", va="center", size=11
-        )
-    products = _of(named, case, "products")
-    value = None if products is None else quantity(products)
+def _look(provider: str) -> dict[str, Any]:
+    """Colour, style and width of a provider's lines; those of simpler losses are thin."""
+    return {
+        "color": COLOURS.get(provider, GREY),
+        "linestyle": STYLES.get(provider, "-"),
+        "linewidth": 2.5 if provider in COLOURS else 1.5,
+    }
+
+
+def _bars(axes: Any, row: int, measured: dict[str, Measurement], ratio: Ratio, text: Text) -> None:
+    """The bars of one case and their figures; where there is no ratio the figures of the implementations alone."""
+    reference = measured.get("reference")
+    heights = _heights(list(measured))
+    products = ratio(measured["products"], reference) if "products" in measured else None
+    mark = 0.0 if products is None else products.median
+    top = row - 0.44
+    for provider, height in heights.items():
+        middle, top = top + height / 2, top + height
+        value, figures = ratio(measured[provider], reference), text(measured[provider])
+        if provider not in COLOURS:
+            _thin_bar(axes, middle, 0.7 * height, provider, value)
+        elif value is None:
+            _note(axes, 0.0, middle, f"{LABELS[provider]}: {figures}", size=11)
+        else:
+            axes.barh(middle, value.median, 0.88 * height, color=COLOURS[provider], label=LABELS[provider])
+            axes.plot([value.low, value.high], [middle] * 2, color="0.2", linewidth=1)
+            _note(axes, max(*value, mark), middle, f"{value.median:.2f}  ({figures})", size=11)
+    if products is not None:
+        ends = [row - 0.46, row - 0.42 + sum(height for provider, height in heights.items() if provider in COLOURS)]
+        edge = withStroke(linewidth=4, foreground="white")
+        axes.plot([mark] * 2, ends, label=LABELS["products"], path_effects=[edge], **_look("products"))
+
+
+def _heights(providers: list[str]) -> dict[str, float]:
+    """By provider with a bar, its part of a row; simpler losses have less."""
+    shares = {provider: 1.0 for provider in COLOURS if provider in providers and provider != "products"}
+    shares |= {provider: 0.6 for provider in providers if provider not in COLOURS}
+    return {provider: 0.88 * share / sum(shares.values()) for provider, share in shares.items()}
+
+
+def _thin_bar(axes: Any, middle: float, height: float, provider: str, value: Spread | None) -> None:
+    """Of a simpler loss; its name is beside it."""
     if value is not None:
-        ends = [row - 0.42, row + 0.42]
-        axes.plot([value / base] * 2, ends, color=COLOURS["products"], linestyle="--", linewidth=2, label=LABELS["products"])
+        axes.barh(middle, value.median, height, color="0.75")
+        _note(axes, value.median, middle, f"{provider} {value.median:.2f}", size=9, color="0.4")
 
 
-def _of(measurements: list[Measurement], case: Case, provider: str) -> Measurement | None:
-    found = [one for one in measurements if (one.case, one.provider) == (case, provider) and not one.skipped]
-    return found[0] if found else None
+def _note(axes: Any, end: float, middle: float, text: str, **look: Any) -> None:
+    """A text to the right of a bar."""
+    axes.annotate(text, (end, middle), (5, 0), textcoords="offset points", va="center_baseline", **look)
 
 
-def _time(measurement: Measurement) -> float | None:
-    return None if measurement.forward_and_backward is None else measurement.forward_and_backward.median
+def _time_ratio(measurement: Measurement, _: Measurement | None) -> Spread | None:
+    return measurement.to_reference
 
 
-def _memory(measurement: Measurement) -> float | None:
-    return measurement.peak_bytes
+def _memory_ratio(measurement: Measurement, reference: Measurement | None) -> Spread | None:
+    if reference is None or reference.peak_bytes is None or measurement.peak_bytes is None:
+        return None
+    value = measurement.peak_bytes / reference.peak_bytes
+    return Spread(value, value, value)
+
+
+def _time_text(measurement: Measurement) -> str:
+    both = measurement.forward_and_backward
+    return "does not fit" if both is None else _seconds(both.median, 0)
+
+
+def _memory_text(measurement: Measurement) -> str:
+    return "does not fit" if measurement.peak_bytes is None else _bytes(measurement.peak_bytes, 0)
 
 
 def _sizes(axes: Any, sizes: list[int]) -> None:
@@ -184,5 +248,5 @@ def _bytes(value: float, _: int) -> str:
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
     """The value in the largest unit that it reaches."""
-    scale, unit = next(((scale, unit) for scale, unit in units if value >= 0.999 * scale), units[-1])
-    return f"{value / scale:g} {unit}"
+    scale, unit = next(((scale, unit) for scale, unit in units if value >= 0.9995 * scale), units[-1])
+    return f"{value / scale:.3g} {unit}"
