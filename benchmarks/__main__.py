@@ -58,8 +58,6 @@ def bench(device: str, output: Path, console: Console) -> None:
         forecasts = forecast.forecast()
     console.print(forecast.table(forecasts))
 
-    pictures = plots.draw([*named, *series], output, f"{machine.get('GPU', machine['CPU'])}, {machine['threads']} threads, "
-                          f"PyTorch {machine['PyTorch']}")  # fmt: skip
     content = {
         "machine": machine,
         "ceilings": ceilings,
@@ -70,6 +68,8 @@ def bench(device: str, output: Path, console: Console) -> None:
         "forecasts": forecasts,
     }
     report.write_json(output / "results.json", content)
+    pictures = plots.draw([*named, *series], output, f"{machine.get('GPU', machine['CPU'])}, {machine['threads']} threads, "
+                          f"PyTorch {machine['PyTorch']}")  # fmt: skip
     console.print(f"{time.perf_counter() - start:.0f} s; {output / 'results.json'}, {', '.join(map(str, pictures))}")
 
 
