@@ -19,9 +19,9 @@ LOG2_E = math.log2(math.e)
 def log_probabilities(logits: Tensor, temperature: float, rows: Tensor | None) -> Tensor:
     """``log softmax(logits / temperature)`` over the last dimension; -inf in rows that the mask ``(B,)`` hides.
 
-    The logits are divided in place: they are a copy, and nothing reads them afterwards.
+    The logits, a copy that nothing reads afterwards, are written to.
     """
-    logarithms = F.log_softmax(logits.div_(temperature), -1)
+    logarithms = _log_softmax(logits.div_(temperature))
     return logarithms if rows is None else logarithms.masked_fill_((rows == 0)[:, None], -torch.inf)
 
 
@@ -67,6 +67,18 @@ def project(units: Tensor, slope: Tensor, dim: int) -> Tensor:
 def through_softmax(part: Tensor, probabilities: Tensor) -> Tensor:
     """``A - P * A.sum(1)`` in place, for ``A = P * d loss / d P``: the derivative by ``log P``'s logits, ``(B, C)``."""
     return part.addcmul_(probabilities, part.sum(1, keepdim=True), value=-1)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Over the last dimension, of logits of more than one block in their place."""
+    along = logits.dim() - 2
+    blocks = blocks_of(logits, along)
+    if len(blocks) == 1:
+        return F.log_softmax(logits, -1)
+    for rows in blocks:
+        block = logits.narrow(along, rows.start, rows.stop - rows.start)
+        block.copy_(F.log_softmax(block, -1))
+    return logits
 
 
 def _sum_of_products(left: Tensor, right: Tensor, dim: int) -> Tensor:
