@@ -1,7 +1,7 @@
 """Argument checks shared by every public entry, and the records that pass on what was checked.
 
 A check names the argument, says what it got and what is allowed. Values inside a tensor (targets out of range) are looked
-at only where that costs no device synchronisation: on the CPU, outside ``torch.compile``.
+at only where that costs no device synchronisation: on the CPU.
 """
 
 import math
@@ -22,6 +22,24 @@ TEMPERATURES = (1e-6, 1e6)
 
 LARGEST_WEIGHT = 1e12
 """The largest absolute value of a weight: the product of two of them, over a temperature, is a float32 number."""
+
+TERMS = ("ce", "kd", "class_wise", "sample_wise")
+"""The terms of the losses, in the order of every tensor of terms."""
+
+NUMBERS = (
+    "temperature",
+    "contrast_temperature",
+    "kd_temperature",
+    "ce_weight",
+    "kd_weight",
+    "bilateral_weight",
+    "class_weight",
+    "sample_weight",
+)
+"""The options of the losses that are numbers, in the order of every tensor of them."""
+
+BILATERAL_ALONE = {"kd_temperature": 1.0, "ce_weight": 0.0, "kd_weight": 0.0, "bilateral_weight": 1.0}
+"""What ``bilateral_loss`` has in place of the numbers that ``bickd_loss`` takes beside its own."""
 
 _LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -49,12 +67,6 @@ class Settings:
         """Whether every weight is 0 and no term was asked for."""
         return all(weight is None for weight in self.weights)
 
-    def computed(self, *terms: Tensor | None) -> tuple[Tensor, ...]:
-        """Of ce, kd, class_wise and sample_wise, those that are computed."""
-        return tuple(
-            term for term, weight in zip(terms, self.weights, strict=True) if term is not None and weight is not None
-        )
-
 
 class BilateralOptions(TypedDict, total=False):
     """The keyword arguments of ``bilateral_loss`` but ``return_terms``, for type checkers."""
@@ -77,26 +89,26 @@ class BicKDOptions(BilateralOptions, total=False):
     bilateral_weight: float
 
 
-def check_inputs(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None, ignore_index: int) -> None:
-    """Checks the tensors of a call against each other.
+def check_inputs(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None) -> None:
+    """Checks the tensors of a call against each other, without a look at their values.
 
     Raises:
         TypeError: not a dense tensor, logits that are not floating point, a target that is not of an integer type.
-        ValueError: shapes or devices that differ, no class dimension, no class, a target that names no class.
+        ValueError: shapes or devices that differ, no class dimension, no class.
     """
     _check_logits("student_logits", student_logits)
     _check_logits("teacher_logits", teacher_logits)
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"teacher_logits must have the shape of student_logits, {tuple(student_logits.shape)}, "
-            f"got {tuple(teacher_logits.shape)}"
+            f"got {tuple(teacher_logits.shape)}{_where_classes_are(student_logits)}"
         )
     if student_logits.device != teacher_logits.device:
         raise ValueError(
             f"teacher_logits must be on the device of student_logits, {student_logits.device}, got {teacher_logits.device}"
         )
     if target is not None:
-        _check_target(target, student_logits, ignore_index)
+        _check_target(target, student_logits)
 
 
 def _check_logits(name: str, logits: Any) -> None:
@@ -114,12 +126,17 @@ def _check_logits(name: str, logits: Any) -> None:
         raise ValueError(f"{name} must have shape (B, ..., C) with at least one class, got {tuple(logits.shape)}")
 
 
+def _where_classes_are(logits: Tensor) -> str:
+    """What an error about shapes adds where the classes may have been taken for the second dimension, as in images."""
+    return "" if logits.dim() < 3 else "; classes come last: of logits (B, C, ...) pass logits.movedim(1, -1)"
+
+
 def _check_dense(name: str, tensor: Tensor) -> None:
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, of layout torch.strided, got {tensor.layout}")
 
 
-def _check_target(target: Any, student_logits: Tensor, ignore_index: int) -> None:
+def _check_target(target: Any, student_logits: Tensor) -> None:
     if not isinstance(target, Tensor):
         raise TypeError(f"target must be a torch.Tensor or None, got {type(target).__name__}")
     if target.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
@@ -128,15 +145,21 @@ def _check_target(target: Any, student_logits: Tensor, ignore_index: int) -> Non
     if target.shape != student_logits.shape[:-1]:
         raise ValueError(
             f"target must have shape {tuple(student_logits.shape[:-1])}, that of student_logits without the classes, "
-            f"got {tuple(target.shape)}"
+            f"got {tuple(target.shape)}{_where_classes_are(student_logits)}"
         )
     if target.device != student_logits.device:
         raise ValueError(f"target must be on the device of student_logits, {student_logits.device}, got {target.device}")
-    if torch.compiler.is_compiling() or target.device.type != "cpu" or target.numel() == 0:
+
+
+def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
+    """Checks the values of int64 targets on the host; on a device that would wait for it.
+
+    Raises:
+        ValueError: a target that names none of the classes and is not ``ignore_index``.
+    """
+    if target.device.type != "cpu" or target.numel() == 0:
         return
-    target = target.long()
     low, high = (int(bound) for bound in torch.aminmax(target))
-    classes = student_logits.shape[-1]
     if low < 0 or high >= classes:
         wrong = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
         if wrong.numel():
@@ -164,8 +187,7 @@ def check_weight(name: str, value: float) -> float:
 
 def check_number(name: str, value: float) -> float:
     """The number as a float, if it is finite."""
-    if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
-        raise TypeError(f"{name} must be a Python number, got {type(value).__name__}")
+    check_is_number(name, value)
     try:
         finite = math.isfinite(value)
     except OverflowError:
@@ -173,6 +195,17 @@ def check_number(name: str, value: float) -> float:
     if not finite:
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
+
+
+def check_is_number(name: str, value: object) -> None:
+    """Checks the type alone: a compiler that lets a number vary knows no value of it.
+
+    Raises:
+        TypeError: anything but a Python number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
+        hint = "; .item() makes a number of it" if isinstance(value, Tensor) else ""
+        raise TypeError(f"{name} must be a Python number, got {type(value).__name__}{hint}")
 
 
 def check_index(name: str, value: int) -> int:
@@ -201,16 +234,13 @@ def check_group(group: object) -> None:
         raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, got {type(group).__name__}")
 
 
-def check_settings(
-    *,
-    temperature: float,
-    contrast_temperature: float,
-    ignore_index: int,
-    return_terms: bool,
-    kd_temperature: float = 1.0,
-    **weights: float,
-) -> Settings:
-    """Checked settings. A weight of 0 becomes None, not computed, unless the terms are to be returned.
+def check_settings(numbers: dict[str, float], *, ignore_index: int, wanted: int) -> Settings:
+    """Checked settings.
+
+    Args:
+        numbers: temperatures and weights by the names of ``NUMBERS``.
+        ignore_index: the target of samples to leave out.
+        wanted: a bit for each of ``TERMS``, the lowest for the first: set, a weight of 0 does not become None, not computed.
 
     Raises:
         TypeError: a temperature or weight that is no Python number, an ``ignore_index`` that is no int.
@@ -218,18 +248,26 @@ def check_settings(
             ``MIN_CONTRAST_TEMPERATURE``, a weight beyond ``LARGEST_WEIGHT``, a number that is not finite, an
             ``ignore_index`` of more than 64 bits.
     """
-    checked = {name: check_weight(name, weight) for name, weight in weights.items()}
-    factor = checked.pop("bilateral_weight", 1.0)
-    for side in ("class_weight", "sample_weight"):
-        checked[side] *= factor
-    wanted = {name: weight if return_terms or weight != 0 else None for name, weight in checked.items()}
+    weights = {name: check_weight(name, value) for name, value in numbers.items() if name.endswith("weight")}
+    factor = weights.pop("bilateral_weight")
+    in_order = (
+        weights["ce_weight"],
+        weights["kd_weight"],
+        weights["class_weight"] * factor,
+        weights["sample_weight"] * factor,
+    )
+    ce, kd, class_wise, sample_wise = (
+        weight if weight != 0 or wanted >> term & 1 else None for term, weight in enumerate(in_order)
+    )
     return Settings(
-        temperature=check_temperature("temperature", temperature),
-        contrast_temperature=check_temperature("contrast_temperature", contrast_temperature, MIN_CONTRAST_TEMPERATURE),
+        temperature=check_temperature("temperature", numbers["temperature"]),
+        contrast_temperature=check_temperature(
+            "contrast_temperature", numbers["contrast_temperature"], MIN_CONTRAST_TEMPERATURE
+        ),
         ignore_index=check_index("ignore_index", ignore_index),
-        kd_temperature=check_temperature("kd_temperature", kd_temperature),
-        class_weight=wanted["class_weight"],
-        sample_weight=wanted["sample_weight"],
-        ce_weight=wanted.get("ce_weight"),
-        kd_weight=wanted.get("kd_weight"),
+        kd_temperature=check_temperature("kd_temperature", numbers["kd_temperature"]),
+        class_weight=class_wise,
+        sample_weight=sample_wise,
+        ce_weight=ce,
+        kd_weight=kd,
     )

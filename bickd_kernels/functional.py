@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from bickd_kernels import reference
-from bickd_kernels.arguments import BicKDOptions, BilateralOptions
-from bickd_kernels.autograd import DistillationLoss
+from bickd_kernels import operator, reference
+from bickd_kernels.arguments import BicKDOptions, BilateralOptions, check_settings
+from bickd_kernels.autograd import GlobalLoss
 from bickd_kernels.backends.contract import compute_dtype
 from bickd_kernels.call import Call, check
 from bickd_kernels.processes.group import ProcessGroup
@@ -98,11 +98,13 @@ def bilateral_loss(
         "contrast_temperature": contrast_temperature,
         "class_weight": class_weight,
         "sample_weight": sample_weight,
-        "ignore_index": ignore_index,
-        "return_terms": return_terms,
     }
-    loss, terms = _compute(check(student_logits, teacher_logits, target, numbers, group, backend))
-    return (loss, BilateralTerms(*terms)) if return_terms else loss
+    call = check(
+        student_logits, teacher_logits, target, numbers,
+        ignore_index=ignore_index, return_terms=return_terms, group=group, backend=backend,
+    )  # fmt: skip
+    loss, terms = compute(call)
+    return (loss, BilateralTerms(*terms[2:].unbind())) if return_terms else loss
 
 
 @overload
@@ -171,36 +173,33 @@ def bickd_loss(
         "contrast_temperature": contrast_temperature,
         "class_weight": class_weight,
         "sample_weight": sample_weight,
-        "ignore_index": ignore_index,
-        "return_terms": return_terms,
         "kd_temperature": kd_temperature,
         "ce_weight": ce_weight,
         "kd_weight": kd_weight,
         "bilateral_weight": bilateral_weight,
     }
-    loss, terms = _compute(check(student_logits, teacher_logits, target, numbers, group, backend))
-    return (loss, BicKDTerms(*terms)) if return_terms else loss
+    call = check(
+        student_logits, teacher_logits, target, numbers,
+        ignore_index=ignore_index, return_terms=return_terms, group=group, backend=backend,
+    )  # fmt: skip
+    loss, terms = compute(call)
+    return (loss, BicKDTerms(*terms.unbind())) if return_terms else loss
 
 
-def _compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    device = call.batch.student.device.type
-    if torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            return _dispatch(call)
-    return _dispatch(call)
-
-
-def _dispatch(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+def compute(call: Call) -> tuple[Tensor, Tensor]:
+    """Loss and terms ``(4,)`` of a checked call."""
     if call.backend == "reference":
         return reference.compute(call)
-    (student, teacher, target), settings, slices = call.batch, call.settings, call.slices
-    teacher = teacher.detach()
-    nothing_to_compare = student.numel() == 0 if slices is None else slices.total == 0
-    if nothing_to_compare or settings.nothing_computed:
+    student, teacher, target, numbers, ignore_index, wanted, backend, slices = call
+    if slices is None:
+        return operator.loss(student, teacher, target, operator.packed(numbers), ignore_index, wanted, backend)
+    settings = check_settings(numbers, ignore_index=ignore_index, wanted=wanted)
+    if slices.total == 0 or settings.nothing_computed:
         zero = student.new_zeros((), dtype=compute_dtype(student, teacher))
-        return student[:0].sum() + zero, settings.computed(zero, zero, zero, zero)
+        return student[:0].sum() + zero, zero.expand(4)
     needs_gradient = torch.is_grad_enabled() and student.requires_grad
-    # No compiler traces what processes tell each other.
-    apply = DistillationLoss.apply if slices is None else torch.compiler.disable(DistillationLoss.apply)
-    loss, *terms = apply(student, teacher, target, settings, call.backend, slices, needs_gradient)
-    return loss, tuple(terms)
+    with torch.autocast(student.device.type, enabled=False):
+        # No compiler traces what processes tell each other.
+        apply = torch.compiler.disable(GlobalLoss.apply)
+        loss, terms = apply(student, teacher, target, settings, slices, needs_gradient)
+    return loss, terms

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from bickd_kernels import backends
-from bickd_kernels.arguments import check_group, check_settings
+from bickd_kernels.arguments import BILATERAL_ALONE, NUMBERS, check_group, check_settings
 from bickd_kernels.functional import bickd_loss, bilateral_loss
 from bickd_kernels.processes.group import ProcessGroup
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
@@ -18,7 +18,8 @@ class _Loss(nn.Module):
 
     def __init__(self, numbers: dict[str, Any], group: ProcessGroup | None, backend: str) -> None:
         super().__init__()
-        check_settings(**numbers)
+        values = {name: value for name, value in numbers.items() if name in NUMBERS}
+        check_settings({**BILATERAL_ALONE, **values}, ignore_index=numbers["ignore_index"], wanted=0)
         check_group(group)
         backends.check_name(backend)
         self.options = {**numbers, "group": group, "backend": backend}

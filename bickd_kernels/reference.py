@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
-from bickd_kernels.backends.contract import Batch, compute_dtype
+from bickd_kernels.arguments import Settings, check_settings
+from bickd_kernels.backends.contract import Batch, compute_dtype, flattened
 from bickd_kernels.call import Call, check
 from bickd_kernels.processes import exchange
 from bickd_kernels.processes.group import ProcessGroup
@@ -62,17 +62,14 @@ def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergence.sum(dim=1).mean()
 
 
-def compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Loss and computed terms of a checked call."""
-    classes = call.batch.student.shape[-1]
-    batch = Batch(
-        call.batch.student.reshape(-1, classes),
-        call.batch.teacher.detach().reshape(-1, classes),
-        None if call.batch.target is None else call.batch.target.reshape(-1),
-    )
-    if call.slices is None:
-        return loss_and_terms(batch, call.settings)
-    loss, terms = loss_and_terms(_global_batch(batch, call.slices), call.settings)
+def compute(call: Call) -> tuple[Tensor, Tensor]:
+    """Loss and terms ``(4,)`` of a checked call."""
+    batch = flattened(call.student, call.teacher, call.target)
+    settings = check_settings(call.numbers, ignore_index=call.ignore_index, wanted=call.wanted)
+    with torch.autocast(call.student.device.type, enabled=False):
+        if call.slices is None:
+            return loss_and_terms(batch, settings)
+        loss, terms = loss_and_terms(_global_batch(batch, call.slices), settings)
     # The value is the loss, the gradient k times its own: data-parallel training takes the mean over k ranks.
     return loss.detach() + call.slices.ranks * (loss - loss.detach()), terms
 
@@ -86,19 +83,19 @@ def _global_batch(batch: Batch, slices: Slices) -> Batch:
     return Batch(student, teacher, target[0] if target else None)
 
 
-def loss_and_terms(batch: Batch, settings: Settings) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Loss and computed terms of logits ``(B, C)`` and int64 targets ``(B,)``."""
+def loss_and_terms(batch: Batch, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Loss and terms ``(4,)`` of logits ``(B, C)`` and int64 targets ``(B,)``; a term that is not computed is 0."""
     dtype = compute_dtype(batch.student, batch.teacher)
     x, y, target = batch.student.to(dtype), batch.teacher.to(dtype), batch.target
     if target is not None:
         valid = target != settings.ignore_index
         x, y, target = x[valid], y[valid], target[valid]
+    zero = x.new_zeros(())
     if len(x) == 0 or settings.nothing_computed:
-        zero = x.new_zeros(())
-        return x[:0].sum(), settings.computed(zero, zero, zero, zero)
+        return x[:0].sum(), zero.expand(4)
 
     t, k = settings.temperature, settings.contrast_temperature
-    ce_term = kd_term = class_term = sample_term = None
+    ce_term = kd_term = class_term = sample_term = zero
     if settings.ce_weight is not None and target is not None:
         ce_term = F.cross_entropy(x, target)
     present = ((x != -torch.inf).any(dim=0)) & ((y != -torch.inf).any(dim=0))
@@ -110,10 +107,9 @@ def loss_and_terms(batch: Batch, settings: Settings) -> tuple[Tensor, tuple[Tens
         class_term = class_wise(x, y, t, k)
     if settings.sample_weight is not None:
         sample_term = sample_wise(x, y, target, t, k)
-    terms = settings.computed(ce_term, kd_term, class_term, sample_term)
-    weights = [weight for weight in settings.weights if weight is not None]
-    loss = x[:0].sum() + sum(weight * term for weight, term in zip(weights, terms, strict=True) if weight != 0)
-    return loss, tuple(term.detach() for term in terms)
+    terms = (ce_term, kd_term, class_term, sample_term)
+    loss = x[:0].sum() + sum(weight * term for weight, term in zip(settings.weights, terms, strict=True) if weight)
+    return loss, torch.stack(terms).detach()
 
 
 def bilateral_loss(
@@ -136,11 +132,13 @@ def bilateral_loss(
         "contrast_temperature": contrast_temperature,
         "class_weight": class_weight,
         "sample_weight": sample_weight,
-        "ignore_index": ignore_index,
-        "return_terms": return_terms,
     }
-    loss, terms = _compute(check(student_logits, teacher_logits, target, numbers, group, "reference"))
-    return (loss, BilateralTerms(*terms)) if return_terms else loss
+    call = check(
+        student_logits, teacher_logits, target, numbers,
+        ignore_index=ignore_index, return_terms=return_terms, group=group, backend="reference",
+    )  # fmt: skip
+    loss, terms = compute(call)
+    return (loss, BilateralTerms(*terms[2:].unbind())) if return_terms else loss
 
 
 def bickd_loss(
@@ -167,17 +165,14 @@ def bickd_loss(
         "contrast_temperature": contrast_temperature,
         "class_weight": class_weight,
         "sample_weight": sample_weight,
-        "ignore_index": ignore_index,
-        "return_terms": return_terms,
         "kd_temperature": kd_temperature,
         "ce_weight": ce_weight,
         "kd_weight": kd_weight,
         "bilateral_weight": bilateral_weight,
     }
-    loss, terms = _compute(check(student_logits, teacher_logits, target, numbers, group, "reference"))
-    return (loss, BicKDTerms(*terms)) if return_terms else loss
-
-
-def _compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    with torch.autocast(call.batch.student.device.type, enabled=False):
-        return compute(call)
+    call = check(
+        student_logits, teacher_logits, target, numbers,
+        ignore_index=ignore_index, return_terms=return_terms, group=group, backend="reference",
+    )  # fmt: skip
+    loss, terms = compute(call)
+    return (loss, BicKDTerms(*terms.unbind())) if return_terms else loss

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from bickd_kernels import bickd_loss, bilateral_loss
+from bickd_kernels.arguments import BILATERAL_ALONE, Settings, check_settings
+from bickd_kernels.backends.contract import Batch
 
 KINDS = ("bilateral", "bilateral_unlabelled", "bickd")
 """The losses by name: with targets, without, and the whole training loss."""
@@ -57,6 +59,20 @@ def call(kind: str, inputs: Inputs, **options: Any) -> Any:
     if kind == "bilateral":
         return bilateral_loss(*inputs, **options)
     return bilateral_loss(inputs.student, inputs.teacher, **options)
+
+
+def settings_of(kind: str, **options: float) -> Settings:
+    """The settings of a loss by its name in ``cases``, with the defaults of the public functions."""
+    numbers = {"temperature": 2.0, "contrast_temperature": 0.2, "class_weight": 1.0, "sample_weight": 1.0}
+    own = {"ce_weight": 0.1, "kd_weight": 0.9, "kd_temperature": 4.0, "bilateral_weight": 4.0}
+    return check_settings(
+        {**numbers, **(own if kind == "bickd" else BILATERAL_ALONE), **options}, ignore_index=-100, wanted=0
+    )
+
+
+def batch_of(kind: str, inputs: Inputs) -> Batch:
+    """What a backend gets of the inputs ``(B, C)`` for the loss of this name."""
+    return Batch(inputs.student, inputs.teacher, None if kind == "bilateral_unlabelled" else inputs.target)
 
 
 def evaluate(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]:

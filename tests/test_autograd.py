@@ -143,15 +143,15 @@ def test_a_second_derivative_is_refused(kind: str) -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_grad_mode_no_gradient_is_formed(kind: str, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    forward = tiled.forward
+    compute = tiled.compute
 
     def spy(batch: Any, settings: Any, needs_gradient: bool) -> Any:
-        result = forward(batch, settings, needs_gradient)
+        result = compute(batch, settings, needs_gradient)
         asked.append(needs_gradient)
-        assert bool(result.saved) == needs_gradient
+        assert (result.gradient is not None) == needs_gradient
         return result
 
-    monkeypatch.setattr(tiled, "forward", spy)
+    monkeypatch.setattr(tiled, "compute", spy)
     inputs = make_inputs(6, 4)
     inputs.student.requires_grad_()
     expected = call(kind, inputs)

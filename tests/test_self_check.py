@@ -19,10 +19,11 @@ def wrong(factor: float) -> Any:
     """The torch backend with its gradient times ``factor``."""
     right = backends.load("torch")
 
-    def backward(*arguments: Any) -> torch.Tensor:
-        return factor * right.backward(*arguments)
+    def compute(*arguments: Any) -> Any:
+        result = right.compute(*arguments)
+        return result._replace(gradient=factor * result.gradient)
 
-    return SimpleNamespace(forward=right.forward, backward=backward)
+    return SimpleNamespace(compute=compute)
 
 
 def test_the_command_prints_versions_backends_and_errors() -> None:

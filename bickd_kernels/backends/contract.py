@@ -1,7 +1,7 @@
 """What goes into a backend and what comes out of it.
 
-A backend is a module, or an object, with the two functions of ``Backend``. They get checked, flattened inputs, run outside
-autograd, write to none of their inputs, and know no other backend.
+A backend is a module with the function of ``Backend``. It gets checked, flattened inputs, runs outside autograd and outside
+every compiler, writes to none of its inputs, and knows no other backend.
 """
 
 from typing import NamedTuple, Protocol
@@ -20,30 +20,28 @@ class Batch(NamedTuple):
     target: Tensor | None
 
 
-class Result(NamedTuple):
-    """The loss, its unweighted terms, and what ``backward`` needs.
+def flattened(student: Tensor, teacher: Tensor, target: Tensor | None) -> Batch:
+    """The batch of logits ``(B, ..., C)`` and targets ``(B, ...)``: leading dimensions are samples."""
+    classes = student.shape[-1]
+    return Batch(student.reshape(-1, classes), teacher.reshape(-1, classes), None if target is None else target.reshape(-1))
 
-    ``loss`` is the sum of ``weight * term`` over the weights that are not 0, a scalar of the compute dtype; a term is one
-    too, or None where its weight is None. ``saved`` is empty where no gradient was asked for.
-    """
+
+class Result(NamedTuple):
+    """The loss, its terms and its gradient, in the compute dtype."""
 
     loss: Tensor
-    ce: Tensor | None
-    kd: Tensor | None
-    class_wise: Tensor | None
-    sample_wise: Tensor | None
-    saved: tuple[Tensor, ...]
+    """The sum of ``weight * term`` over the weights that are not 0, a scalar."""
+    terms: Tensor
+    """The unweighted terms in the order of ``arguments.TERMS``, ``(4,)``; 0 what is not computed."""
+    gradient: Tensor | None
+    """``d loss / d student``, ``(B, C)``; None where it is not needed."""
 
 
 class Backend(Protocol):
     """The losses and their gradient."""
 
-    def forward(self, batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
-        """Loss and terms of a batch."""
-        ...
-
-    def backward(self, saved: tuple[Tensor, ...], upstream: Tensor, settings: Settings, dtype: torch.dtype) -> Tensor:
-        """``upstream * d loss / d student``, ``(B, C)`` in ``dtype``, that of the student's logits."""
+    def compute(self, batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+        """Loss, terms and gradient of a batch."""
         ...
 
 

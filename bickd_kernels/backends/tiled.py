@@ -10,7 +10,7 @@ from torch import Tensor
 from bickd_kernels.arguments import Settings
 from bickd_kernels.backends.contract import Batch, Result, compute_dtype
 from bickd_kernels.backends.tiles.contrast import contrast
-from bickd_kernels.backends.tiles.gradient import accumulate, add_term, scaled, weighted_sum
+from bickd_kernels.backends.tiles.gradient import accumulate, add_term, weighted_sum
 from bickd_kernels.backends.tiles.rows import cross_entropy, distillation
 from bickd_kernels.backends.tiles.selection import (
     Selection,
@@ -29,8 +29,8 @@ from bickd_kernels.backends.tiles.vectors import (
 )
 
 
-def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
-    """Loss and terms, and the gradient already: it is what ``backward`` scales."""
+def compute(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+    """Loss, terms and gradient of a batch."""
     logits, valid = widened_logits(batch, settings.ignore_index)
     rows = None if valid is None else valid.to(logits.dtype)
     row_weights: Tensor | float = 1 / logits.shape[1] if rows is None else rows / rows.sum().clamp_(min=1)
@@ -59,13 +59,7 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     if needs_gradient and gradient is None:
         dtype = compute_dtype(batch.student, batch.teacher)
         gradient = torch.zeros(batch.student.shape, dtype=dtype, device=batch.student.device)
-    loss = weighted_sum(settings, ce, kd, class_wise, sample_wise)
-    return Result(loss, ce, kd, class_wise, sample_wise, () if gradient is None else (gradient,))
-
-
-def backward(saved: tuple[Tensor, ...], upstream: Tensor, settings: Settings, dtype: torch.dtype) -> Tensor:
-    """The gradient of ``forward``, scaled."""
-    return scaled(saved, upstream, dtype)
+    return Result(*weighted_sum(settings, ce, kd, class_wise, sample_wise), gradient)
 
 
 def _classes_of_the_batch(logits: Tensor, valid: Tensor | None) -> Tensor | None:

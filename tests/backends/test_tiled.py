@@ -5,14 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, SHAPES, Inputs, call, evaluate, make_inputs, typical_errors, with_absences
+from cases import (
+    KINDS,
+    SHAPES,
+    Inputs,
+    batch_of,
+    evaluate,
+    make_inputs,
+    settings_of,
+    typical_errors,
+    with_absences,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bickd_kernels import bickd_loss
-from bickd_kernels.arguments import check_settings
 from bickd_kernels.backends import tiled
-from bickd_kernels.backends.contract import Batch
 from bickd_kernels.backends.tiles import contrast
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -124,24 +132,11 @@ def test_it_is_as_exact_as_the_reference(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_logits_cost_no_exactness_before_the_output_is_rounded(dtype: torch.dtype) -> None:
-    settings = check_settings(
-        temperature=2.0,
-        contrast_temperature=0.2,
-        ignore_index=-100,
-        return_terms=True,
-        class_weight=1.0,
-        sample_weight=1.0,
-        ce_weight=0.1,
-        kd_weight=0.9,
-        kd_temperature=4.0,
-        bilateral_weight=4.0,
-    )
-
     def unrounded(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-        result = tiled.forward(Batch(*inputs), settings, True)
-        (gradient,) = result.saved
-        assert gradient.dtype == torch.float32
-        return result.kd, gradient
+        result = tiled.compute(batch_of("bickd", inputs), settings_of("bickd"), True)
+        assert result.gradient is not None
+        assert result.gradient.dtype == torch.float32
+        return result.terms[1], result.gradient
 
     def single(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         widened = Inputs(inputs.student.float(), inputs.teacher.float(), inputs.target)
@@ -186,10 +181,9 @@ class LargestOutput(TorchDispatchMode):
 
 
 def largest_output(kind: str, inputs: Inputs) -> int:
-    student = inputs.student.requires_grad_()
+    # Not through the operator, which such a mode does not look into.
     with LargestOutput() as largest:
-        call(kind, inputs, backend="torch").backward()
-    assert student.grad is not None
+        tiled.compute(batch_of(kind, inputs), settings_of(kind), True)
     return largest.numel
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from machine_code import Instructions, count_amdgcn, count_sass
-from stand_in import gpu_in_backward, gpu_restored
+from stand_in import gpu_in_backward, gpu_in_operators, gpu_restored
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
@@ -61,7 +61,13 @@ def recording(target: str) -> Iterator[list[CompiledKernel]]:
             kernels.append(kernel)
         return kernel
 
-    with gpu_restored(), gpu_in_backward(), _pretending(target), mock.patch.object(JITFunction, "run", compile_only):
+    with (
+        gpu_restored(),
+        gpu_in_backward(),
+        gpu_in_operators(),
+        _pretending(target),
+        mock.patch.object(JITFunction, "run", compile_only),
+    ):
         yield kernels
 
 

@@ -8,12 +8,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from cases import Inputs, as_double, evaluate
+from cases import Inputs, as_double, batch_of, evaluate, settings_of
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings, check_settings
 from bickd_kernels.backends import triton as kernels
-from bickd_kernels.backends.contract import Batch
 from bickd_kernels.backends.triton import launch
 
 FLOAT32_GRADE = 2e-6
@@ -30,21 +28,10 @@ class Step(NamedTuple):
     gradient: Tensor
 
 
-def settings_of(kind: str, **options: Any) -> Settings:
-    """The settings of a loss by its name in ``cases``, with the defaults of the public functions."""
-    settings: dict[str, Any] = {"temperature": 2.0, "contrast_temperature": 0.2, "ignore_index": -100, "return_terms": False}
-    settings |= {"class_weight": 1.0, "sample_weight": 1.0}
-    if kind == "bickd":
-        settings |= {"ce_weight": 0.1, "kd_weight": 0.9, "kd_temperature": 4.0, "bilateral_weight": 4.0}
-    return check_settings(**(settings | options))
-
-
-def step(kind: str, inputs: Inputs, backend: ModuleType = kernels, **options: Any) -> Step:
+def step(kind: str, inputs: Inputs, backend: ModuleType = kernels, **options: float) -> Step:
     """One training step by the kernels; to be called within ``simulator``."""
-    settings = settings_of(kind, **options)
-    batch = Batch(inputs.student, inputs.teacher, None if kind == "bilateral_unlabelled" else inputs.target)
-    result = backend.forward(batch, settings, True)
-    return Step(result.loss, backend.backward(result.saved, torch.tensor(1.0), settings, torch.float32))
+    result = backend.compute(batch_of(kind, inputs), settings_of(kind, **options), True)
+    return Step(result.loss, result.gradient)
 
 
 def assert_right(actual: Step, kind: str, inputs: Inputs, **options: Any) -> None:

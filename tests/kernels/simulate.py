@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 from launch_ir import STAGES, text_of
-from stand_in import gpu_in_backward, gpu_restored
+from stand_in import gpu_in_backward, gpu_in_operators, gpu_restored
 from triton.backends.compiler import GPUTarget
 from ttsem import harness, mlir, sanitize
 
@@ -45,6 +45,7 @@ def simulator(stage: str = "ttir", cc: int = 90, races: str = "raise") -> Iterat
     with (
         gpu_restored(),
         gpu_in_backward(),
+        gpu_in_operators(),
         mock.patch.object(harness, "ir_for_launch", read),
         mock.patch.object(mlir, "parse", _parse),
         sanitize.session(cc=cc, races=races) as session,

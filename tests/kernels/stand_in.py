@@ -10,6 +10,8 @@ from torch import Tensor
 from triton.runtime import driver
 from ttsem import _fakedriver
 
+from bickd_kernels import operator
+
 
 @contextmanager
 def gpu_restored() -> Iterator[None]:
@@ -25,6 +27,20 @@ def gpu_restored() -> Iterator[None]:
         driver._active = active
         for name in _fakedriver._REAL_TORCH_CUDA:
             setattr(torch.cuda, name, functions[name])
+
+
+@contextmanager
+def gpu_in_operators() -> Iterator[None]:
+    """Within it, tensors say in the operators of the package too that they are on a GPU, and ``torch.empty`` is NaN there.
+
+    PyTorch turns ttsem's function mode off within an operator. So what the operators are made of is called without them.
+    """
+    with (
+        mock.patch.object(operator, "loss", operator._differentiable_loss),
+        mock.patch.object(operator, "loss_and_gradient", operator._compute),
+        mock.patch.object(operator, "scaled_gradient", operator._scale),
+    ):
+        yield
 
 
 @contextmanager

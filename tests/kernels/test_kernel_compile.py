@@ -1,4 +1,4 @@
-"""``torch.compile`` traces through the launches of the kernels: one graph, the same numbers."""
+"""``torch.compile`` takes the kernels in one graph, for every batch and every value of an option: the same numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from cases import KINDS, call, make_inputs
 from launch_ir import text_of
 from simulate import simulator
 from stand_in import gpu_restored
-from torch.utils import _triton
+from torch._dynamo.testing import CompileCounterWithBackend
 from triton.backends.compiler import GPUTarget
 from ttsem import _fakedriver, harness, sanitize
 
@@ -30,18 +30,14 @@ def intermediate_code(launch: harness.LaunchRecord, stage: str, target: GPUTarge
 
 @contextmanager
 def traceable_simulator() -> Iterator[sanitize.Session]:
-    """Launches are executed, but tensors are those of the CPU to PyTorch: its compiler looks closely at a GPU.
-
-    It takes a kernel for one of Triton only where it believes in Triton, and the backend is the kernels' by decree.
+    """Launches are executed, but tensors are those of the CPU to PyTorch, whose compiler looks closely at a GPU: the backend
+    is the kernels' by decree.
     """
     with (
         gpu_restored(),
         sanitize.session(cc=90, cuda_is_cpu=False) as session,
         mock.patch.object(harness, "ir_for_launch", intermediate_code),
         mock.patch.object(backends, "resolve", kernels_by_decree),
-        mock.patch.object(_triton, "has_triton", return_value=True),
-        mock.patch.object(_triton, "has_triton_experimental_host_tma", return_value=False),
-        mock.patch.object(_triton, "has_triton_tensor_descriptor_host_tma", return_value=False),
     ):
         _fakedriver.unstub_torch_cuda()
         torch._dynamo.reset()
@@ -78,11 +74,17 @@ def test_a_compiled_loss_follows_its_inputs() -> None:
         assert not torch.equal(*losses)
 
 
+@pytest.mark.parametrize(("dynamic", "allowed"), [(None, 2), (True, 1)])
 @pytest.mark.parametrize("path", list(SHAPES))
-def test_a_compiled_loss_takes_batches_of_any_size(path: str) -> None:
+def test_batches_of_any_size_and_options_on_a_schedule_are_compiled_twice_at_most(
+    path: str, dynamic: bool | None, allowed: int
+) -> None:
     samples, classes = SHAPES[path]
     with traceable_simulator():
-        compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-        for size in (samples, samples + 3, samples + 7):
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(call, fullgraph=True, backend=counter, dynamic=dynamic)
+        for step, size in enumerate((samples, samples + 3, samples + 7, samples - 5)):
             inputs = make_inputs(size, classes, dtype=torch.float32)
-            assert torch.equal(compiled("bickd", inputs), call("bickd", inputs))
+            options = {"bilateral_weight": 1.0 + 0.5 * step, "contrast_temperature": 0.2 + 0.1 * step}
+            assert torch.equal(compiled("bickd", inputs, **options), call("bickd", inputs, **options))
+        assert counter.frame_count <= allowed

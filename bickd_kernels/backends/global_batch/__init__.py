@@ -23,7 +23,7 @@ from bickd_kernels.backends.global_batch.selection import select
 from bickd_kernels.backends.global_batch.side import Side, samples, shared_classes
 from bickd_kernels.backends.global_batch.summed_classes import SummedClasses, sum_is_less, summed_classes
 from bickd_kernels.backends.global_batch.teacher import gather_teacher
-from bickd_kernels.backends.tiles.gradient import accumulate, add_term, scaled, weighted_sum
+from bickd_kernels.backends.tiles.gradient import accumulate, add_term, weighted_sum
 from bickd_kernels.backends.tiles.rows import cross_entropy, distillation
 from bickd_kernels.backends.tiles.selection import Selection, widened_logits
 from bickd_kernels.backends.tiles.vectors import log_probabilities, through_softmax
@@ -48,7 +48,7 @@ class GlobalBatch:
     def __init__(self, slices: Slices) -> None:
         self.slices = slices
 
-    def forward(self, batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+    def compute(self, batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
         """Loss and terms of the global batch, and the gradient of this rank's samples already.
 
         A rank that needs no gradient itself takes part in the others', if ``Slices`` says that there are such.
@@ -80,15 +80,11 @@ class GlobalBatch:
         if contrast is not None and self.slices.needs_gradient:
             gradient = accumulate(gradient, self._gradient(contrast, settings), 1.0)
 
-        loss = weighted_sum(settings, ce, kd, class_wise, sample_wise)
+        loss, terms = weighted_sum(settings, ce, kd, class_wise, sample_wise)
         if not needs_gradient:
-            return Result(loss, ce, kd, class_wise, sample_wise, ())
+            return Result(loss, terms, None)
         gradient = torch.zeros_like(logits[0]) if gradient is None else gradient.mul_(self.slices.ranks)
-        return Result(loss, ce, kd, class_wise, sample_wise, (gradient,))
-
-    def backward(self, saved: tuple[Tensor, ...], upstream: Tensor, settings: Settings, dtype: torch.dtype) -> Tensor:
-        """The gradient of ``forward``, scaled."""
-        return scaled(saved, upstream, dtype)
+        return Result(loss, terms, gradient)
 
     def _contrast(self, batch: Batch, logits: Tensor, selection: Selection, settings: Settings) -> _Contrast:
         slices, k, keep = self.slices, settings.contrast_temperature, self.slices.needs_gradient

@@ -1,6 +1,6 @@
 """The general path on the host: scratch memory, and the launches in their order.
 
-    row_statistics, class_statistics, similarity_tiles, [partial_sums], slope_tiles; in backward logit_gradient
+    row_statistics, class_statistics, similarity_tiles, [partial_sums], slope_tiles, logit_gradient
 
 Five launches, six where there are many tiles. Only a similarity matrix beyond ``launch.KEPT_BYTES`` that is not formed
 again on chip takes more: two for each of its panels.
@@ -69,8 +69,8 @@ class Problem(NamedTuple):
     counts: Tensor
 
 
-def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
-    """Loss and terms; what is saved for ``backward`` is of the size of the logits."""
+def compute(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+    """Loss, terms and gradient in float32."""
     problem = _prepare(batch, settings, needs_gradient)
     terms, plan = problem.terms, problem.plan
     classes: TileRows = (0, plan.class_tiles) if terms.WITH_CLASS else NO_ROWS
@@ -95,8 +95,7 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     for panel in sample_panels if len(sample_panels) > 1 else []:
         _launch_similarities(problem, NO_ROWS, panel, False, True)
         _launch_slopes(problem, NO_ROWS, panel)
-    ce, kd, class_wise, sample_wise = terms.select(problem.unweighted)
-    return Result(problem.loss, ce, kd, class_wise, sample_wise, _to_save(problem) if needs_gradient else ())
+    return Result(problem.loss, problem.unweighted, _launch_gradient(problem) if needs_gradient else None)
 
 
 def _prepare(batch: Batch, settings: Settings, needs_gradient: bool) -> Problem:
@@ -278,60 +277,37 @@ def _launch_slopes(problem: Problem, classes: TileRows, samples: TileRows) -> No
     )
 
 
-def _to_save(problem: Problem) -> tuple[Tensor, ...]:
-    logits, classes, samples = problem.logits, problem.classes, problem.samples
-    saved = (
+def _launch_gradient(problem: Problem) -> Tensor:
+    """The gradient by the student's logits, ``(B, C)`` in float32."""
+    logits, target, settings, terms = problem.logits, problem.target, problem.settings, problem.terms
+    samples, classes = logits.student.shape
+    tile_rows, block, warps = launch.row_tile(classes, 2048)
+    gradient = torch.empty((samples, classes), dtype=torch.float32, device=logits.student.device)
+    logit_gradient[(launch.round_up(samples, tile_rows) // tile_rows,)](
         logits.student,
         logits.teacher,
+        logits.student if target is None else target,
         problem.rows,
+        problem.samples.weights,
         problem.columns,
-        samples.weights,
-        classes.weights,
-        classes.slopes,
-        classes.projections,
-        samples.slopes,
-        samples.projections,
+        problem.classes.weights,
+        problem.classes.slopes,
+        problem.classes.projections,
+        problem.samples.slopes,
+        problem.samples.projections,
         problem.counts,
-    )
-    return saved if problem.target is None else (*saved, problem.target)
-
-
-def backward(saved: tuple[Tensor, ...], upstream: Tensor, settings: Settings, dtype: torch.dtype) -> Tensor:
-    """The gradient by the student's logits ``(B, C)``, in ``dtype``, from what ``forward`` saved."""
-    student, teacher, rows, columns, sample_weights, class_weights, class_slopes, class_projections = saved[:8]
-    sample_slopes, sample_projections, counts, *target = saved[8:]
-    samples, classes = student.shape
-    logits = launch.logits_of(student, teacher)
-    terms = launch.terms_of(settings, target[0] if target else None)
-    tile_rows, block, warps = launch.row_tile(classes, 2048)
-    gradient = torch.empty((samples, classes), dtype=dtype, device=student.device)
-    logit_gradient[(launch.round_up(samples, tile_rows) // tile_rows,)](
-        student,
-        teacher,
-        target[0] if target else student,
-        upstream,
-        rows,
-        sample_weights,
-        columns,
-        class_weights,
-        class_slopes,
-        class_projections,
-        sample_slopes,
-        sample_projections,
-        counts,
         gradient,
         samples,
         *logits.sizes,
-        rows.shape[1],
-        class_weights.shape[0],
-        class_projections.shape[0],
-        sample_projections.shape[0],
+        problem.plan.padded_samples,
+        problem.plan.padded_classes,
+        problem.classes.projections.shape[0],
+        problem.samples.projections.shape[0],
         settings.temperature,
         settings.contrast_temperature,
         settings.kd_temperature,
         *launch.weights_of(settings),
         0,
-        SCALED=True,
         **terms._asdict(),
         VECTOR=logits.vector,
         ROWS=tile_rows,

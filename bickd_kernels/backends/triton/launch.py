@@ -61,10 +61,6 @@ class Terms(NamedTuple):
     WITH_CLASS: bool
     WITH_SAMPLE: bool
 
-    def select(self, terms: Tensor) -> list[Tensor | None]:
-        """Of the four ``terms``, those that are computed."""
-        return [term if computed else None for term, computed in zip(terms.unbind(), self, strict=True)]
-
 
 class Logits(NamedTuple):
     """Logits with contiguous rows, which are all aligned to ``vector`` elements."""
@@ -125,14 +121,12 @@ class Plan(NamedTuple):
         return [(0, self.class_tiles)] if self.recomputed else panels(self.class_tiles, self.tile)
 
 
-@torch.compiler.assume_constant_result
 def current_target() -> Target:
     """The target of the current device."""
     target = triton.runtime.driver.active.get_current_target()
     return Target(target.backend, str(target.arch), target.warp_size)
 
 
-@torch.compiler.assume_constant_result
 def float32_products_lowered() -> bool:
     """Whether ``torch.set_float32_matmul_precision`` allows products of float32 numbers to be less exact."""
     return torch.get_float32_matmul_precision() != "highest"

@@ -1,10 +1,10 @@
-"""Stage 5, the logit gradient: everything put together, written once, in the student's dtype.
+"""Stage 5, the logit gradient: everything put together, written once, in float32.
 
     A = Pc * (Gc - Pc * hc),   D = Pr * (Gr - Pr * hr)
-    d loss / d x = u * ( class_weight / (t C k) * (A - P * sum_c A) + sample_weight / (t B k) * D
-                         + ce_weight / B * (softmax(x) - onehot(l)) + kd_weight T / B * (P_T - Q_T) )
+    d loss / d x = class_weight / (t C k) * (A - P * sum_c A) + sample_weight / (t B k) * D
+                   + ce_weight / B * (softmax(x) - onehot(l)) + kd_weight T / B * (P_T - Q_T)
 
-with ``u`` the upstream gradient, and ``B`` and ``C`` the samples and classes of the batch. Grid: one program for ``ROWS``
+with ``B`` and ``C`` the samples and classes of the batch. Grid: one program for ``ROWS``
 samples, which goes over the classes twice, first for ``sum_c A``. Reads ``x``, ``y``, ``l``, the statistics and the slopes
 ``G``; writes the gradient, 0 for a sample that is not in the batch.
 """
@@ -50,7 +50,6 @@ def logit_gradient(
     student,  # in   (B, C) logits, rows student_stride_v * VECTOR apart
     teacher,  # in   (B, C) logits, rows teacher_stride_v * VECTOR apart
     target,  # in   (B,) int64; read for the cross-entropy only
-    upstream,  # in   () float32; read with SCALED, else it is 1
     rows,  # in   (ROW_STATISTICS, padded_samples) float32
     sample_weights,  # in   (padded_samples,) float32, 0 for what is not in the batch
     columns,  # in   (padded_classes,) float32: log2 of the student's column lengths
@@ -60,7 +59,7 @@ def logit_gradient(
     sample_slopes,  # in   (padded_samples, padded_classes) float32
     sample_projections,  # in   (sample_projection_count, padded_samples) float32
     counts,  # in   (2,) float32: samples and classes of the batch
-    gradient,  # out  (B, C) in the student's dtype, contiguous
+    gradient,  # out  (B, C) float32, contiguous
     samples,
     classes_v,
     student_stride_v,
@@ -77,7 +76,6 @@ def logit_gradient(
     class_weight,
     sample_weight,
     first_program,
-    SCALED: tl.constexpr,
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
     WITH_CLASS: tl.constexpr,
@@ -104,9 +102,6 @@ def logit_gradient(
     x_max = tl.load(statistic + STUDENT_MAX * padded_samples, mask=valid, other=0.0)[:, None]
     normalizer = tl.load(statistic + STUDENT_NORMALIZER * padded_samples, mask=valid, other=0.0)[:, None]
     sample_count = tl.load(counts)
-    outer = 1.0
-    if SCALED:
-        outer = tl.load(upstream)
 
     sum_of_a = tl.zeros((ROWS,), tl.float32)
     if WITH_CLASS:
@@ -168,5 +163,4 @@ def logit_gradient(
             onehot = (column[None, :] == label).to(tl.float32)
             total += tl.where(loaded, ce_factor * (softmax - onehot), 0.0)
         stored = in_batch[:, None] & in_row[None, :]
-        result = tl.where(valid[:, None], outer * total, 0.0)
-        tl.store(gradient + wide_row * classes + column[None, :], result.to(gradient.dtype.element_ty), mask=stored)
+        tl.store(gradient + wide_row * classes + column[None, :], tl.where(valid[:, None], total, 0.0), mask=stored)

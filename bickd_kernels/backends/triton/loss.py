@@ -113,10 +113,14 @@ def loss_of_the_batch(
         term = tl.sum(ce, axis=0) / tl.maximum(sample_count, 1.0)
         total += weighted(ce_weight, term)
         tl.store(terms, term)
+    else:
+        tl.store(terms, 0.0)
     if WITH_KD:
         term = tl.sum(kl, axis=0) / tl.maximum(sample_count, 1.0) * kd_temperature * kd_temperature + not_a_number
         total += weighted(kd_weight, term)
         tl.store(terms + 1, term)
+    else:
+        tl.store(terms + 1, 0.0)
     if WITH_CLASS:
         term, classes = contrast_loss(
             class_sums, class_positives, class_weights, padded_classes, class_partials, class_positive_count,
@@ -126,6 +130,8 @@ def loss_of_the_batch(
         total += weighted(class_weight, term)
         tl.store(terms + 2, term)
         tl.store(counts + 1, tl.maximum(classes, 1.0))
+    else:
+        tl.store(terms + 2, 0.0)
     if WITH_SAMPLE:
         term, _ = contrast_loss(
             sample_sums, sample_positives, sample_weights, padded_samples, sample_partials, sample_positive_count,
@@ -134,4 +140,6 @@ def loss_of_the_batch(
         term += not_a_number
         total += weighted(sample_weight, term)
         tl.store(terms + 3, term)
+    else:
+        tl.store(terms + 3, 0.0)
     tl.store(loss, total)

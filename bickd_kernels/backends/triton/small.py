@@ -1,4 +1,4 @@
-"""The small path on the host: one launch for loss and gradient, whose backward only scales."""
+"""The small path on the host: one launch for loss and gradient."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ from bickd_kernels.backends.triton import launch
 from bickd_kernels.backends.triton.small_problem import scratch_elements, small_problem
 
 
-def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
-    """Loss, terms, and the gradient already, in float32."""
+def compute(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+    """Loss, terms and gradient in float32."""
     logits = launch.logits_of(batch.student, batch.teacher)
     samples, classes = logits.student.shape
     terms = launch.terms_of(settings, batch.target)
@@ -55,11 +55,4 @@ def forward(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
-    ce, kd, class_wise, sample_wise = terms.select(unweighted)
-    return Result(loss, ce, kd, class_wise, sample_wise, (gradient,) if needs_gradient else ())
-
-
-def backward(saved: tuple[Tensor, ...], upstream: Tensor, dtype: torch.dtype) -> Tensor:
-    """The saved gradient times ``upstream``, in ``dtype``, in one launch."""
-    (gradient,) = saved
-    return torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))
+    return Result(loss, unweighted, gradient if needs_gradient else None)

@@ -3,7 +3,7 @@
 A launch costs more than all the work of such a batch. One program runs the programs of every stage one after the other;
 they meet through scratch memory that stays in the cache, behind barriers, each stage in buffers of its own. Logits are read
 once by stages 1 and 2 and, for the gradient, twice (``x``) and once (``y``) by stage 5, from the cache; the gradient is
-written once, in float32 and not yet scaled by the upstream gradient.
+written once, in float32.
 
 Grid: one program. Reads ``x``, ``y``, ``l``; writes ``loss``, ``terms`` and the gradient.
 """
@@ -138,9 +138,9 @@ def small_problem(
         tl.debug_barrier()
         for program in range(0, tl.cdiv(samples, ROWS)):
             logit_gradient(
-                student, teacher, target, loss, rows, sample_weights, columns, class_weights, class_slopes,
+                student, teacher, target, rows, sample_weights, columns, class_weights, class_slopes,
                 class_projections, sample_slopes, sample_projections, counts, gradient, samples, classes_v,
                 student_stride_v, teacher_stride_v, SAMPLES, CLASSES, SAMPLE_TILES, CLASS_TILES, temperature,
                 contrast_temperature, kd_temperature, ce_weight, kd_weight, class_weight, sample_weight, program,
-                False, WITH_CE, WITH_KD, WITH_CLASS, WITH_SAMPLE, VECTOR, ROWS, BLOCK,
+                WITH_CE, WITH_KD, WITH_CLASS, WITH_SAMPLE, VECTOR, ROWS, BLOCK,
             )  # fmt: skip
