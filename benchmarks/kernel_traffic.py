@@ -43,6 +43,7 @@ def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> li
         works.append(Work("partial_sums", moved, moved, 0, programs=2 * -(-plan.padded_classes // 256)))
     works.append(_slope_tiles(plan, samples))
     works.append(_logit_gradient(plan, samples, classes, logit_bytes))
+    works.append(_scale(samples, classes, logit_bytes))
     return works
 
 
@@ -144,16 +145,22 @@ def _logit_gradient(plan: launch.Plan, samples: int, classes: int, logit_bytes: 
     logits, slopes = samples * classes * logit_bytes, 4 * samples * classes
     in_blocks = min(m, -(-classes // plan.row_block) * plan.row_block)
     # Weight, length and h of the classes, by every block of rows and twice.
-    of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + projections) + 12
+    of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + projections) + 8
     of_samples = samples * (4 * (9 + m_tiles) + 8)
     blocks = -(-samples // plan.row_rows)
     return Work(
         "logit_gradient",
-        requested=4 * logits + 3 * slopes + blocks * of_classes + of_samples,
-        compulsory=3 * logits + 2 * slopes + of_classes // 2 + of_samples,
+        requested=3 * logits + 4 * slopes + blocks * of_classes + of_samples,
+        compulsory=2 * logits + 3 * slopes + of_classes // 2 + of_samples,
         flops=0,
         programs=blocks,
     )
+
+
+def _scale(samples: int, classes: int, logit_bytes: int) -> Work:
+    """Backward: from the gradient in float32 to that of the student's dtype."""
+    moved = samples * classes * (4 + logit_bytes) + 4
+    return Work("scale of the gradient (PyTorch)", moved, moved, 0, programs=None)
 
 
 def small_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
@@ -168,7 +175,7 @@ def small_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list
     moved = 2 * logits + gradient + 8 * samples + 20
     return [
         Work("small_problem", moved, moved, 4 * n * m * (n + m) * products, programs=1),
-        Work("scale of the gradient (PyTorch)", gradient + logits + 4, gradient + logits + 4, 0, programs=None),
+        _scale(samples, classes, logit_bytes),
     ]
 
 

@@ -59,6 +59,9 @@ def bilateral_loss(
 ) -> Tensor | tuple[Tensor, BilateralTerms]:
     """Contrasts student and teacher probabilities class by class and sample by sample.
 
+    Classes are the last dimension. Of images or volumes ``(B, C, H, W)`` pass ``logits.movedim(1, -1)``: without targets, or
+    with ``C = H = W``, nothing tells that layout from this one.
+
     Args:
         student_logits: ``(B, ..., C)``, float16, bfloat16, float32 or float64, any strides; leading dimensions are
             flattened into samples.
@@ -148,6 +151,8 @@ def bickd_loss(
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, BicKDTerms]:
     """Cross-entropy, distillation by KL divergence and the bilateral loss: a whole training loss in one call.
+
+    Classes are the last dimension: of images or volumes ``(B, C, H, W)`` pass ``logits.movedim(1, -1)``.
 
     Args:
         student_logits: as for ``bilateral_loss``.

@@ -18,7 +18,7 @@ BAD_NUMBERS: tuple[tuple[Any, type[Exception], str], ...] = (
     ("1.0", TypeError, "number, got str"),
     (True, TypeError, "number, got bool"),
     (None, TypeError, "number, got NoneType"),
-    (torch.tensor(1.0), TypeError, "number, got Tensor"),
+    (torch.tensor(1.0), TypeError, r"number, got Tensor; \.item\(\) makes a number of it"),
     (1j, TypeError, "number, got complex"),
 )
 
@@ -90,6 +90,22 @@ def test_a_target_of_the_wrong_shape(loss: Any, shape: tuple[int, ...], inputs: 
     got = ", ".join(map(str, shape))
     with pytest.raises(ValueError, match=rf"^target must have shape \(4,\).* got \({got}"):
         loss(inputs.student, inputs.teacher, torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_logits_of_images_with_the_classes_second(loss: Any) -> None:
+    """The layout of a convolution's output: the error says what to do."""
+    logits, target = torch.zeros(2, 5, 4, 6), torch.zeros(2, 4, 6, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"^target must have shape \(2, 5, 4\).*; classes come last: .*movedim\(1, -1\)$"):
+        loss(logits, logits, target)
+    with pytest.raises(ValueError, match=r"^teacher_logits must have .*; classes come last: .*movedim\(1, -1\)$"):
+        loss(logits, logits.movedim(1, -1), target)
+    assert loss(logits.movedim(1, -1), logits.movedim(1, -1), target).isfinite()
+
+
+def test_an_error_about_logits_without_inner_dimensions_does_not_speak_of_images(inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=r"got \(3,\)$"):
+        bilateral_loss(inputs.student, inputs.teacher, inputs.target[:3])
 
 
 def test_a_target_without_the_inner_dimensions_of_the_logits() -> None:

@@ -70,16 +70,14 @@ def test_products_touch_no_logits(general_step: tuple[Inputs, dict[str, LaunchTr
 def test_every_kernel_requests_the_bytes_of_the_formulas(dtype: torch.dtype, parts: int, shape: tuple[int, int]) -> None:
     inputs = make_inputs(*shape, dtype=dtype)
     works = {work.kernel: work for work in general_path(*shape, inputs.student.element_size(), parts)}
-    # The gradient is written in float32 here, where the formula has the student's dtype.
-    wider = {"logit_gradient": shape[0] * shape[1] * (4 - inputs.student.element_size())}
     for kernel, traffic in traffic_of(inputs).items():
-        assert traffic.requested_bytes == works[kernel].requested + wider.get(kernel, 0), kernel
+        assert traffic.requested_bytes == works[kernel].requested, kernel
 
 
 def test_the_path_that_keeps_no_similarities_requests_the_bytes_of_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "KEPT_CLASSES", 0)
     traffic = traffic_of(make_inputs(70, 200, dtype=torch.float32))
-    works = {work.kernel: work for work in general_path(70, 200, 4, 2)}
+    works = {work.kernel: work for work in general_path(70, 200, 4, 2) if work.programs is not None}
     assert list(traffic) == list(works)
     assert {kernel: counted.requested_bytes for kernel, counted in traffic.items()} == {
         kernel: work.requested for kernel, work in works.items()
@@ -89,6 +87,8 @@ def test_the_path_that_keeps_no_similarities_requests_the_bytes_of_the_formulas(
 def test_no_launch_touches_less_than_the_formulas_call_compulsory() -> None:
     traffic = traffic_of(make_inputs(70, 200, dtype=torch.float32))
     for work in general_path(70, 200, 4, 2):
+        if work.programs is None:
+            continue
         # A sum over tiles that one program writes and another reads is counted as one buffer, as are labels of both uses.
         assert traffic[work.kernel].compulsory_bytes == pytest.approx(work.compulsory, rel=0.05), work.kernel
 
