@@ -80,7 +80,7 @@ def test_the_products_alone_have_the_flops_of_the_formula(case: Case) -> None:
 def test_the_tiled_backend_computes_no_other_products(case: Case) -> None:
     # Not through the operator, into which a counter does not look.
     settings = settings_of("bilateral", class_weight=1.0 if case.class_side else 0.0)
-    with FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tiled.compute(Batch(*make_inputs(case)), settings, True)
     assert counter.get_total_flops() == product_flops(case)
 
