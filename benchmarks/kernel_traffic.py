@@ -25,8 +25,8 @@ class Work(NamedTuple):
     programs: int | None
 
 
-def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
-    """The launches of a training step on the general path, the exponentials of both sides kept or those of classes not.
+def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
+    """The launches of forward and backward, the exponentials of both sides kept or those of classes not.
 
     Args:
         samples: ``B``.
@@ -161,25 +161,3 @@ def _scale(samples: int, classes: int, logit_bytes: int) -> Work:
     """Backward: from the gradient in float32 to that of the student's dtype."""
     moved = samples * classes * (4 + logit_bytes) + 4
     return Work("scale of the gradient (PyTorch)", moved, moved, 0, programs=None)
-
-
-def small_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
-    """The launch of a training step on the small path and the scaling of its gradient; only compulsory bytes and flops.
-
-    Scratch memory is written and read by one program: it does not leave the cache.
-    """
-    plan = launch.small_plan(samples, classes, parts, TARGET)
-    n, m = plan.padded_samples, plan.padded_classes
-    logits, gradient = samples * classes * logit_bytes, 4 * samples * classes
-    products = 1 if parts == 1 else 3
-    moved = 2 * logits + gradient + 8 * samples + 20
-    return [
-        Work("small_problem", moved, moved, 4 * n * m * (n + m) * products, programs=1),
-        _scale(samples, classes, logit_bytes),
-    ]
-
-
-def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
-    """The launches of forward and backward as the backend chooses them."""
-    path = small_path if launch.is_small(samples, classes, TARGET) else general_path
-    return path(samples, classes, logit_bytes, parts)

@@ -17,11 +17,6 @@ ROW_OF_TILES = 4 * 64 * 64 * 3
 """The bytes of similarities of one row of tiles of classes."""
 
 
-@pytest.fixture(autouse=True)
-def several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "SMALL", 0)
-
-
 def check(kind: str, inputs: Inputs, launches: int) -> None:
     """One step, with a search for races, against the definition."""
     with simulator() as session:
@@ -110,11 +105,8 @@ def test_any_remainder_of_samples(samples: int) -> None:
 
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.05, 0.1, 0.2, 0.5, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_typical_errors_stay_within_their_bounds_at_any_sharpness(
-    dtype: torch.dtype, contrast_temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_typical_errors_stay_within_their_bounds_at_any_sharpness(dtype: torch.dtype, contrast_temperature: float) -> None:
     """The root mean square over several batches, relative to the loss and to the largest entry of the gradient."""
-    monkeypatch.setattr(launch, "SMALL", 128)
 
     def by_kernels(inputs: Inputs) -> Step:
         with simulator(races="off"):

@@ -8,8 +8,7 @@ Reading order, which is the order of the launches:
     partial_sums        between the two, where there are many tiles
     logit_gradient      all parts together
 
-``general`` launches them. ``small`` launches ``small_problem``, which runs the same stages in one launch. ``primitives``
-holds the device functions that kernels share, ``launch`` the launch parameters.
+``general`` launches them. ``primitives`` holds the device functions that kernels share, ``launch`` the launch parameters.
 """
 
 import contextlib
@@ -19,15 +18,13 @@ from torch import Tensor
 
 from bickd_kernels.arguments import Settings
 from bickd_kernels.backends.contract import Batch, Result
-from bickd_kernels.backends.triton import general, launch, small
+from bickd_kernels.backends.triton import general
 
 
 def compute(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
     """Loss, terms and gradient of a batch on a GPU, in float32."""
-    samples, classes = batch.student.shape
-    path = small if launch.is_small(samples, classes, launch.current_target()) else general
     with _on_device_of(batch.student):
-        return path.compute(batch, settings, needs_gradient)
+        return general.compute(batch, settings, needs_gradient)
 
 
 def _on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -150,7 +150,6 @@ def class_statistics(
     padded_samples,
     padded_classes,
     temperature,
-    first_program,
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -163,7 +162,7 @@ def class_statistics(
     student_stride = student_stride_v * VECTOR
     teacher_stride = teacher_stride_v * VECTOR
     scale = LOG2_E / temperature.to(tl.float32)
-    column = (first_program + tl.program_id(0)) * WIDTH + tl.arange(0, WIDTH)
+    column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
 
     x_max = tl.full((WIDTH,), float("-inf"), tl.float32)
     y_max = tl.full((WIDTH,), float("-inf"), tl.float32)

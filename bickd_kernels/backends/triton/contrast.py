@@ -93,12 +93,11 @@ def similarity_tiles(
     keep_classes,
     keep_samples,
     contrast_temperature,
-    first_program,
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    program = first_program + tl.program_id(0)
+    program = tl.program_id(0)
     if program < class_programs:
         left, right, labels, weights = class_student, class_teacher, class_labels, class_weights
         exponentials, sums, positives = class_exponentials, class_sums, class_positives
@@ -316,7 +315,6 @@ def slope_tiles(
     kd_weight,
     class_weight,
     sample_weight,
-    first_program,
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
     WITH_CLASS: tl.constexpr,
@@ -329,7 +327,7 @@ def slope_tiles(
     RECOMPUTE_TILE: tl.constexpr,
 ):
     # The loss is the longest program, so it starts first.
-    program = first_program + tl.program_id(0) - 1
+    program = tl.program_id(0) - 1
     if program < 0:
         loss_of_the_batch(
             rows, sample_weights, class_sums, class_positives, class_weights, sample_sums, sample_positives,

@@ -1,4 +1,4 @@
-"""The general path on the host: scratch memory, and the launches in their order.
+"""The host's part: scratch memory, and the launches in their order.
 
     row_statistics, class_statistics, similarity_tiles, [partial_sums], slope_tiles, logit_gradient
 
@@ -171,7 +171,6 @@ def _launch_statistics(problem: Problem) -> None:
         settings.ignore_index,
         settings.temperature,
         settings.kd_temperature,
-        0,
         HAS_TARGET=target is not None,
         WITH_CE=terms.WITH_CE,
         WITH_KD=terms.WITH_KD,
@@ -200,7 +199,6 @@ def _launch_statistics(problem: Problem) -> None:
         plan.padded_samples,
         plan.padded_classes,
         settings.temperature,
-        0,
         WITH_CLASS=terms.WITH_CLASS,
         WITH_SAMPLE=terms.WITH_SAMPLE,
         VECTOR=logits.vector,
@@ -231,7 +229,6 @@ def _launch_similarities(
         keep_classes,
         keep_samples,
         problem.settings.contrast_temperature,
-        0,
     )
 
 
@@ -269,7 +266,6 @@ def _launch_slopes(problem: Problem, classes: TileRows, samples: TileRows) -> No
         settings.contrast_temperature,
         settings.kd_temperature,
         *launch.weights_of(settings),
-        0,
         **terms._asdict(),
         COUNT=plan.partials,
         RECOMPUTE=plan.recomputed,
@@ -307,7 +303,6 @@ def _launch_gradient(problem: Problem) -> Tensor:
         settings.contrast_temperature,
         settings.kd_temperature,
         *launch.weights_of(settings),
-        0,
         **terms._asdict(),
         VECTOR=logits.vector,
         ROWS=tile_rows,

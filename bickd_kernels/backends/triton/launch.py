@@ -35,11 +35,6 @@ FEW = 16
 AUTOTUNE = os.environ.get("BICKD_AUTOTUNE", "0") == "1"
 """Read once, when the first loss is computed by this backend."""
 
-TRITON_VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
-
-SMALL = 128
-"""Up to this many samples and classes, one program computes everything in one launch."""
-
 
 class Target(NamedTuple):
     """What the kernels are compiled for: ``"cuda"`` or ``"hip"``, the compute capability (90) or name (gfx942)."""
@@ -81,7 +76,7 @@ TileRows = tuple[int, int]
 
 
 class Plan(NamedTuple):
-    """Launch parameters of the general path. A batch is padded to whole tiles."""
+    """Launch parameters. A batch is padded to whole tiles."""
 
     parts: int
     tile: int
@@ -209,44 +204,6 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
         recomputed_tile=recomputed_tile,
         warps=8 if tile == 128 or target.warp_size == 64 else 4,
         stages=3,
-    )
-
-
-def is_small(samples: int, classes: int, target: Target) -> bool:
-    """Whether one program computes the whole batch."""
-    # Triton 3.6 fails to compile it for AMD.
-    compiles = target.backend == "cuda" or TRITON_VERSION >= (3, 7)
-    return max(samples, classes) <= SMALL and compiles
-
-
-class SmallPlan(NamedTuple):
-    """Launch parameters of the small path."""
-
-    tile: int
-    step: int
-    padded_samples: int
-    padded_classes: int
-    row_rows: int
-    column_width: int
-    partials: int
-    warps: int
-    stages: int
-
-
-def small_plan(samples: int, classes: int, parts: int, target: Target) -> SmallPlan:
-    """Launch parameters for a batch of at most ``SMALL`` samples and classes."""
-    tile = 64
-    padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
-    return SmallPlan(
-        tile=tile,
-        step=32,
-        padded_samples=padded_samples,
-        padded_classes=padded_classes,
-        row_rows=32,
-        column_width=32,
-        partials=max(padded_samples, padded_classes) // tile,
-        warps=8,
-        stages=2,
     )
 
 

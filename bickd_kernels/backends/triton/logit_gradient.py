@@ -75,7 +75,6 @@ def logit_gradient(
     kd_weight,
     class_weight,
     sample_weight,
-    first_program,
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
     WITH_CLASS: tl.constexpr,
@@ -91,7 +90,7 @@ def logit_gradient(
     scale = LOG2_E / temperature
     kd_scale = LOG2_E / kd_temperature
 
-    row = (first_program + tl.program_id(0)) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     in_batch = row < samples
     valid = tl.load(sample_weights + row, mask=in_batch, other=0.0) > 0.0
     wide_row = row.to(tl.int64)[:, None]

@@ -92,7 +92,6 @@ def row_statistics(
     ignore_index,
     temperature,
     kd_temperature,
-    first_program,
     HAS_TARGET: tl.constexpr,
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
@@ -109,7 +108,7 @@ def row_statistics(
     kd_scale = LOG2_E / kd_temperature.to(tl.float32)
     minus_infinity = float("-inf")
 
-    row = (first_program + tl.program_id(0)) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     valid = row < samples
     label = row.to(tl.int64)
     weight = tl.full((ROWS,), 1.0, tl.float32)
