@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from cases import KINDS, SHAPES, as_double, call, evaluate, make_inputs, relative_error, with_absences
-from checks import assert_right, settings_of, step
+from checks import assert_right, step
 from simulate import simulator
 
-from bickd_kernels.backends.triton import launch
+from bickd_kernels.backends.triton import planning
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -18,11 +18,11 @@ PATHS = {
     "kept": {},
     "recomputed": {"KEPT_CLASSES": 0},
     "panels": {"KEPT_BYTES": 4 * 64 * 64 * 4},
-    "partial sums": {"MAX_PARTIALS": 1},
-    "panels and partial sums": {"KEPT_BYTES": 4 * 64 * 64 * 4, "MAX_PARTIALS": 1},
+    "partial sums": {"MAX_TILES": 1},
+    "panels and partial sums": {"KEPT_BYTES": 4 * 64 * 64 * 4, "MAX_TILES": 1},
     "class statistics in blocks": {"RESIDENT_SAMPLES": 16},
 }
-"""By what is set in ``launch``, small shapes take the paths of large ones."""
+"""By what is set in ``planning``, small shapes take the paths of large ones."""
 
 LAUNCHES = {
     "kept": 5,
@@ -41,7 +41,7 @@ PATH_SHAPE = (70, 200)
 def take(path: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Makes the next steps take this path, and returns a shape for them."""
     for name, value in PATHS[path].items():
-        monkeypatch.setattr(launch, name, value)
+        monkeypatch.setattr(planning, name, value)
     return PATH_SHAPE
 
 
@@ -98,7 +98,7 @@ def test_lowering_for_a_gpu_keeps_the_values_of_large_problems(path: str, cc: in
 
 
 def test_more_classes_than_are_kept_are_the_definition() -> None:
-    classes = launch.KEPT_CLASSES + 60
+    classes = planning.KEPT_CLASSES + 60
     inputs = make_inputs(5, classes, dtype=torch.float32)
     with simulator(races="off") as session:
         actual = step("bickd", inputs)
@@ -142,7 +142,7 @@ def test_a_sharp_softmax_of_narrow_logits(dtype: torch.dtype, contrast_temperatu
 @pytest.mark.usefixtures("high_precision")
 def test_float32_products_follow_the_precision_that_pytorch_allows() -> None:
     inputs = make_inputs(*PATH_SHAPE, dtype=torch.float32)
-    assert launch.parts_of(torch.float32, settings_of("bickd"), 16, 16) == 1
+    assert planning.parts_of(torch.float32, 16, 16, temperature=2.0, contrast_temperature=0.2) == 1
     with simulator(races="off"):
         lowered = step("bickd", inputs)
         torch.set_float32_matmul_precision("highest")

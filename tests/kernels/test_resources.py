@@ -24,7 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PRODUCTS = {"similarity_tiles", "slope_tiles"}
 """The kernels that multiply matrices."""
 
-READERS_OF_LOGITS = {"row_statistics", "class_statistics", "logit_gradient"}
+READERS_OF_LOGITS = {"sample_statistics", "class_statistics", "logit_gradient"}
 
 SNAPSHOTS = Path(__file__).with_name("resources")
 

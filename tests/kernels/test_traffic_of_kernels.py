@@ -8,9 +8,9 @@ from simulate import simulator
 from traffic import LaunchTraffic, count_traffic
 
 from benchmarks.kernel_traffic import training_step
-from bickd_kernels.backends.triton import launch
+from bickd_kernels.backends.triton import planning
 
-GENERAL = ["row_statistics", "class_statistics", "similarity_tiles", "slope_tiles", "logit_gradient"]
+GENERAL = ["sample_statistics", "class_statistics", "similarity_tiles", "slope_tiles", "logit_gradient"]
 
 
 def traffic_of(inputs: Inputs) -> dict[str, LaunchTraffic]:
@@ -29,7 +29,7 @@ def general_step() -> tuple[Inputs, dict[str, LaunchTraffic]]:
 def test_the_statistics_read_each_logit_once(general_step: tuple[Inputs, dict[str, LaunchTraffic]]) -> None:
     inputs, traffic = general_step
     assert list(traffic) == GENERAL
-    for kernel in ("row_statistics", "class_statistics"):
+    for kernel in ("sample_statistics", "class_statistics"):
         for logits in (inputs.student, inputs.teacher):
             assert (traffic[kernel].counts_of(logits).loads == 1).all()
             assert (traffic[kernel].counts_of(logits).stores == 0).all()
@@ -39,7 +39,7 @@ def test_the_statistics_read_each_logit_once(general_step: tuple[Inputs, dict[st
 def test_the_statistics_read_each_logit_once_whether_or_not_rows_are_aligned(shape: tuple[int, int]) -> None:
     inputs = make_inputs(*shape, dtype=torch.float32)
     traffic = traffic_of(inputs)
-    for kernel in ("row_statistics", "class_statistics"):
+    for kernel in ("sample_statistics", "class_statistics"):
         for logits in (inputs.student, inputs.teacher):
             assert (traffic[kernel].counts_of(logits).loads == 1).all()
 
@@ -72,7 +72,7 @@ def test_every_kernel_requests_the_bytes_of_the_formulas(dtype: torch.dtype, par
 
 
 def test_the_path_that_keeps_no_similarities_requests_the_bytes_of_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "KEPT_CLASSES", 0)
+    monkeypatch.setattr(planning, "KEPT_CLASSES", 0)
     traffic = traffic_of(make_inputs(70, 200, dtype=torch.float32))
     works = {work.kernel: work for work in training_step(70, 200, 4, 2) if work.programs is not None}
     assert list(traffic) == list(works)

@@ -1,12 +1,12 @@
-"""Stage 1, row statistics: every sum over the classes of one sample, from one read of the logits.
+"""Stage 1, sample statistics: every sum over the classes of one sample, from one read of the logits.
 
     log2 sum_c 2^(s (x_c - max x)),  s = log2(e) / t      normalizer of P (and of Q, of both at T, of softmax(x))
-    log2 |P_a| = 1/2 log2 sum_c p_c^2 - log2 sum_c p_c    row length, from the same exponentials p_c
+    log2 |P_a| = 1/2 log2 sum_c p_c^2 - log2 sum_c p_c    length, from the same exponentials p_c
     ce_a = log sum_c exp(x_c) - x_l
     kl_a = sum_c q_c (log q_c - log p_c)                  at the temperature T
 
-Grid: one program for ``ROWS`` samples. Reads ``x``, ``y``, ``l``; writes ``rows``, ``labels``, ``weights``. The sums are
-online: a running maximum, and sums that are rescaled when it grows.
+Grid: one program for ``SAMPLES`` samples. Reads ``x``, ``y``, ``l``; writes ``statistics`` and the samples' ``labels`` and
+``members``. The sums are online: a running maximum, and sums that are rescaled when it grows.
 
 A class that student or teacher gives -inf in every sample is no class of the batch and belongs to no sum but that of the
 cross-entropy. It matters only where the other side has something in that class, so a tile that holds -inf on one side
@@ -16,125 +16,119 @@ only, and no other, looks at its whole columns.
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.primitives import LN_2, LOG2_E, finite_or_zero, rescaled
-
-ROW_STATISTICS = tl.constexpr(12)
-"""How many numbers are kept for a sample; the following are their indices."""
-
-STUDENT_MAX = tl.constexpr(0)
-TEACHER_MAX = tl.constexpr(1)
-STUDENT_NORMALIZER = tl.constexpr(2)
-TEACHER_NORMALIZER = tl.constexpr(3)
-STUDENT_LENGTH = tl.constexpr(4)
-TEACHER_LENGTH = tl.constexpr(5)
-STUDENT_KD_NORMALIZER = tl.constexpr(6)
-TEACHER_KD_NORMALIZER = tl.constexpr(7)
-CE_MAX = tl.constexpr(8)
-CE_NORMALIZER = tl.constexpr(9)
-CE = tl.constexpr(10)
-KL = tl.constexpr(11)
+from bickd_kernels.backends.triton.primitives import LN_2, LOG2_E, finite_or_zero, logits_of, rescaled
+from bickd_kernels.backends.triton.scratch import (
+    CE,
+    CE_MAX,
+    CE_NORMALIZER,
+    KL,
+    STUDENT_KD_NORMALIZER,
+    STUDENT_LENGTH,
+    STUDENT_MAX,
+    STUDENT_NORMALIZER,
+    TEACHER_KD_NORMALIZER,
+    TEACHER_LENGTH,
+    TEACHER_MAX,
+    TEACHER_NORMALIZER,
+    as_int32,
+    buffers,
+)
 
 
 @triton.jit
-def absent_classes(
-    student,
-    teacher,
-    target,
-    column,
-    samples,
-    classes,
-    student_stride,
-    teacher_stride,
-    ignore_index,
-    HAS_TARGET: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+def absent_classes(logits, target, column, ignore_index, HAS_TARGET: tl.constexpr, SAMPLES: tl.constexpr):
     """Which of the classes ``column`` have -inf in every sample of the batch, on one side at least."""
     in_student = tl.zeros_like(column)
     in_teacher = tl.zeros_like(column)
-    for start in range(0, samples, ROWS):
-        row = start + tl.arange(0, ROWS)
-        valid = row < samples
+    for start in range(0, logits.samples, SAMPLES):
+        sample = start + tl.arange(0, SAMPLES)
+        valid = sample < logits.samples
         if HAS_TARGET:
-            valid &= tl.load(target + row, mask=valid, other=ignore_index) != ignore_index
-        inside = valid[:, None] & (column < classes)[None, :]
-        x = tl.load(student + row.to(tl.int64)[:, None] * student_stride + column[None, :], mask=inside, other=float("-inf"))
-        y = tl.load(teacher + row.to(tl.int64)[:, None] * teacher_stride + column[None, :], mask=inside, other=float("-inf"))
+            valid &= tl.load(target + sample, mask=valid, other=ignore_index) != ignore_index
+        inside = valid[:, None] & (column < logits.classes)[None, :]
+        wide = sample.to(tl.int64)[:, None]
+        x = tl.load(logits.student + wide * logits.student_stride + column[None, :], mask=inside, other=float("-inf"))
+        y = tl.load(logits.teacher + wide * logits.teacher_stride + column[None, :], mask=inside, other=float("-inf"))
         in_student |= tl.max((x != float("-inf")).to(tl.int32), axis=0)
         in_teacher |= tl.max((y != float("-inf")).to(tl.int32), axis=0)
     return (in_student & in_teacher) == 0
 
 
 @triton.jit
-def positives_of(label, target, samples, ignore_index, COUNT_BLOCK: tl.constexpr):
+def positives_of(label, target, samples, ignore_index, TARGETS: tl.constexpr):
     """How many samples have each label."""
     count = tl.zeros_like(label)
-    for start in range(0, samples, COUNT_BLOCK):
-        row = start + tl.arange(0, COUNT_BLOCK)
-        other = tl.load(target + row, mask=row < samples, other=ignore_index)
+    for start in range(0, samples, TARGETS):
+        sample = start + tl.arange(0, TARGETS)
+        other = tl.load(target + sample, mask=sample < samples, other=ignore_index)
         count += tl.sum((label[:, None] == other[None, :]).to(label.dtype), axis=1)
     return count
 
 
 @triton.jit
-def row_statistics(
-    student,  # in   (B, C) logits, rows student_stride_v * VECTOR apart
-    teacher,  # in   (B, C) logits, rows teacher_stride_v * VECTOR apart
+def sample_statistics(
+    student,  # in   (B, C) logits, as LogitSizes describes them
+    teacher,  # in   (B, C) logits
     target,  # in   (B,) int64; not read without HAS_TARGET
-    rows,  # out  (ROW_STATISTICS, padded_samples) float32
-    labels,  # out  (padded_samples,) int32: equal for samples that are positives of each other
-    weights,  # out  (padded_samples,) float32: 1 / number of positives, 0 for what is not in the batch
-    samples,
-    classes_v,
-    student_stride_v,
-    teacher_stride_v,
+    scratch,  # out  statistics; labels and members of the samples
+    sizes,  # LogitSizes
     padded_samples,
+    padded_classes,
     ignore_index,
-    temperature,
-    kd_temperature,
+    numbers,  # Numbers
     HAS_TARGET: tl.constexpr,
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
-    WITH_SAMPLE_SIDE: tl.constexpr,
+    WITH_SAMPLE: tl.constexpr,
     VECTOR: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    COUNT_BLOCK: tl.constexpr,
+    SAMPLES: tl.constexpr,  # of a tile of logits
+    CLASSES: tl.constexpr,  # of a tile of logits
+    TARGETS: tl.constexpr,  # that are looked at in a step of counting positives
 ):
-    classes = classes_v * VECTOR
-    student_stride = student_stride_v * VECTOR
-    teacher_stride = teacher_stride_v * VECTOR
-    scale = LOG2_E / temperature.to(tl.float32)
-    kd_scale = LOG2_E / kd_temperature.to(tl.float32)
+    # Nothing here depends on what follows the samples' labels and members.
+    memory = buffers(
+        scratch,
+        samples=padded_samples.to(tl.int64),
+        classes=padded_classes.to(tl.int64),
+        kept_samples=0,
+        PARTS=1,
+        TILE=16,
+        WITH_CLASS=False,
+        WITH_SAMPLE=False,
+    )
+    logits = logits_of(student, teacher, sizes, VECTOR=VECTOR)
+    classes = logits.classes
+    scale = LOG2_E / numbers.temperature
+    kd_scale = LOG2_E / numbers.kd_temperature
     minus_infinity = float("-inf")
 
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    valid = row < samples
-    label = row.to(tl.int64)
-    weight = tl.full((ROWS,), 1.0, tl.float32)
+    sample = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
+    valid = sample < logits.samples
+    label = sample.to(tl.int64)
+    member = tl.full((SAMPLES,), 1.0, tl.float32)
     if HAS_TARGET:
-        label = tl.load(target + row, mask=valid, other=ignore_index)
+        label = tl.load(target + sample, mask=valid, other=ignore_index)
         valid &= label != ignore_index
-        if WITH_SAMPLE_SIDE:
-            weight = 1.0 / positives_of(label, target, samples, ignore_index, COUNT_BLOCK).to(tl.float32)
-    student_row = student + row.to(tl.int64)[:, None] * student_stride
-    teacher_row = teacher + row.to(tl.int64)[:, None] * teacher_stride
+        if WITH_SAMPLE:
+            member = 1.0 / positives_of(label, target, logits.samples, ignore_index, TARGETS=TARGETS).to(tl.float32)
+    student_row = student + sample.to(tl.int64)[:, None] * logits.student_stride
+    teacher_row = teacher + sample.to(tl.int64)[:, None] * logits.teacher_stride
 
-    x_max = tl.full((ROWS,), minus_infinity, tl.float32)
-    y_max = tl.full((ROWS,), minus_infinity, tl.float32)
-    ce_max = tl.full((ROWS,), minus_infinity, tl.float32)
-    x_sum = tl.zeros((ROWS,), tl.float32)
-    y_sum = tl.zeros((ROWS,), tl.float32)
-    x_squares = tl.zeros((ROWS,), tl.float32)
-    y_squares = tl.zeros((ROWS,), tl.float32)
-    x_kd_sum = tl.zeros((ROWS,), tl.float32)
-    y_kd_sum = tl.zeros((ROWS,), tl.float32)
-    divergence = tl.zeros((ROWS,), tl.float32)
-    ce_sum = tl.zeros((ROWS,), tl.float32)
-    target_logit = tl.zeros((ROWS,), tl.float32)
+    x_max = tl.full((SAMPLES,), minus_infinity, tl.float32)
+    y_max = tl.full((SAMPLES,), minus_infinity, tl.float32)
+    ce_max = tl.full((SAMPLES,), minus_infinity, tl.float32)
+    x_sum = tl.zeros((SAMPLES,), tl.float32)
+    y_sum = tl.zeros((SAMPLES,), tl.float32)
+    x_squares = tl.zeros((SAMPLES,), tl.float32)
+    y_squares = tl.zeros((SAMPLES,), tl.float32)
+    x_kd_sum = tl.zeros((SAMPLES,), tl.float32)
+    y_kd_sum = tl.zeros((SAMPLES,), tl.float32)
+    divergence = tl.zeros((SAMPLES,), tl.float32)
+    ce_sum = tl.zeros((SAMPLES,), tl.float32)
+    target_logit = tl.zeros((SAMPLES,), tl.float32)
 
-    for start in range(0, classes, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+    for start in range(0, classes, CLASSES):
+        column = start + tl.arange(0, CLASSES)
         inside = valid[:, None] & (column < classes)[None, :]
         x = tl.load(student_row + column[None, :], mask=inside, other=minus_infinity).to(tl.float32)
         y = tl.load(teacher_row + column[None, :], mask=inside, other=minus_infinity).to(tl.float32)
@@ -148,19 +142,7 @@ def row_statistics(
 
         one_sided = (x == minus_infinity) != (y == minus_infinity)
         if tl.max(tl.max(one_sided.to(tl.int32), axis=1), axis=0) > 0:
-            absent = absent_classes(
-                student,
-                teacher,
-                target,
-                column,
-                samples,
-                classes,
-                student_stride,
-                teacher_stride,
-                ignore_index,
-                HAS_TARGET,
-                ROWS,
-            )
+            absent = absent_classes(logits, target, column, ignore_index, HAS_TARGET=HAS_TARGET, SAMPLES=SAMPLES)
             x = tl.where(absent[None, :], minus_infinity, x)
             y = tl.where(absent[None, :], minus_infinity, y)
 
@@ -192,8 +174,8 @@ def row_statistics(
         x_max = new_x_max
         y_max = new_y_max
 
-    in_buffer = row < padded_samples
-    out = rows + row
+    in_buffer = sample < padded_samples
+    out = memory.statistics + sample
     x_normalizer = tl.log2(x_sum)
     y_normalizer = tl.log2(y_sum)
     tl.store(out + STUDENT_MAX * padded_samples, finite_or_zero(x_max), mask=in_buffer)
@@ -205,7 +187,7 @@ def row_statistics(
     if WITH_KD:
         x_kd_normalizer = tl.log2(x_kd_sum)
         y_kd_normalizer = tl.log2(y_kd_sum)
-        kl = divergence / (y_kd_sum * kd_temperature) + (x_kd_normalizer - y_kd_normalizer) * LN_2
+        kl = divergence / (y_kd_sum * numbers.kd_temperature) + (x_kd_normalizer - y_kd_normalizer) * LN_2
         tl.store(out + STUDENT_KD_NORMALIZER * padded_samples, x_kd_normalizer, mask=in_buffer)
         tl.store(out + TEACHER_KD_NORMALIZER * padded_samples, y_kd_normalizer, mask=in_buffer)
         tl.store(out + KL * padded_samples, tl.where(valid, kl, 0.0), mask=in_buffer)
@@ -218,5 +200,5 @@ def row_statistics(
         tl.store(out + CE_NORMALIZER * padded_samples, ce_normalizer, mask=in_buffer)
         tl.store(out + CE * padded_samples, tl.where(valid, ce, 0.0), mask=in_buffer)
     # Outside the batch every label is different, so that nothing is a positive of it.
-    tl.store(labels + row, tl.where(valid, label.to(tl.int32), -1 - row), mask=in_buffer)
-    tl.store(weights + row, tl.where(valid, weight, 0.0), mask=in_buffer)
+    tl.store(as_int32(memory.samples.labels) + sample, tl.where(valid, label.to(tl.int32), -1 - sample), mask=in_buffer)
+    tl.store(memory.samples.members + sample, tl.where(valid, member, 0.0), mask=in_buffer)
