@@ -66,7 +66,7 @@ def providers(case: Case, device: str, *, any_shape: bool = False) -> list[Provi
 
     def by(backend: str) -> Loss:
         weight = 1.0 if case.class_side else 0.0
-        return lambda *batch: bilateral_loss(*batch, class_weight=weight, backend=backend)
+        return lambda *batch: bilateral_loss(*batch, class_wise_weight=weight, backend=backend)
 
     found = [Provider("reference", definition), Provider("compiled", torch.compile(definition, dynamic=any_shape))]
     found.append(Provider("tiled", by("torch")))

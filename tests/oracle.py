@@ -132,8 +132,8 @@ def terms(
     )
 
 
-def bilateral(terms: Terms, *, class_weight: float = 1.0, sample_weight: float = 1.0) -> float:
-    return class_weight * terms.class_wise + sample_weight * terms.sample_wise
+def bilateral(terms: Terms, *, class_wise_weight: float = 1.0, sample_wise_weight: float = 1.0) -> float:
+    return class_wise_weight * terms.class_wise + sample_wise_weight * terms.sample_wise
 
 
 def total(
@@ -142,8 +142,8 @@ def total(
     ce_weight: float = 0.1,
     kd_weight: float = 0.9,
     bilateral_weight: float = 4.0,
-    class_weight: float = 1.0,
-    sample_weight: float = 1.0,
+    class_wise_weight: float = 1.0,
+    sample_wise_weight: float = 1.0,
 ) -> float:
-    sides = bilateral(terms, class_weight=class_weight, sample_weight=sample_weight)
+    sides = bilateral(terms, class_wise_weight=class_wise_weight, sample_wise_weight=sample_wise_weight)
     return ce_weight * terms.ce + kd_weight * terms.kd + bilateral_weight * sides

@@ -232,7 +232,7 @@ def test_a_row_without_meaning_makes_the_loss_nan(
 
 @pytest.mark.parametrize("poison", ["all -inf", "nan", "+inf"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
-@pytest.mark.parametrize("term", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("term", ["class_wise_weight", "sample_wise_weight"])
 def test_each_side_alone_notices_a_row_without_meaning(term: str, side: str, poison: str, backend: str) -> None:
     inputs = make_inputs(5, 4)
     row = getattr(inputs, side)[3]
@@ -240,7 +240,7 @@ def test_each_side_alone_notices_a_row_without_meaning(term: str, side: str, poi
         row.fill_(-torch.inf)
     else:
         row[2] = float(poison)
-    weights = {"class_weight": 0.0, "sample_weight": 0.0, term: 1.0}
+    weights = {"class_wise_weight": 0.0, "sample_wise_weight": 0.0, term: 1.0}
     assert bilateral_loss(*inputs, **weights, backend=backend).isnan()
 
 

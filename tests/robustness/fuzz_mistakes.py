@@ -66,7 +66,7 @@ def mistakes(draw: st.DrawFn, kind: str) -> Mistake:
     samples, classes = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     ignore_index = draw(st.sampled_from([-100, 0, 255]))
     inputs = Inputs(torch.zeros(samples, classes), torch.zeros(samples, classes), torch.zeros(samples, dtype=torch.int64))
-    numbers = ["temperature", "contrast_temperature", "class_weight", "sample_weight", "ignore_index"]
+    numbers = ["temperature", "contrast_temperature", "class_wise_weight", "sample_wise_weight", "ignore_index"]
     if kind == "bickd":
         numbers += ["kd_temperature", "ce_weight", "kd_weight", "bilateral_weight"]
     argument = draw(st.sampled_from(["student_logits", "teacher_logits", "target", "backend", *numbers]))

@@ -17,17 +17,17 @@ import contextlib
 import torch
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
-from bickd_kernels.backends.contract import Batch, Result
+from bickd_kernels.backends.contract import Batch, Result, Settings
 from bickd_kernels.backends.triton import general, launch, small
 
 
-def compute(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
+def compute(batch: Batch, settings: Settings, gradient_rows: slice | None) -> Result:
     """Loss, terms and gradient of a batch on a GPU, in float32."""
     samples, classes = batch.student.shape
     path = small if launch.is_small(samples, classes, launch.current_target()) else general
     with _on_device_of(batch.student):
-        return path.compute(batch, settings, needs_gradient)
+        result = path.compute(batch, settings, gradient_rows is not None)
+    return result if result.gradient is None else result._replace(gradient=result.gradient[gradient_rows])
 
 
 def _on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

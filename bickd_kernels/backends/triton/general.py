@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
-from bickd_kernels.backends.contract import Batch, Result
+from bickd_kernels.backends.contract import Batch, Result, Settings
 from bickd_kernels.backends.triton import launch
 from bickd_kernels.backends.triton.class_statistics import class_statistics
 from bickd_kernels.backends.triton.contrast import similarity_tiles, slope_tiles

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
+from bickd_kernels.backends.contract import Settings
 
 KEPT_CLASSES = 2048
 """Up to here ``E`` of the class side (16 MB) is kept from its sums to the gradient: reading it is cheaper than a product."""
@@ -146,13 +146,13 @@ def parts_of(dtype: torch.dtype, settings: Settings, samples: int, classes: int)
 
 def terms_of(settings: Settings, target: Tensor | None) -> Terms:
     """The terms of a call: those with a weight, and cross-entropy only with targets."""
-    ce, kd, class_wise, sample_wise = (weight is not None for weight in settings.weights)
+    ce, kd, class_wise, sample_wise = settings.computed
     return Terms(ce and target is not None, kd, class_wise, sample_wise)
 
 
 def weights_of(settings: Settings) -> list[float]:
     """The weights as the kernels take them; a term that is not computed has weight 0."""
-    return [0.0 if weight is None else weight for weight in settings.weights]
+    return list(settings.weights)
 
 
 def logits_of(student: Tensor, teacher: Tensor) -> Logits:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
-from bickd_kernels.backends.contract import Batch, Result
+from bickd_kernels.backends.contract import Batch, Result, Settings
 from bickd_kernels.backends.triton import launch
 from bickd_kernels.backends.triton.small_problem import scratch_elements, small_problem
 
