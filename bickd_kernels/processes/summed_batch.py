@@ -2,8 +2,8 @@
 
     M_ij = sum over ranks of (each rank's samples) Pc_i . Qc_j
 
-``M``, its sums and ``W`` are then the same on every rank, and ``h_i = sum_j W_ij M_ij`` needs no message. Cross-entropy and KL
-are sums anyway. It is computed in PyTorch operations, on any device.
+``M``, its sums and ``W`` are then the same on every rank, and ``h_i = sum_j W_ij M_ij`` needs no message. Cross-entropy and
+KL are sums anyway. It is computed in PyTorch operations, on any device.
 """
 
 from __future__ import annotations

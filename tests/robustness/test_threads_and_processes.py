@@ -22,7 +22,7 @@ PATIENCE = 60
 """Seconds after which threads or processes that wait for each other have failed."""
 
 MODULES = [BilateralLoss, BicKDLoss]
-OPTIONS: dict[str, Any] = {"temperature": 1.5, "contrast_temperature": 0.1, "sample_wise_weight": 2.0, "ignore_index": 3}
+OPTIONS: dict[str, Any] = {"contrast_temperature": 0.1, "sample_wise_weight": 2.0, "ignore_index": 3, "positives": "sample"}
 
 # -- threads
 

@@ -98,9 +98,10 @@ def test_bickd_with_positives_of_samples_reads_no_label_in_its_bilateral_term() 
 
 def test_every_setting_of_bickd_reaches_the_loss() -> None:
     student, teacher, samples = batch()
-    settings = {"ce_weight": 0.3, "kd_weight": 0.7, "kd_temperature": 3.0, "bilateral_weight": 2.0, "contrast_temperature": 0.4,
-                "bilateral_temperature": 1.5, "class_wise_weight": 0.6, "sample_wise_weight": 1.7, "label_smoothing": 0.1,
-                "positives": "sample", "similarity": "correlation"}  # fmt: skip
+    settings = {"ce_weight": 0.3, "kd_weight": 0.7, "kd_temperature": 3.0, "bilateral_weight": 2.0,
+                "contrast_temperature": 0.4, "bilateral_temperature": 1.5, "class_wise_weight": 0.6,
+                "sample_wise_weight": 1.7, "label_smoothing": 0.1, "positives": "sample",
+                "similarity": "correlation"}  # fmt: skip
     usual = BicKD()(student, teacher, samples)[0].item()
     for name, value in settings.items():
         alone = bickd_loss(student.logits, teacher.logits, samples.target, **{name: value}, backend="reference").item()
