@@ -15,6 +15,10 @@ TARGET = launch.Target("cuda", "90", 32)
 """The tiles are the same for every GPU of NVIDIA."""
 
 
+CONTRAST_TEMPERATURE = 0.2
+"""The default; only below ``launch.SHARP`` are there other launches."""
+
+
 class Work(NamedTuple):
     """What one launch moves and computes, and in how many programs, which is None for a launch of PyTorch."""
 
@@ -34,7 +38,7 @@ def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> li
         logit_bytes: bytes of a logit, the same for student, teacher and gradient.
         parts: how many float16 numbers an operand of a product is made of, 1 or 2.
     """
-    plan = launch.plan(samples, classes, parts, TARGET)
+    plan = launch.plan(samples, classes, parts, CONTRAST_TEMPERATURE, TARGET)
     works = [_row_statistics(plan, samples, classes, logit_bytes), _class_statistics(plan, samples, classes, logit_bytes)]
     works.append(_similarity_tiles(plan))
     if plan.recomputed:

@@ -1,6 +1,7 @@
 """Launch parameters that no default of a small shape takes do not show in the numbers."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +23,13 @@ def several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "SMALL", 0)
 
 
-def check(kind: str, inputs: Inputs, launches: int) -> None:
+def check(kind: str, inputs: Inputs, launches: int, **options: Any) -> None:
     """One step, with a search for races, against the definition."""
     with simulator() as session:
-        actual = step(kind, inputs)
+        actual = step(kind, inputs, **options)
     assert session.launches == launches
     assert session.races_unchecked == 0
-    assert_right(actual, kind, inputs)
+    assert_right(actual, kind, inputs, **options)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,15 @@ def test_similarities_are_formed_again_of_as_many_samples_as_fit(
     monkeypatch.setattr(launch, "KEPT_CLASSES", 0)
     fits = samples * (2 if dtype == torch.float32 else 1) <= launch.RECOMPUTED_ENTRIES
     check("bickd", make_inputs(samples, 50, dtype=dtype), 6 if fits else 5)
+
+
+@pytest.mark.parametrize(("contrast_temperature", "launches"), [(0.1, 6), (0.09, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_similarities_of_a_sharp_contrast_are_not_formed_again(
+    dtype: torch.dtype, contrast_temperature: float, launches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "KEPT_CLASSES", 0)
+    check("bickd", make_inputs(*SHAPE, dtype=dtype), launches, contrast_temperature=contrast_temperature)
 
 
 @pytest.mark.parametrize("kept_classes", [2048, 0])

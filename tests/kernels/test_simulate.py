@@ -5,16 +5,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import launch_ir
+import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
 from simulate import simulator
+from tensor_core import TENSOR_CORES
 from torch import Tensor
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-from ttsem import harness, mlir, validate
-from ttsem.sanitize import KernelFault
+from ttsem import harness, mlir, ops, validate
+from ttsem.sanitize import KernelFault, Unjudged
 
 COMPILED = [("ttir", 90), ("ttgir", 80), ("ttgir", 90), ("ttgir", 100)]
 """Stages and compute capabilities; the TTIR is the same for all of the latter."""
@@ -83,6 +85,13 @@ def product(a, b, out, inner, block: tl.constexpr):
 
 
 @triton.jit
+def product_in_float64(a, out, block: tl.constexpr):
+    element = tl.arange(0, block)[:, None] * block + tl.arange(0, block)[None, :]
+    values = tl.load(a + element)
+    tl.store(out + element, tl.dot(values, values, out_dtype=tl.float64))
+
+
+@triton.jit
 def copy(x, out, number, block: tl.constexpr):
     element = tl.arange(0, block)
     tl.store(out + element, tl.load(x + element) + number)
@@ -126,6 +135,26 @@ def test_a_pipelined_product_gives_right_values(stage: str, cc: int) -> None:
         out = torch.empty(64, 128)
         product[(1, 2)](a, b, out, 128, block=64)
         torch.testing.assert_close(out, a.float() @ b.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("core", TENSOR_CORES)
+@pytest.mark.parametrize(("stage", "cc"), COMPILED)
+def test_products_can_be_added_up_as_by_a_tensor_core(stage: str, cc: int, core: str) -> None:
+    a, b = torch.randn(64, 128).half(), torch.randn(128, 128).half()
+    out = torch.empty(64, 128)
+    with simulator(stage, cc, products=core):
+        product[(1, 2)](a, b, out, 128, block=64)
+    expected = TENSOR_CORES[core].multiply_add(a.float().numpy(), b.float().numpy(), np.zeros((64, 128), np.float32))
+    np.testing.assert_array_equal(out.numpy(), expected)
+    with simulator(stage, cc):
+        product[(1, 2)](a, b, out, 128, block=64)
+    assert not np.array_equal(out.numpy(), expected)
+
+
+def test_a_tensor_core_has_no_model_for_sums_in_float64() -> None:
+    a = torch.ones(16, 16, dtype=torch.float64)
+    with simulator(products="a100"), pytest.raises(Unjudged, match="float64"):
+        product_in_float64[(1,)](a, torch.empty_like(a), block=16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -306,13 +335,14 @@ def process_state() -> list[Any]:
         JITFunction.run,
         harness.ir_for_launch,
         mlir.parse,
+        ops._fma_chain,
         *replaced,
         *tensor,
     ]
 
 
 def interrupted() -> None:
-    with simulator("ttgir", 80), simulator("ttir", 100):
+    with simulator("ttgir", 80), simulator("ttir", 100, products="h100"):
         raise KeyboardInterrupt
 
 
@@ -345,6 +375,7 @@ def test_a_session_inside_another_leaves_it_as_it_was(compilations: list[str]) -
     assert "ttg.target" in compilations[1]
 
 
-def test_an_unknown_stage_is_rejected() -> None:
-    with pytest.raises(ValueError, match="stage"), simulator("ptx"):
+@pytest.mark.parametrize("unknown", [{"stage": "ptx"}, {"products": "exact"}])
+def test_an_unknown_way_to_execute_is_rejected(unknown: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(unknown))), simulator(**unknown):
         pass

@@ -28,6 +28,7 @@ from bickd_kernels.backends.triton.primitives import (
     high_part,
     inverse_or_zero,
     low_part,
+    product_of_parts,
     sum_of_partials,
 )
 
@@ -227,6 +228,26 @@ def slope_tile(
 
 
 @triton.jit
+def in_steps(vectors, TILE: tl.constexpr, LENGTH: tl.constexpr, STEP: tl.constexpr):
+    """Vectors cut into steps: ``(TILE, LENGTH)`` as ``(LENGTH // STEP, TILE, STEP)``."""
+    return tl.permute(tl.reshape(vectors, (TILE, LENGTH // STEP, STEP)), (1, 0, 2))
+
+
+@triton.jit
+def similarities_of_parts(
+    left_high, left_low, right_high, right_low, TILE: tl.constexpr, LENGTH: tl.constexpr, STEP: tl.constexpr
+):
+    """``U @ V.T`` of whole vectors on chip, added up step by step as in stage 3: what ``E`` is divided by was."""
+    products = product_of_parts(
+        in_steps(left_high, TILE, LENGTH, STEP),
+        in_steps(left_low, TILE, LENGTH, STEP),
+        tl.permute(in_steps(right_high, TILE, LENGTH, STEP), (0, 2, 1)),
+        tl.permute(in_steps(right_low, TILE, LENGTH, STEP), (0, 2, 1)),
+    )
+    return tl.sum(products, axis=0)
+
+
+@triton.jit
 def recomputed_slope_tile(
     tile_i,
     student,
@@ -242,6 +263,7 @@ def recomputed_slope_tile(
     contrast_temperature,
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
+    STEP: tl.constexpr,
     LENGTH: tl.constexpr,
 ):
     """``G`` of a tile of vectors with all their entries, and its ``h``; ``E`` is formed again and never leaves the chip."""
@@ -264,8 +286,9 @@ def recomputed_slope_tile(
         right_low = right_high
         if PARTS == 2:
             right_low = tl.load(right + part)
-        similarity = tl.zeros((TILE, TILE), tl.float32)
-        similarity = dot_of_parts(left_high, left_low, tl.trans(right_high), tl.trans(right_low), similarity, PARTS)
+            similarity = similarities_of_parts(left_high, left_low, right_high, right_low, TILE, LENGTH, STEP)
+        else:
+            similarity = tl.dot(left_high, tl.trans(right_high))
         similarity *= 1.0 / (UNIT_SCALE * UNIT_SCALE)
         e = exponentials_of(similarity, weight_i, tl.load(weights + j), contrast_temperature)
         inverse_columns = inverse_or_zero(tl.load(sums + vectors + j))
@@ -350,7 +373,7 @@ def slope_tiles(
             recomputed_slope_tile(
                 program, class_student, class_teacher, class_labels, class_weights, class_sums, class_slopes,
                 class_projections, padded_classes, 1, padded_classes, contrast_temperature.to(tl.float32),
-                PARTS, RECOMPUTE_TILE, RECOMPUTE,
+                PARTS, RECOMPUTE_TILE, STEP, RECOMPUTE,
             )  # fmt: skip
     else:
         slope_tile(

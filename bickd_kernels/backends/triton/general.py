@@ -102,7 +102,7 @@ def _prepare(batch: Batch, settings: Settings, needs_gradient: bool) -> Problem:
     terms = launch.terms_of(settings, batch.target)
     samples, classes = logits.student.shape
     parts = launch.parts_of(logits.student.dtype, settings, samples, classes)
-    plan = launch.plan(samples, classes, parts, launch.current_target())
+    plan = launch.plan(samples, classes, parts, settings.contrast_temperature, launch.current_target())
     device = logits.student.device
 
     def empty(*shape: int) -> Tensor:

@@ -29,6 +29,10 @@ RESIDENT_SAMPLES = 1024
 MAX_PARTIALS = 32
 """With more tiles than this, partial sums are added up by a launch of their own."""
 
+SHARP = 0.1
+"""Contrast temperatures below this magnify what similarities lose: products get float32 grade, and ``E`` is not formed
+again, as what is summed and what is divided by the sum would differ by their rounding."""
+
 FEW = 16
 """Fewer samples or classes than this get products of float32 grade, which cost nothing there."""
 
@@ -140,7 +144,7 @@ def parts_of(dtype: torch.dtype, settings: Settings, samples: int, classes: int)
     samples or classes, though, pulls and pushes may cancel, and their errors are all that is left.
     """
     narrow = dtype != torch.float32 or float32_products_lowered()
-    sharp = settings.contrast_temperature < 0.1 or settings.temperature < 1.0
+    sharp = settings.contrast_temperature < SHARP or settings.temperature < 1.0
     return 1 if narrow and not sharp and min(samples, classes) >= FEW else 2
 
 
@@ -178,11 +182,12 @@ def row_tile(classes: int, elements: int) -> tuple[int, int, int]:
     return max(1, min(16, elements // block)), block, 4
 
 
-def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
+def plan(samples: int, classes: int, parts: int, contrast_temperature: float, target: Target) -> Plan:
     """Launch parameters for a batch."""
     tile = 64 if max(samples, classes) <= 1024 else 128
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
-    recomputed = padded_classes > KEPT_CLASSES and samples * parts <= RECOMPUTED_ENTRIES
+    fits = samples * parts <= RECOMPUTED_ENTRIES
+    recomputed = padded_classes > KEPT_CLASSES and fits and contrast_temperature >= SHARP
     if recomputed:
         padded_samples = max(tile, triton.next_power_of_2(samples))
     row_rows, row_block, row_warps = row_tile(classes, 2048)

@@ -2,7 +2,8 @@
 
 Kernels take logarithms and powers to the base 2, for which a GPU has instructions: ``log2(e)`` goes into the scale.
 A product of unit vectors has float16 operands. With ``PARTS == 1`` each operand is rounded to float16; with
-``PARTS == 2`` it is the sum of two float16 numbers, and three products make one of float32 grade.
+``PARTS == 2`` it is the sum of two float16 numbers, and three products make one of float32 grade. Each step of such a
+product is added up from zero on the tensor cores, and to the sum of all steps in float32.
 """
 
 import triton
@@ -43,11 +44,19 @@ def low_part(values, high):
 
 
 @triton.jit
+def product_of_parts(left_high, left_low, right_high, right_low):
+    """``left @ right`` of operands in two parts; the product of the low parts is below float32 resolution and left out."""
+    product = tl.dot(left_low, right_high)
+    product = tl.dot(left_high, right_low, product)
+    return tl.dot(left_high, right_high, product)
+
+
+@triton.jit
 def dot_of_parts(left_high, left_low, right_high, right_low, accumulator, PARTS: tl.constexpr):
-    """``accumulator + left @ right``; the product of the two low parts is below float32 resolution and left out."""
+    """``accumulator + left @ right``."""
     if PARTS == 2:
-        accumulator = tl.dot(left_low, right_high, accumulator)
-        accumulator = tl.dot(left_high, right_low, accumulator)
+        # Tensor cores cut off what a float32 sum rounds. In a long sum that would cost more than the low parts are worth.
+        return accumulator + product_of_parts(left_high, left_low, right_high, right_low)
     return tl.dot(left_high, right_high, accumulator)
 
 

@@ -1,0 +1,77 @@
+"""Products of float32 grade keep their errors on tensor cores, which cut off what a float32 sum rounds.
+
+The kernels are executed after the lowering for a GPU, so that a compiler that joined sums again would show. Errors are root
+mean squares over two batches, of students that know nothing of their teacher or have nearly its logits. The latter have
+similarities near 1, where what one of them loses counts most.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from cases import Inputs, evaluate, make_inputs, typical_errors
+from checks import FLOAT32_GRADE, Step, step
+from simulate import simulator
+
+from bickd_kernels.backends.triton import launch
+
+GPUS = [("a100", 80), ("h100", 90)]
+"""Models of tensor cores, and the compute capabilities of their GPUs."""
+
+
+class Path(NamedTuple):
+    """A shape, the launches of a step, what is set in ``launch`` for it, and the sharpest contrast that takes the path."""
+
+    shape: tuple[int, int]
+    launches: int
+    parameters: dict[str, Any]
+    sharpest: float
+
+
+PATHS = {
+    "small": Path((128, 128), 1, {}, 0.02),
+    "general": Path((70, 200), 5, {"SMALL": 0}, 0.02),
+    "recomputed": Path((200, 70), 6, {"SMALL": 0, "KEPT_CLASSES": 0}, launch.SHARP),
+}
+
+
+def unrelated(shape: tuple[int, int], seed: int) -> Inputs:
+    """A student with random logits of its own."""
+    return make_inputs(*shape, dtype=torch.float32, seed=seed)
+
+
+def alike(shape: tuple[int, int], seed: int) -> Inputs:
+    """A student with the logits of its teacher and a tenth of others."""
+    inputs = unrelated(shape, seed)
+    return inputs._replace(student=inputs.teacher + 0.1 * inputs.student)
+
+
+@pytest.mark.parametrize(("products", "cc"), GPUS)
+@pytest.mark.parametrize("sharp", [False, True])
+@pytest.mark.parametrize("students", [unrelated, alike])
+@pytest.mark.parametrize("name", PATHS)
+def test_every_path_has_float32_grade(
+    name: str,
+    students: Callable[[tuple[int, int], int], Inputs],
+    sharp: bool,
+    products: str,
+    cc: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = PATHS[name]
+    for parameter, value in path.parameters.items():
+        monkeypatch.setattr(launch, parameter, value)
+    options = {"contrast_temperature": path.sharpest} if sharp else {}
+
+    def by_kernels(inputs: Inputs) -> Step:
+        with simulator("ttgir", cc, races="off", products=products) as session:
+            result = step("bilateral", inputs, **options)
+        assert session.launches == path.launches
+        return result
+
+    truth = partial(evaluate, "bilateral", backend="reference", **options)
+    loss, gradient = typical_errors(by_kernels, truth, [students(path.shape, seed) for seed in range(2)])
+    assert loss <= 1e-6
+    assert gradient <= FLOAT32_GRADE
