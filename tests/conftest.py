@@ -1,4 +1,8 @@
-"""What holds for every test: one thread for each xdist worker, repeatable examples, no backend chosen from outside."""
+"""What holds for every test: the number of threads, repeatable examples, no backend chosen from outside.
+
+``BICKD_TEST_THREADS`` sets how many threads PyTorch has in a test process; without it, an xdist worker has one. PyTorch itself
+reads ``ATEN_CPU_CAPABILITY``, which makes it leave out instructions that the machine has. ``make test-machines`` sets both.
+"""
 
 import os
 
@@ -10,9 +14,10 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
 settings.load_profile("repeatable")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # The workers share the cores: more threads than cores make tiny operations slow.
-    torch.set_num_threads(1)
+# xdist workers share the cores: more threads than cores make tiny operations slow.
+threads = os.environ.get("BICKD_TEST_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "")
+if threads:
+    torch.set_num_threads(int(threads))
 
 
 def pytest_report_header() -> list[str]:
