@@ -92,8 +92,8 @@ def term_rounding(dtype: torch.dtype = torch.float64, contrast_temperature: floa
     """The most that two ways to compute a term, or an entry of its gradient, may differ by.
 
     A contrast is what a log-sum-exp and a cosine over the contrast temperature differ by: it rounds relative to these, which
-    are up to ``1 / contrast_temperature``, however small it is itself. The logarithms that the other terms are made of are of
-    about that size too.
+    are up to ``1 / contrast_temperature``, however small it is itself. The logarithms that other terms are made of are about
+    as large.
     """
     return 8 * torch.finfo(dtype).eps / contrast_temperature
 
