@@ -90,6 +90,16 @@ def as_double(inputs: Inputs) -> Inputs:
     return Inputs(inputs.student.double(), inputs.teacher.double(), inputs.target)
 
 
+def term_rounding(dtype: torch.dtype = torch.float64, contrast_temperature: float = 0.2) -> float:
+    """The most that two ways to compute a term, or an entry of its gradient, may differ by.
+
+    A contrast is what a log-sum-exp and a cosine over the contrast temperature differ by: it rounds relative to these, which
+    are up to ``1 / contrast_temperature``, however small it is itself. The logarithms that other terms are made of are about
+    as large.
+    """
+    return 8 * torch.finfo(dtype).eps / contrast_temperature
+
+
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """The largest difference relative to the largest expected entry; NaN, which passes no bound, where one is NaN."""
     actual, expected = actual.double(), expected.double()

@@ -13,6 +13,7 @@ from cases import (
     evaluate,
     make_inputs,
     settings_of,
+    term_rounding,
     typical_errors,
     with_absences,
 )
@@ -23,7 +24,6 @@ from bickd_kernels import bickd_loss
 from bickd_kernels.backends import torch as torch_backend
 from bickd_kernels.backends.torch import contrast
 
-EPSILON = torch.finfo(torch.float64).eps
 BUDGETS = {"every panel twice": 0, "some panels kept": 700, "every panel kept": 2**30}
 
 
@@ -37,8 +37,7 @@ def use_panels(monkeypatch: pytest.MonkeyPatch, *, rows: int, budget: int) -> No
 def assert_is_reference(kind: str, inputs: Inputs, **options: Any) -> None:
     loss, gradient = evaluate(kind, inputs, backend="torch", **options)
     expected, expected_gradient = evaluate(kind, inputs, backend="reference", **options)
-    # A loss near 0 is what a log-sum-exp and a cosine over the contrast temperature differ by: it rounds relative to them.
-    rounding = 8 * EPSILON / options.get("contrast_temperature", 0.2)
+    rounding = term_rounding(contrast_temperature=options.get("contrast_temperature", 0.2))
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=rounding)
     # One sample, or one class, has a gradient that is 0: nothing to be relative to but 1.
     assert (gradient - expected_gradient).abs().max() <= 1e-10 * expected_gradient.abs().max() + 1e-14
