@@ -17,6 +17,7 @@ from bickd_kernels.backends.torch.vectors import (
     correlation_vectors,
     cosine_vectors,
     largest_of_columns,
+    largest_of_rows,
     log_probabilities,
     project,
     relative_to,
@@ -53,6 +54,9 @@ def _bilateral(
 
     The log-probabilities are written to.
     """
+    of_samples = None
+    if settings.computed.sample_wise and settings.similarity == "correlation":
+        of_samples = relative_to(largest_of_rows(logarithms, selection.rows), logarithms.clone())
     if not settings.computed.class_wise:
         probabilities = relative_to(None, logarithms)
     else:
@@ -72,11 +76,7 @@ def _bilateral(
             part = through_softmax(project(vectors, slope.T, 1), probabilities[0])
             gradient = accumulate(gradient, part, settings.weights.class_wise / settings.temperature)
     if settings.computed.sample_wise:
-        if settings.similarity == "correlation":
-            probabilities = probabilities / probabilities.amax(2, keepdim=True).clamp_(
-                min=torch.finfo(logarithms.dtype).tiny
-            )
-        vectors = _vectors(probabilities, 2, selection, settings)
+        vectors = _vectors(probabilities if of_samples is None else of_samples, 2, selection, settings)
         labels = target if settings.by_label and is_labels(target) else None
         sample_wise, slope = contrast(vectors.units[0], vectors.units[1], k, selection.rows, labels, needs_gradient)
         if slope is not None:

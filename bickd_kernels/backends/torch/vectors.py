@@ -32,6 +32,12 @@ def largest_of_columns(logarithms: Tensor, no_entry: Tensor | None) -> Tensor:
     return largest if no_entry is None else largest.masked_fill_(no_entry, 0.0)
 
 
+def largest_of_rows(logarithms: Tensor, rows: Tensor | None) -> Tensor:
+    """The largest logarithm of each row ``(..., B, 1)``, 0 for those that the mask ``(B,)`` hides, which are -inf throughout."""
+    largest = logarithms.amax(-1, keepdim=True)
+    return largest if rows is None else largest.masked_fill_((rows == 0)[:, None], 0.0)
+
+
 def relative_to(largest: Tensor | None, logarithms: Tensor) -> Tensor:
     """``exp(logarithms - largest)``, in place; None stands for 0."""
     differences = logarithms if largest is None else logarithms.sub_(largest)
