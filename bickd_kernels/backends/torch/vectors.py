@@ -33,7 +33,7 @@ def largest_of_columns(logarithms: Tensor, no_entry: Tensor | None) -> Tensor:
 
 
 def largest_of_rows(logarithms: Tensor, rows: Tensor | None) -> Tensor:
-    """The largest logarithm of each row ``(..., B, 1)``, 0 for those that the mask ``(B,)`` hides, which are -inf throughout."""
+    """The largest logarithm of each row ``(..., B, 1)``; 0 for those that the mask ``(B,)`` hides, which are -inf."""
     largest = logarithms.amax(-1, keepdim=True)
     return largest if rows is None else largest.masked_fill_((rows == 0)[:, None], 0.0)
 
