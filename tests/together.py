@@ -46,6 +46,6 @@ def _work(
     # Not by torch.save: what a process raised is among the results, and is no tensor.
     (folder / f"result-{rank}").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
-    # The end of the interpreter is not what is tested. PyTorch 2.11 aborts in it at times, once there was a Gloo group and
-    # its compiler was imported, by whatever program.
+    # The end of the interpreter is not what is tested. PyTorch 2.11 aborts in it at times, in any program
+    # that had a Gloo group and imported its compiler.
     os._exit(0)
