@@ -14,7 +14,7 @@ MACHINES := native-2 avx2-1 avx2-2 default-1 default-2
 
 # The tests that compare numbers of the library, but for those whose time goes into a compiler or into new processes.
 NUMERIC := $(addprefix tests/,test_functional.py test_autograd.py test_modules.py test_edge_cases.py test_properties.py \
-    test_reference.py backends/test_torch.py robustness/test_fuzzing.py)
+    test_options.py test_reference.py backends/test_torch.py robustness/test_fuzzing.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-machines fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench \
