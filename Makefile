@@ -3,14 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# The versions of PyTorch besides the one in constraints.txt, oldest first: the oldest that the library runs on, and the oldest
-# that the trainer runs on with its torchvision. setup.py states the same.
-LIBRARY_MATRIX := 2.6.0
+# The versions of PyTorch besides the one in constraints.txt, oldest first. Together they are every minor version that setup.py
+# allows: the oldest that the trainer runs on, with its torchvision, and the others for the library alone.
 TRAINER_MATRIX := 2.8.0+0.23.0
+LIBRARY_MATRIX := 2.6.0 2.7.1 2.9.1 2.10.0 2.11.0 2.12.1 2.13.0
+
+# Machines that this one can stand in for: the instructions that PyTorch finds, and the threads that it has. What is left out is
+# the machine itself with one thread, that of the other tests.
+MACHINES := native-2 avx2-1 avx2-2 default-1 default-2
+
+# The tests that compare numbers of the library, but for those whose time goes into a compiler or into new processes.
+NUMERIC := $(addprefix tests/,test_functional.py test_autograd.py test_modules.py test_edge_cases.py test_properties.py \
+    test_options.py test_reference.py backends/test_torch.py robustness/test_fuzzing.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench bench-check \
-    gpu-check clean
+.PHONY: help install demo test test-machines fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench \
+    bench-check gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,8 +35,16 @@ $(INSTALLED): setup.py constraints.txt
 demo: $(INSTALLED) ## train a teacher and students by ce, kd and bickd on digits100; results in runs/demo
 	$(BIN)/python -m training.demo
 
-test: $(INSTALLED) ## run the test suite
+test: $(INSTALLED) ## run the test suite, and then make test-machines
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(MAKE) test-machines
+
+test-machines: $(MACHINES:%=test-machine-%) ## run the numeric tests with fewer instructions, and with two threads
+
+# Threads that wait without spinning leave the cores to those of the other test processes.
+test-machine-%: $(INSTALLED)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive BICKD_TEST_THREADS=$(lastword $(subst -, ,$*)) \
+	    $(if $(filter native-%,$*),,ATEN_CPU_CAPABILITY=$(firstword $(subst -, ,$*))) $(BIN)/python -m pytest -q -n auto $(NUMERIC)
 
 # The random calls are others each time; CASES= sets how many.
 fuzz: CASES ?= 100000
@@ -45,27 +61,31 @@ test-aot: $(INSTALLED) ## compile every kernel for GPUs that are not there, and 
 aot-snapshot: $(INSTALLED) ## renew the snapshot that test-aot compares with
 	BICKD_RENEW_SNAPSHOT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/kernels/test_resources.py
 
-# Kernels are tested beside the Triton of constraints.txt alone, on whose internals their tests rely. With PIP_INDEX_URL or
-# PIP_EXTRA_INDEX_URL, pip takes wheels from elsewhere, such as those for the CPU alone, which are smaller.
-test-matrix: test $(LIBRARY_MATRIX:%=test-library-%) $(TRAINER_MATRIX:%=test-trainer-%) ## run the tests on every supported PyTorch
+# A version that fails does not keep the later ones from their turn. Kernels are tested beside the Triton of constraints.txt alone,
+# on whose internals their tests rely. With PIP_INDEX_URL or PIP_EXTRA_INDEX_URL, pip takes wheels from elsewhere, such as those
+# for the CPU alone, which are smaller.
+test-matrix: ## run the tests on every supported PyTorch; a table and what each printed in .venv-matrix
+	rm -rf .venv-matrix
+	mkdir .venv-matrix
+	$(MAKE) --keep-going --jobs=1 test $(LIBRARY_MATRIX:%=test-library-%) $(TRAINER_MATRIX:%=test-trainer-%); \
+	    status=$$?; cat .venv-matrix/results; exit $$status
 
-test-library-%: .venv-matrix/library-%/installed
-	OMP_NUM_THREADS=1 .venv-matrix/library-$*/bin/python -m pytest -n auto --ignore tests/training --ignore tests/benchmarks
+test-library-%:
+	$(call in_environment,torch==$*,test,--ignore tests/training --ignore tests/benchmarks)
 
-test-trainer-%: .venv-matrix/trainer-%/installed
-	OMP_NUM_THREADS=1 .venv-matrix/trainer-$*/bin/python -m pytest -n auto
+test-trainer-%:
+	$(call in_environment,torch==$(word 1,$(subst +, ,$*)) torchvision==$(word 2,$(subst +, ,$*)),dev,)
 
-.PRECIOUS: .venv-matrix/library-%/installed .venv-matrix/trainer-%/installed
-
-.venv-matrix/library-%/installed: setup.py
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet torch==$* --editable '.[test]'
-	@touch $@
-
-.venv-matrix/trainer-%/installed: setup.py
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet torch==$(word 1,$(subst +, ,$*)) torchvision==$(word 2,$(subst +, ,$*)) --editable '.[dev]'
-	@touch $@
+# $(call in_environment,PACKAGES,EXTRA,ARGUMENTS OF PYTEST): the tests in an environment that is removed afterwards, as each takes
+# several gigabytes. The last line that was printed is that of the table.
+define in_environment
+	mkdir -p .venv-matrix
+	{ $(PYTHON) -m venv .venv-matrix/$@ && \
+	    .venv-matrix/$@/bin/python -m pip install --quiet --no-cache-dir $(1) --editable '.[$(2)]' && \
+	    OMP_NUM_THREADS=1 .venv-matrix/$@/bin/python -m pytest -q -n auto $(3); } > .venv-matrix/$@.log 2>&1; \
+	    status=$$?; rm -rf .venv-matrix/$@; grep -E '^(FAILED|ERROR)' .venv-matrix/$@.log; \
+	    echo "$@: $$(tail -n 1 .venv-matrix/$@.log)" | tee -a .venv-matrix/results; exit $$status
+endef
 
 package-check: $(INSTALLED) ## build the package, install it into an empty environment, and run its self-check there
 	rm -rf dist .venv-package
@@ -92,7 +112,7 @@ lint: $(INSTALLED) ## check style and types
 bench: $(INSTALLED) ## time and memory of the loss against autograd, torch.compile and simpler losses; into runs/bench
 	$(BIN)/python -m benchmarks
 
-bench-check: $(INSTALLED) ## check that the tiled backend is as fast and small as it was, relative to the rest of the run
+bench-check: $(INSTALLED) ## check that the torch backend is as fast and small as it was, relative to the rest of the run
 	$(BIN)/python -m benchmarks.regressions
 
 gpu-check: $(INSTALLED) ## on a machine with a GPU: check the kernels, time them beside the forecast; report in runs/gpu-check

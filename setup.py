@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# The oldest and the newest versions that `make test-matrix` runs.
+# From the oldest to the newest minor version of those that `make test-matrix` runs, which are all between them.
 TORCH = "torch>=2.6,<2.15"
 TRAINING = [
     # With PyTorch 2.8, the first whose processes cannot wait for each other forever when they leave.

@@ -6,7 +6,7 @@ A check is a ratio of two providers in one run, never a time. ``limits.yaml`` ha
 
 A time that is over its limit is measured again, because what disturbs it on a shared machine passes: the check fails if it
 is over the limit in every attempt. On two cores with one or two other processes the medians of five runs differed by 2 to
-15 %, most at 64 samples, and one of 45 checks of times needed a second attempt. A tiled backend that
+15 %, most at 64 samples, and one of 45 checks of times needed a second attempt. A torch backend that
 was made a quarter slower on purpose failed 8 of the 9 checks of times, and the ninth was within its limit by chance in the
 third of four attempts, with half as many repetitions. Bytes and instructions came out the same each time.
 """

@@ -212,7 +212,7 @@ def providers() -> dict[str, Callable[..., Tensor]]:
         "triton": by("triton"),
         "reference": definition,
         "compiled": torch.compile(definition, dynamic=False),
-        "tiled compiled": torch.compile(by("torch"), dynamic=False),
+        "torch compiled": torch.compile(by("torch"), dynamic=False),
     }
 
 

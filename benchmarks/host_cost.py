@@ -21,7 +21,8 @@ from benchmarks.cases import Case
 from benchmarks.checks import UnavailableError
 from benchmarks.dispatched import definition, make_inputs
 from benchmarks.timing import Spread, interleaved, ratios, spread
-from bickd_kernels import backends, bickd_loss, operator
+from bickd_kernels import bickd_loss, operator
+from bickd_kernels.backends import choice
 
 CASE = Case("CIFAR-100", 64, 100)
 
@@ -98,7 +99,7 @@ def launches_that_do_nothing() -> Iterator[None]:
     Raises:
         UnavailableError: without Triton.
     """
-    if not backends.HAS_TRITON:
+    if not choice.HAS_TRITON:
         raise UnavailableError("the kernels need the package triton >= 3.4")
     from triton.runtime import driver
 
@@ -106,7 +107,7 @@ def launches_that_do_nothing() -> Iterator[None]:
     driver.set_active(_Driver())
     try:
         with (
-            mock.patch.object(backends, "resolve", _kernels),
+            mock.patch.object(choice, "resolve", _kernels),
             # On a GPU nobody looks at the values of targets.
             mock.patch.object(operator, "check_labels", _nothing),
         ):

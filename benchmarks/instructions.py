@@ -6,7 +6,7 @@ it, in forward and backward of ``bilateral_loss``, on one thread; the interprete
 on how often it has run a function before. The counts of one process differed by less than 0.1 %, their medians in several
 processes not at all. Loading the providers would take long under valgrind, so these are the backends of the public function:
 
-    tiled       ``backend="torch"``
+    torch       ``backend="torch"``
     reference   ``backend="reference"``, unlike elsewhere with argument checks and edge cases
 
 ``python -m benchmarks.instructions SAMPLES CLASSES PROVIDER...`` is what runs under valgrind.
@@ -29,7 +29,7 @@ from benchmarks.cases import Case, make_inputs
 from benchmarks.checks import UnavailableError
 from bickd_kernels import bilateral_loss
 
-BACKENDS = {"tiled": "torch", "reference": "reference"}
+BACKENDS = {"torch": "torch", "reference": "reference"}
 """By provider."""
 
 ROUNDS = 3

@@ -50,7 +50,8 @@ def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> l
 def _sample_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
     n = plan.padded_samples
     logits = samples * classes * logit_bytes
-    results = 4 * n * (int(SAMPLE_STATISTICS.value) + 2)
+    # Labels have no mass of their own to be kept; label and member come with the statistics.
+    results = 4 * n * (int(SAMPLE_STATISTICS.value) - 1 + 2)
     # Every block of rows goes through all targets, to count positives.
     blocks = -(-n // plan.sample_logits.samples)
     return Work(

@@ -26,7 +26,7 @@ Text = Callable[[Measurement], str]
 COLOURS = {
     "reference": "#D55E00",
     "compiled": "#E69F00",
-    "tiled": "#0072B2",
+    "torch": "#0072B2",
     "triton": "#009E73",
     "products": "#000000",
 }
@@ -40,7 +40,7 @@ STYLES = {"products": "--", "KD": "-.", "DIST": ":", "Liger KL": (0, (7, 2)), "L
 LABELS = {
     "reference": "autograd",
     "compiled": "torch.compile",
-    "tiled": "bickd_kernels, torch",
+    "torch": "bickd_kernels, torch",
     "triton": "bickd_kernels, Triton",
     "products": "its products alone",
 }

@@ -2,7 +2,7 @@
 
     reference   the formulas of ``bickd_kernels.reference``, differentiated by autograd
     compiled    the same under ``torch.compile``
-    tiled       ``bilateral_loss(..., backend="torch")``
+    torch       ``bilateral_loss(..., backend="torch")``
     triton      ``bilateral_loss(..., backend="triton")``, where there is a GPU
     products    the matrix products of the loss and of its gradient alone, which no exact implementation avoids
     KD, DIST    simpler losses of the training suite, without cross-entropy: what the bilateral loss costs beyond them
@@ -26,7 +26,7 @@ from training.methods.kd import divergence
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-OURS = ("tiled", "triton")
+OURS = ("torch", "triton")
 
 TEMPERATURE, CONTRAST_TEMPERATURE = 2.0, 0.2
 """The defaults of ``bilateral_loss``."""
@@ -66,10 +66,10 @@ def providers(case: Case, device: str, *, any_shape: bool = False) -> list[Provi
 
     def by(backend: str) -> Loss:
         weight = 1.0 if case.class_side else 0.0
-        return lambda *batch: bilateral_loss(*batch, class_weight=weight, backend=backend)
+        return lambda *batch: bilateral_loss(*batch, class_wise_weight=weight, backend=backend)
 
     found = [Provider("reference", definition), Provider("compiled", torch.compile(definition, dynamic=any_shape))]
-    found.append(Provider("tiled", by("torch")))
+    found.append(Provider("torch", by("torch")))
     if device == "cuda":
         found.append(Provider("triton", by("triton")))
     found.append(Provider("products", _no_loss, is_products=True))

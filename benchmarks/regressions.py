@@ -1,4 +1,4 @@
-"""``make bench-check``: whether the tiled backend has become slower or larger, and the way to the kernels longer.
+"""``make bench-check``: whether the torch backend has become slower or larger, and the way to the kernels longer.
 
     python -m benchmarks.regressions            checks the limits of limits.yaml; into runs/bench/check.json
     python -m benchmarks.regressions --measure  prints the limits that the rule gives on this machine

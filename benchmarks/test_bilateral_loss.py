@@ -2,7 +2,7 @@
 
     pytest benchmarks/ --benchmark-autosave              measures and keeps
     pytest benchmarks/ --benchmark-compare               measures and compares with what was kept last
-    pytest benchmarks/ -k "ImageNet-256 and tiled"       some of them
+    pytest benchmarks/ -k "ImageNet-256 and torch"       some of them
 
 Times of another day are absolute ones: ``make bench-check`` compares ratios within one run.
 """

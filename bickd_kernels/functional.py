@@ -1,23 +1,25 @@
-"""The losses as functions: argument checks, then the backend of choice.
+"""The losses as functions: checks, then the operator.
 
-    bilateral = class_weight * class_wise + sample_weight * sample_wise
+    bilateral = class_wise_weight * class_wise + sample_wise_weight * sample_wise
     bickd     = ce_weight * cross_entropy + kd_weight * kd + bilateral_weight * bilateral
 
-The terms are defined in ``reference.py``.
+The terms are defined in ``reference.py``, the defaults in ``options.py``.
 """
 
-from typing import Literal, overload
+import inspect
+from dataclasses import fields
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from bickd_kernels import operator, reference
-from bickd_kernels.arguments import BicKDOptions, BilateralOptions, check_settings
-from bickd_kernels.autograd import GlobalLoss
+from bickd_kernels import operator
+from bickd_kernels.backends import choice
 from bickd_kernels.backends.contract import compute_dtype
-from bickd_kernels.call import Call, check
-from bickd_kernels.processes.group import ProcessGroup
+from bickd_kernels.inputs import check_inputs
+from bickd_kernels.options import KINDS, BicKDArguments, BilateralArguments, Options, make_options
+from bickd_kernels.processes.agreement import failure_told_to
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
 
@@ -28,7 +30,7 @@ def bilateral_loss(
     target: Tensor | None = None,
     *,
     return_terms: Literal[False] = False,
-    **options: Unpack[BilateralOptions],
+    **options: Unpack[BilateralArguments],
 ) -> Tensor: ...
 
 
@@ -39,23 +41,12 @@ def bilateral_loss(
     target: Tensor | None = None,
     *,
     return_terms: Literal[True],
-    **options: Unpack[BilateralOptions],
+    **options: Unpack[BilateralArguments],
 ) -> tuple[Tensor, BilateralTerms]: ...
 
 
 def bilateral_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor | None = None,
-    *,
-    temperature: float = 2.0,
-    contrast_temperature: float = 0.2,
-    class_weight: float = 1.0,
-    sample_weight: float = 1.0,
-    ignore_index: int = -100,
-    return_terms: bool = False,
-    group: ProcessGroup | None = None,
-    backend: str = "auto",
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None, **options: Any
 ) -> Tensor | tuple[Tensor, BilateralTerms]:
     """Contrasts student and teacher probabilities class by class and sample by sample.
 
@@ -66,21 +57,32 @@ def bilateral_loss(
         student_logits: ``(B, ..., C)``, float16, bfloat16, float32 or float64, any strides; leading dimensions are
             flattened into samples.
         teacher_logits: the same shape and device, its dtype may differ; gets no gradient.
-        target: integer ``(B, ...)``. Samples of one class are positives of each other; without targets each sample is its
-            own only positive. A sample of ``ignore_index`` is as if it were not in the batch.
-        temperature: softens both softmaxes, positive (from 1e-6 to 1e6).
-        contrast_temperature: sharpness of the contrast, ``>= 0.02`` (to 1e6).
-        class_weight: weight of the class-wise side, finite (to 1e12 on either side of 0, as every weight).
-        sample_weight: weight of the sample-wise side. A side of weight 0 is computed only for ``return_terms``.
-        ignore_index: the target of samples to leave out.
-        return_terms: also return the unweighted sides.
+        target: integer labels ``(B, ...)``. Samples of one class are positives of each other; without targets each sample is
+            its own only positive. A sample of ``ignore_index`` is as if it were not in the batch. Or probabilities of the
+            classes, ``(B, ..., C)`` of a floating dtype, as mixup makes them: each sample is then its own only positive, and
+            one whose probabilities are all 0 is as if it were not in the batch.
+
+    Keyword Args:
+        temperature: softens both softmaxes, positive (from 1e-6 to 1e6). Default 2.
+        contrast_temperature: sharpness of the contrast, ``>= 0.02`` (to 1e6). Default 0.2.
+        class_wise_weight: weight of the class-wise side, finite (to 1e12 on either side of 0, as every weight). Default 1.
+        sample_wise_weight: weight of the sample-wise side. Default 1. A side of weight 0 is computed only for
+            ``return_terms``.
+        positives: ``"label"`` or ``"sample"``, what makes two samples positives of each other; None, the default: the label
+            where there are labels. With ``"sample"`` labels still say which samples to ignore.
+        similarity: ``"cosine"``, the default, or ``"correlation"``: vectors are centred before they are scaled to length 1.
+        ignore_index: the label of samples to leave out. Default -100.
+        return_terms: also return the unweighted sides. Default False.
         group: processes of data-parallel training, whose batches are the parts of one: the loss is that of the
             concatenation, the same on every rank, and the gradient is ``k`` times its own for ``k`` ranks, as data-parallel
             training takes the mean over them. All ranks have to call, with the same options, classes and dtypes; the number
-            of samples may differ and be 0. None: the loss of this process's batch alone.
-        backend: ``"auto"``, ``"torch"``, ``"triton"`` or ``"reference"``; ``"auto"`` follows the environment variable
-            ``BICKD_BACKEND``, and without it takes ``"triton"`` on a GPU (but for float64 and for a group) and ``"torch"``
-            elsewhere.
+            of samples may differ and be 0. None, the default: the loss of this process's batch alone.
+        compare_ranks: whether the hosts of a group tell each other what they compute before a tensor moves, so that a
+            difference is an error on all of them. Without it, which spares a round trip between the hosts, all ranks have to
+            hold the same number of samples, and one that differs or fails leaves the others waiting. Default True.
+        backend: ``"auto"``, ``"torch"``, ``"triton"`` or ``"reference"``; ``"auto"``, the default, follows the environment
+            variable ``BICKD_BACKEND``, and without it takes ``"triton"`` on a GPU (but for float64 and correlations) and
+            ``"torch"`` elsewhere.
 
     Returns:
         A scalar, float64 if either input is float64 and else float32, with a first (but no second) derivative by
@@ -90,24 +92,12 @@ def bilateral_loss(
 
     Raises:
         TypeError: an argument of the wrong type, logits or a target of the wrong dtype.
-        ValueError: shapes or devices that differ, a temperature out of range, on the CPU a target that names no class,
-            ``"triton"`` for logits that are not on a GPU or in float64, or for a group; ranks of a group that differ in what
-            they ask for.
+        ValueError: shapes or devices that differ, an option out of range, on the CPU a label that names no class,
+            ``"triton"`` for what it does not compute; ranks of a group that differ in what they ask for.
         RuntimeError: a rank of the group that raised one of these, on the others; one that did not call within the group's
             time limit.
     """
-    numbers = {
-        "temperature": temperature,
-        "contrast_temperature": contrast_temperature,
-        "class_weight": class_weight,
-        "sample_weight": sample_weight,
-    }
-    call = check(
-        student_logits, teacher_logits, target, numbers,
-        ignore_index=ignore_index, return_terms=return_terms, group=group, backend=backend,
-    )  # fmt: skip
-    loss, terms = compute(call)
-    return (loss, BilateralTerms(*terms[2:].unbind())) if return_terms else loss
+    return evaluate("bilateral_loss", options, student_logits, teacher_logits, target)
 
 
 @overload
@@ -117,7 +107,7 @@ def bickd_loss(
     target: Tensor,
     *,
     return_terms: Literal[False] = False,
-    **options: Unpack[BicKDOptions],
+    **options: Unpack[BicKDArguments],
 ) -> Tensor: ...
 
 
@@ -128,27 +118,12 @@ def bickd_loss(
     target: Tensor,
     *,
     return_terms: Literal[True],
-    **options: Unpack[BicKDOptions],
+    **options: Unpack[BicKDArguments],
 ) -> tuple[Tensor, BicKDTerms]: ...
 
 
 def bickd_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor,
-    *,
-    kd_temperature: float = 4.0,
-    ce_weight: float = 0.1,
-    kd_weight: float = 0.9,
-    bilateral_weight: float = 4.0,
-    temperature: float = 2.0,
-    contrast_temperature: float = 0.2,
-    class_weight: float = 1.0,
-    sample_weight: float = 1.0,
-    ignore_index: int = -100,
-    return_terms: bool = False,
-    group: ProcessGroup | None = None,
-    backend: str = "auto",
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, **options: Any
 ) -> Tensor | tuple[Tensor, BicKDTerms]:
     """Cross-entropy, distillation by KL divergence and the bilateral loss: a whole training loss in one call.
 
@@ -157,14 +132,20 @@ def bickd_loss(
     Args:
         student_logits: as for ``bilateral_loss``.
         teacher_logits: as for ``bilateral_loss``.
-        target: integer ``(B, ...)``; a sample of ``ignore_index`` is as if it were not in the batch, in every term.
-        kd_temperature: softens both softmaxes of the KL term, positive; the term is scaled by its square.
-        ce_weight: weight of the cross-entropy with ``target``.
-        kd_weight: weight of the KL term (summed over classes, mean over samples).
-        bilateral_weight: weight of the bilateral loss.
-        temperature, contrast_temperature, class_weight, sample_weight, ignore_index, group, backend: as for
-            ``bilateral_loss``.
-        return_terms: also return the unweighted terms.
+        target: labels or probabilities, as for ``bilateral_loss``; also of the cross-entropy.
+
+    Keyword Args:
+        kd_temperature: softens both softmaxes of the KL term, positive; the term is scaled by its square. Default 4.
+        bilateral_temperature: softens both softmaxes of the bilateral loss, the ``temperature`` of ``bilateral_loss``.
+            Default 2.
+        ce_weight: weight of the cross-entropy with ``target``. Default 0.1.
+        kd_weight: weight of the KL term (summed over classes, mean over samples). Default 0.9.
+        bilateral_weight: weight of the bilateral loss. Default 4.
+        label_smoothing: the share of the cross-entropy's target, in [0, 1), that is spread evenly over the classes of the
+            batch. Default 0.
+        contrast_temperature, class_wise_weight, sample_wise_weight, positives, similarity, ignore_index, group,
+            compare_ranks, backend: as for ``bilateral_loss``.
+        return_terms: also return the unweighted terms. Default False.
 
     Returns:
         As for ``bilateral_loss``, the terms being ``BicKDTerms``.
@@ -173,38 +154,55 @@ def bickd_loss(
         TypeError: as for ``bilateral_loss``, and a missing target.
         ValueError, RuntimeError: as for ``bilateral_loss``.
     """
-    numbers = {
-        "temperature": temperature,
-        "contrast_temperature": contrast_temperature,
-        "class_weight": class_weight,
-        "sample_weight": sample_weight,
-        "kd_temperature": kd_temperature,
-        "ce_weight": ce_weight,
-        "kd_weight": kd_weight,
-        "bilateral_weight": bilateral_weight,
-    }
-    call = check(
-        student_logits, teacher_logits, target, numbers,
-        ignore_index=ignore_index, return_terms=return_terms, group=group, backend=backend,
-    )  # fmt: skip
-    loss, terms = compute(call)
-    return (loss, BicKDTerms(*terms.unbind())) if return_terms else loss
+    return evaluate("bickd_loss", options, student_logits, teacher_logits, target)
 
 
-def compute(call: Call) -> tuple[Tensor, Tensor]:
-    """Loss and terms ``(4,)`` of a checked call."""
-    if call.backend == "reference":
-        return reference.compute(call)
-    student, teacher, target, numbers, ignore_index, wanted, backend, slices = call
-    if slices is None:
-        return operator.loss(student, teacher, target, operator.packed(numbers), ignore_index, wanted, backend)
-    settings = check_settings(numbers, ignore_index=ignore_index, wanted=wanted)
-    if slices.total == 0 or settings.nothing_computed:
-        zero = student.new_zeros((), dtype=compute_dtype(student, teacher))
-        return student[:0].sum() + zero, zero.expand(4)
-    needs_gradient = torch.is_grad_enabled() and student.requires_grad
-    with torch.autocast(student.device.type, enabled=False):
-        # No compiler traces what processes tell each other.
-        apply = torch.compiler.disable(GlobalLoss.apply)
-        loss, terms = apply(student, teacher, target, settings, slices, needs_gradient)
-    return loss, terms
+def evaluate(
+    name: str, options: Options | dict[str, Any], student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None
+) -> Any:
+    """The loss of this name, and its terms if the options ask for them.
+
+    Args:
+        name: ``"bilateral_loss"`` or ``"bickd_loss"``.
+        options: its record, or the keyword arguments that make it.
+        student_logits, teacher_logits, target: as for the functions.
+    """
+    group = options.get("group") if isinstance(options, dict) else options.group
+    arguments = name, options, student_logits, teacher_logits, target
+    if group is None or torch.compiler.is_compiling():
+        record, backend = _checked(*arguments)
+    else:
+        with failure_told_to(group):
+            record, backend = _checked(*arguments)
+    tensors = student_logits, teacher_logits.detach(), target
+    operation = operator.reference if backend == "reference" else operator.loss
+    loss, terms = operation(*tensors, *operator.flattened(record, name, backend))
+    if not record.return_terms:
+        return loss
+    return loss, BicKDTerms(*terms.unbind()) if name == "bickd_loss" else BilateralTerms(*terms[2:].unbind())
+
+
+def _checked(
+    name: str, options: Options | dict[str, Any], student_logits: Any, teacher_logits: Any, target: Any
+) -> tuple[Options, str]:
+    """The options and the resolved name of the backend, of arguments that are all right."""
+    record = make_options(name, options) if isinstance(options, dict) else options
+    if target is None and name == "bickd_loss":
+        raise TypeError("target must be a torch.Tensor, got None; bilateral_loss works without targets")
+    check_inputs(student_logits, teacher_logits, target, record.positives)
+    dtype = compute_dtype(student_logits, teacher_logits)
+    return record, choice.resolve(record.backend, student_logits.device, dtype, record.similarity)
+
+
+def _signature(function: Any, name: str) -> inspect.Signature:
+    """The function's, with the options of its record and their defaults in the place of ``**options``."""
+    tensors = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+        for option in fields(KINDS[name])
+    ]
+    return inspect.signature(function).replace(parameters=[*tensors, *options])
+
+
+bilateral_loss.__signature__ = _signature(bilateral_loss, "bilateral_loss")  # type: ignore[attr-defined]
+bickd_loss.__signature__ = _signature(bickd_loss, "bickd_loss")  # type: ignore[attr-defined]

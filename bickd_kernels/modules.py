@@ -1,105 +1,85 @@
-"""The losses as modules: the arguments of the functions, checked and set once."""
+"""The losses as modules: the options of the functions, checked and set once, and each of them an attribute."""
 
 import copy
-from typing import Any
+import inspect
+from dataclasses import fields, replace
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Unpack
 
-from bickd_kernels import backends
-from bickd_kernels.arguments import BILATERAL_ALONE, NUMBERS, check_group, check_settings
-from bickd_kernels.functional import bickd_loss, bilateral_loss
-from bickd_kernels.processes.group import ProcessGroup
+from bickd_kernels import functional
+from bickd_kernels.options import NAMES, BicKDArguments, BilateralArguments, Options, make_options
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
+
+_Module = TypeVar("_Module", bound="_Loss")
 
 
 class _Loss(nn.Module):
-    """What both modules share: ``options``, the keyword arguments of the function, checked."""
+    """What both modules share: ``options``, the record, whose fields are attributes that may be assigned."""
 
-    def __init__(self, numbers: dict[str, Any], group: ProcessGroup | None, backend: str) -> None:
+    function: ClassVar[str]
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        values = {name: value for name, value in numbers.items() if name in NUMBERS}
-        check_settings({**BILATERAL_ALONE, **values}, ignore_index=numbers["ignore_index"], wanted=0)
-        check_group(group)
-        backends.check_name(backend)
-        self.options = {**numbers, "group": group, "backend": backend}
+        self.options = make_options(self.function, options)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.options, name) if name in NAMES[self.function] else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in NAMES[self.function]:
+            name, value = "options", replace(self.options, **{name: value})
+        super().__setattr__(name, value)
+
+    def __deepcopy__(self: _Module, memo: dict[int, Any]) -> _Module:
         # A group stands for processes: a copy of the module works with the same ones.
-        memo[id(self.options["group"])] = self.options["group"]
+        memo[id(self.options.group)] = self.options.group
         copied = memo[id(self)] = self.__new__(type(self))
         copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return ", ".join(f"{option.name}={getattr(self.options, option.name)!r}" for option in fields(self.options))
 
 
 class BilateralLoss(_Loss):
-    """``bilateral_loss`` as a module; the keyword arguments, defaults and errors are the function's."""
+    """``bilateral_loss`` as a module; the keyword arguments, defaults and errors are the function's.
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 2.0,
-        contrast_temperature: float = 0.2,
-        class_weight: float = 1.0,
-        sample_weight: float = 1.0,
-        ignore_index: int = -100,
-        return_terms: bool = False,
-        group: ProcessGroup | None = None,
-        backend: str = "auto",
-    ) -> None:
-        numbers = {
-            "temperature": temperature,
-            "contrast_temperature": contrast_temperature,
-            "class_weight": class_weight,
-            "sample_weight": sample_weight,
-            "ignore_index": ignore_index,
-            "return_terms": return_terms,
-        }
-        super().__init__(numbers, group, backend)
+    Each option is an attribute; a schedule may assign it, and what it assigns is checked: ``criterion.temperature = 1.5``.
+    """
+
+    function = "bilateral_loss"
+
+    def __init__(self, *, return_terms: bool = False, **options: Unpack[BilateralArguments]) -> None:
+        super().__init__(return_terms=return_terms, **options)
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None
     ) -> Tensor | tuple[Tensor, BilateralTerms]:
-        """The loss of logits ``(B, ..., C)`` and, if given, integer targets ``(B, ...)``."""
-        return bilateral_loss(student_logits, teacher_logits, target, **self.options)
+        """The loss of logits ``(B, ..., C)`` and, if given, labels ``(B, ...)`` or probabilities ``(B, ..., C)``."""
+        return functional.evaluate(self.function, self.options, student_logits, teacher_logits, target)
 
 
 class BicKDLoss(_Loss):
-    """``bickd_loss`` as a module; the keyword arguments, defaults and errors are the function's."""
+    """``bickd_loss`` as a module; the keyword arguments, defaults and errors are the function's, as are the attributes."""
 
-    def __init__(
-        self,
-        *,
-        kd_temperature: float = 4.0,
-        ce_weight: float = 0.1,
-        kd_weight: float = 0.9,
-        bilateral_weight: float = 4.0,
-        temperature: float = 2.0,
-        contrast_temperature: float = 0.2,
-        class_weight: float = 1.0,
-        sample_weight: float = 1.0,
-        ignore_index: int = -100,
-        return_terms: bool = False,
-        group: ProcessGroup | None = None,
-        backend: str = "auto",
-    ) -> None:
-        numbers = {
-            "kd_temperature": kd_temperature,
-            "ce_weight": ce_weight,
-            "kd_weight": kd_weight,
-            "bilateral_weight": bilateral_weight,
-            "temperature": temperature,
-            "contrast_temperature": contrast_temperature,
-            "class_weight": class_weight,
-            "sample_weight": sample_weight,
-            "ignore_index": ignore_index,
-            "return_terms": return_terms,
-        }
-        super().__init__(numbers, group, backend)
+    function = "bickd_loss"
+
+    def __init__(self, *, return_terms: bool = False, **options: Unpack[BicKDArguments]) -> None:
+        super().__init__(return_terms=return_terms, **options)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor | tuple[Tensor, BicKDTerms]:
-        """The loss of logits ``(B, ..., C)`` with integer targets ``(B, ...)``."""
-        return bickd_loss(student_logits, teacher_logits, target, **self.options)
+        """The loss of logits ``(B, ..., C)`` with labels ``(B, ...)`` or probabilities ``(B, ..., C)``."""
+        return functional.evaluate(self.function, self.options, student_logits, teacher_logits, target)
+
+
+def _signature(module: type[_Loss]) -> inspect.Signature:
+    """The options of the function, with their defaults."""
+    parameters = inspect.signature(getattr(functional, module.function)).parameters.values()
+    return inspect.Signature([parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY])
+
+
+BilateralLoss.__signature__ = _signature(BilateralLoss)  # type: ignore[attr-defined]
+BicKDLoss.__signature__ = _signature(BicKDLoss)  # type: ignore[attr-defined]

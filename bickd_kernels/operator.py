@@ -11,34 +11,34 @@ They are bare operators with an ``autograd.Function`` rather than ``torch.librar
 compiler makes the same of both, and the host's part of a call and its backward is 0.4 of the other's.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bickd_kernels import backends
-from bickd_kernels.arguments import NUMBERS, Settings, check_labels, check_settings
-from bickd_kernels.backends.contract import compute_dtype, flattened
+from bickd_kernels import reference as definition
+from bickd_kernels.backends import choice
+from bickd_kernels.backends.contract import Batch, Result, Settings, compute_dtype
+from bickd_kernels.inputs import check_labels, is_labels
+from bickd_kernels.options import KINDS, NUMBERS, Options, check_is_number
+from bickd_kernels.processes import global_batch
 
 _library = torch.library.Library("bickd_kernels", "DEF")
-_CALL = "(Tensor student, Tensor teacher, Tensor? target, Tensor numbers, int ignore_index, int wanted, str backend"
-_library.define(f"loss{_CALL}) -> (Tensor loss, Tensor terms)")
-_library.define(f"loss_and_gradient{_CALL}, bool needs_gradient) -> (Tensor loss, Tensor terms, Tensor gradient)")
+_CALL = (
+    "Tensor student, Tensor teacher, Tensor? target, Tensor numbers, str name, int ignore_index, bool return_terms, "
+    "str? positives, str similarity, str backend, str group, bool compare_ranks"
+)
+_library.define(f"loss({_CALL}) -> (Tensor loss, Tensor terms)")
+_library.define(f"loss_and_gradient({_CALL}, bool needs_gradient) -> (Tensor loss, Tensor terms, Tensor gradient)")
 _library.define("scaled_gradient(Tensor gradient, Tensor upstream, ScalarType dtype) -> Tensor")
 
 loss = torch.ops.bickd_kernels.loss.default
-"""Loss and terms.
-
-Args:
-    student, teacher: logits ``(B, ..., C)``.
-    target: int64 ``(B, ...)``, or None.
-    numbers: the temperatures and weights in the order of ``arguments.NUMBERS``, float64 ``(8,)`` on the host.
-    ignore_index: the target of samples to leave out.
-    wanted: the terms to compute whatever their weight, as in ``arguments.check_settings``.
-    backend: a resolved name.
+"""Loss and terms of checked arguments; see ``flattened``.
 
 Returns:
-    The loss, a scalar in the compute dtype, and ``(4,)`` unweighted terms; what is not computed is 0.
+    The loss, a scalar in the compute dtype, and ``(4,)`` unweighted terms in the order of ``contract.Weights``; what is not
+    computed is 0.
 """
 
 loss_and_gradient = torch.ops.bickd_kernels.loss_and_gradient.default
@@ -52,10 +52,43 @@ before a gradient scaler has had its turn.
 """
 
 
-def packed(numbers: dict[str, float]) -> Tensor:
-    """The temperatures and weights as the operators take them."""
-    values = [numbers[name] for name in NUMBERS]
+def reference(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """``loss`` by its definition, which autograd differentiates; no operator."""
+    call = Call._make((*arguments, False))
+    with torch.autocast(call.student.device.type, enabled=False):
+        if call.group:
+            return global_batch.reference(call, _checked)
+        return definition.loss_and_terms(*_checked(call))
+
+
+def flattened(options: Options, name: str, backend: str) -> tuple[Any, ...]:
+    """The options as the operators take them, behind the tensors.
+
+    Args:
+        options: of the loss ``name``.
+        name: that of the public function.
+        backend: a resolved name.
+    """
+    group = "" if options.group is None or options.group.size() == 1 else options.group.group_name
+    return (
+        _packed(options, NUMBERS[name]),
+        name,
+        options.ignore_index,
+        options.return_terms,
+        options.positives,
+        options.similarity,
+        backend,
+        group,
+        options.compare_ranks,
+    )
+
+
+def _packed(options: Options, names: tuple[str, ...]) -> Tensor:
+    """The temperatures and weights, float64 on the host."""
+    values = [getattr(options, name) for name in names]
     if torch.compiler.is_compiling():
+        for name, value in zip(names, values, strict=True):
+            check_is_number(name, value)
         # A number that is an argument of an operator is a constant of the graph, and a schedule would compile one a step.
         # One that a tensor is multiplied by stays a variable.
         one = torch.ones((), dtype=torch.float64, device="cpu")
@@ -68,28 +101,21 @@ class _Loss(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
         value, terms, gradient = loss_and_gradient(student, *call, True)
         ctx.mark_non_differentiable(terms)
-        ctx.dtype, ctx.arguments = student.dtype, 1 + len(call)
+        ctx.dtype, ctx.constants = student.dtype, len(call)
         ctx.save_for_backward(gradient)
         return value, terms
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
+        # What forward saved is a constant to autograd: differentiated again it would give a wrong number. A compiler traces
+        # this function with gradients enabled, and refuses second derivatives itself.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "this loss has no second derivative: call backward or autograd.grad without create_graph=True, or use "
+                'backend="reference", which autograd can differentiate twice'
+            )
         (gradient,) = ctx.saved_tensors
-        return scaled_gradient(gradient, upstream, ctx.dtype), *[None] * (ctx.arguments - 1)
-
-
-def refuse_second_derivative() -> None:
-    """Raises in a backward whose result autograd would differentiate: what it scales is a constant there.
-
-    Raises:
-        RuntimeError: ``create_graph=True``. A compiler traces with gradients enabled, and refuses second derivatives itself.
-    """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(
-            "this loss has no second derivative: call backward or autograd.grad without create_graph=True, or use "
-            'backend="reference", which autograd can differentiate twice'
-        )
+        return scaled_gradient(gradient, upstream, ctx.dtype), *[None] * ctx.constants
 
 
 def _differentiable_loss(student: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
@@ -107,46 +133,93 @@ def _plain_loss(*call: Any) -> tuple[Tensor, Tensor]:
     return value, terms
 
 
-class _Request(NamedTuple):
-    """A call of ``loss_and_gradient``."""
+class Call(NamedTuple):
+    """The arguments of ``loss_and_gradient``."""
 
     student: Tensor
+    """Logits ``(B, ..., C)``."""
     teacher: Tensor
+    """Logits ``(B, ..., C)``."""
     target: Tensor | None
+    """Labels ``(B, ...)``, probabilities ``(B, ..., C)``, or None."""
     numbers: Tensor
+    """The options of the loss that are numbers, in the order of ``options.NUMBERS``, float64 on the host."""
+    name: str
+    """Of the public function."""
     ignore_index: int
-    wanted: int
+    return_terms: bool
+    positives: str | None
+    similarity: str
     backend: str
+    """A resolved name."""
+    group: str
+    """The name of the group of processes; empty: none."""
+    compare_ranks: bool
     needs_gradient: bool
 
     @property
     def settings(self) -> Settings:
         """Checked, as a compiler could not check numbers that it did not know."""
-        return check_settings(
-            dict(zip(NUMBERS, self.numbers.tolist(), strict=True)), ignore_index=self.ignore_index, wanted=self.wanted
+        return _settings(
+            self.name,
+            self.ignore_index,
+            self.return_terms,
+            self.positives,
+            self.similarity,
+            *self.numbers.tolist(),
         )
+
+    @property
+    def batch(self) -> Batch:
+        """Leading dimensions are samples."""
+        classes, target = self.student.shape[-1], self.target
+        if target is not None:
+            target = target.reshape(-1).long() if is_labels(target) else target.reshape(-1, classes)
+        return Batch(self.student.reshape(-1, classes), self.teacher.reshape(-1, classes), target)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _settings(
+    name: str, ignore_index: int, return_terms: bool, positives: Any, similarity: Any, *numbers: float
+) -> Settings:
+    options: dict[str, Any] = dict(zip(NUMBERS[name], numbers, strict=True))
+    options |= {"ignore_index": ignore_index, "return_terms": return_terms}
+    return KINDS[name](**options, positives=positives, similarity=similarity).settings
 
 
 def _compute(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    request = _Request(*arguments)
-    if request.target is not None:
-        check_labels(request.target, request.student.shape[-1], request.ignore_index)
-    device = request.student.device.type
+    call = Call(*arguments)
+    device = call.student.device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
-            return _computed_by_backend(request)
-    return _computed_by_backend(request)
+            result = _result(call)
+    else:
+        result = _result(call)
+    if result.gradient is None:
+        return result.loss, result.terms, call.student.new_empty(0)
+    return result.loss, result.terms, result.gradient.reshape(call.student.shape)
 
 
-def _computed_by_backend(request: _Request) -> tuple[Tensor, Tensor, Tensor]:
-    student, settings = request.student, request.settings
-    if student.numel() == 0 or settings.nothing_computed:
-        value, terms, gradient = _empty_results(*request)
-        return value.zero_(), terms.zero_(), gradient.zero_()
-    batch = flattened(student, request.teacher, request.target)
-    result = backends.load(request.backend).compute(batch, settings, request.needs_gradient)
-    gradient = student.new_empty(0) if result.gradient is None else result.gradient.reshape(student.shape)
-    return result.loss, result.terms, gradient
+def _result(call: Call) -> Result:
+    if call.group:
+        return global_batch.compute(call, _checked)
+    batch, settings = _checked(call)
+    if batch.student.numel() == 0 or not any(settings.computed):
+        return _nothing(call)
+    rows = slice(0, len(batch.student)) if call.needs_gradient else None
+    return choice.load(call.backend).compute(batch, settings, rows)
+
+
+def _checked(call: Call) -> tuple[Batch, Settings]:
+    settings = call.settings
+    if call.target is not None and is_labels(call.target):
+        check_labels(call.target, call.student.shape[-1], call.ignore_index)
+    return call.batch, settings
+
+
+def _nothing(call: Call) -> Result:
+    value, terms, gradient = _empty_results(*call)
+    return Result(value.zero_(), terms.zero_(), gradient.zero_() if call.needs_gradient else None)
 
 
 def _empty_results(student: Tensor, teacher: Tensor, *call: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,35 +1,38 @@
-"""The definition of the losses in plain PyTorch, differentiated by autograd: the oracle of the tests.
+"""The definition of the losses in plain PyTorch, differentiated by autograd: ``backend="reference"``.
 
     P, Q = softmax(x/t), softmax(y/t);   k = contrast_temperature
     class_wise  = InfoNCE(M / k),  M = Pc.T @ Qc,  Pc and Qc with columns of length 1
     sample_wise = InfoNCE(R / k),  R = Pr @ Qr.T,  Pr and Qr with rows of length 1
     InfoNCE(L)  = mean_i  1/2 [ logsumexp_j L_ij + logsumexp_j L_ji - sum_j (w_ij + w_ji) L_ij ]
+    ce          = mean_a -sum_c l_ac log softmax(x_a)_c
     kd          = T^2 mean_a KL(softmax(y_a/T) || softmax(x_a/T))
-    bilateral   = class_weight * class_wise + sample_weight * sample_wise
-    bickd       = ce_weight * cross_entropy(x, l) + kd_weight * kd + bilateral_weight * bilateral
+    bilateral   = class_wise_weight * class_wise + sample_wise_weight * sample_wise
+    bickd       = ce_weight * ce + kd_weight * kd + bilateral_weight * bilateral
 
-It keeps matrices of C x C and B x B for backward, and waits for the device where a mask selects rows or classes.
+With ``similarity="correlation"`` columns and rows are centred before they are scaled to length 1. It keeps matrices of C x C
+and B x B for backward, and waits for the device where a mask selects rows or classes.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings, check_settings
-from bickd_kernels.backends.contract import Batch, compute_dtype, flattened
-from bickd_kernels.call import Call, check
-from bickd_kernels.processes import exchange
-from bickd_kernels.processes.group import ProcessGroup
-from bickd_kernels.processes.slices import Slices
-from bickd_kernels.terms import BicKDTerms, BilateralTerms
+from bickd_kernels.backends.contract import Batch, Settings, compute_dtype
+from bickd_kernels.inputs import is_labels
 
 
-def unit_log(logits: Tensor, temperature: float, dim: int) -> Tensor:
-    """Probabilities ``softmax(logits / temperature)``, their vectors along ``dim`` scaled to length 1 in log space."""
+def unit_vectors(logits: Tensor, temperature: float, dim: int, similarity: str) -> Tensor:
+    """Probabilities ``softmax(logits / temperature)``, their vectors along ``dim`` scaled to length 1, in log space."""
     log_probabilities = F.log_softmax(logits / temperature, dim=1)
     # Relative to the largest of its vector: beside logarithms of -1e7 that of the length would be lost to rounding.
     relative = log_probabilities - log_probabilities.detach().amax(dim, keepdim=True)
-    return torch.exp(relative - 0.5 * torch.logsumexp(2 * relative, dim, keepdim=True))
+    if similarity == "cosine":
+        return torch.exp(relative - 0.5 * torch.logsumexp(2 * relative, dim, keepdim=True))
+    vectors = torch.exp(relative)
+    centred = vectors - vectors.mean(dim, keepdim=True)
+    squares = centred.square().sum(dim, keepdim=True)
+    # A constant vector has no direction, and is similar to nothing.
+    return centred * torch.where(squares == 0, 0.0, torch.where(squares == 0, 1.0, squares).rsqrt())
 
 
 def info_nce(scores: Tensor, positives: Tensor) -> Tensor:
@@ -38,21 +41,36 @@ def info_nce(scores: Tensor, positives: Tensor) -> Tensor:
     return 0.5 * (both - ((positives + positives.T) * scores).sum(dim=1)).mean()
 
 
-def class_wise(student: Tensor, teacher: Tensor, temperature: float, contrast_temperature: float) -> Tensor:
+def class_wise(
+    student: Tensor, teacher: Tensor, temperature: float, contrast_temperature: float, similarity: str = "cosine"
+) -> Tensor:
     """The class side of logits ``(B, C)``."""
-    similarity = unit_log(student, temperature, dim=0).T @ unit_log(teacher, temperature, dim=0)
-    positives = torch.eye(len(similarity), dtype=student.dtype, device=student.device)
-    return info_nce(similarity / contrast_temperature, positives)
+    u, z = (unit_vectors(logits, temperature, 0, similarity) for logits in (student, teacher))
+    return info_nce(u.T @ z / contrast_temperature, torch.eye(u.shape[1], dtype=u.dtype, device=u.device))
 
 
 def sample_wise(
-    student: Tensor, teacher: Tensor, target: Tensor | None, temperature: float, contrast_temperature: float
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    temperature: float,
+    contrast_temperature: float,
+    similarity: str = "cosine",
 ) -> Tensor:
-    """The sample side of logits ``(B, C)``; positives by ``target`` ``(B,)``, or each sample its own."""
-    similarity = unit_log(student, temperature, dim=1) @ unit_log(teacher, temperature, dim=1).T
-    labels = torch.arange(len(student), device=student.device) if target is None else target
-    same = (labels[:, None] == labels).to(student.dtype)
-    return info_nce(similarity / contrast_temperature, same / same.sum(dim=1, keepdim=True))
+    """The sample side of logits ``(B, C)``; positives by ``labels`` ``(B,)``, or each sample its own."""
+    u, z = (unit_vectors(logits, temperature, 1, similarity) for logits in (student, teacher))
+    labels = torch.arange(len(u), device=u.device) if labels is None else labels
+    same = (labels[:, None] == labels).to(u.dtype)
+    return info_nce(u @ z.T / contrast_temperature, same / same.sum(dim=1, keepdim=True))
+
+
+def cross_entropy(logits: Tensor, target: Tensor, present: Tensor, smoothing: float) -> Tensor:
+    """Of logits ``(B, C)`` with labels ``(B,)`` or probabilities ``(B, C)``, smoothed over a mask ``(C,)`` of classes."""
+    expected = F.one_hot(target, logits.shape[1]) if is_labels(target) else target
+    uniform = present.to(logits.dtype) / present.sum().clamp(min=1)
+    expected = (1 - smoothing) * expected.to(logits.dtype) + smoothing * uniform
+    # A class of probability 0 adds 0, also where its logarithm is infinite.
+    return -torch.where(expected == 0, 0.0, expected * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
 def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -62,117 +80,31 @@ def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergence.sum(dim=1).mean()
 
 
-def compute(call: Call) -> tuple[Tensor, Tensor]:
-    """Loss and terms ``(4,)`` of a checked call."""
-    batch = flattened(call.student, call.teacher, call.target)
-    settings = check_settings(call.numbers, ignore_index=call.ignore_index, wanted=call.wanted)
-    with torch.autocast(call.student.device.type, enabled=False):
-        if call.slices is None:
-            return loss_and_terms(batch, settings)
-        loss, terms = loss_and_terms(_global_batch(batch, call.slices), settings)
-    # The value is the loss, the gradient k times its own: data-parallel training takes the mean over k ranks.
-    return loss.detach() + call.slices.ranks * (loss - loss.detach()), terms
-
-
-def _global_batch(batch: Batch, slices: Slices) -> Batch:
-    """The batches of all ranks, one below the other; a gradient goes to this rank's student."""
-    tensors = [batch.student.detach(), batch.teacher] + ([] if batch.target is None else [batch.target])
-    student, teacher, *target = exchange.gather_rows(slices, *tensors)
-    own = slices.own
-    student = torch.cat((student[: own.start], batch.student, student[own.stop :]))
-    return Batch(student, teacher, target[0] if target else None)
-
-
 def loss_and_terms(batch: Batch, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Loss and terms ``(4,)`` of logits ``(B, C)`` and int64 targets ``(B,)``; a term that is not computed is 0."""
+    """The loss, which autograd differentiates by the student, and the terms ``(4,)``; one that is not computed is 0."""
     dtype = compute_dtype(batch.student, batch.teacher)
     x, y, target = batch.student.to(dtype), batch.teacher.to(dtype), batch.target
     if target is not None:
-        valid = target != settings.ignore_index
+        valid = target != settings.ignore_index if is_labels(target) else (target != 0).any(dim=1)
         x, y, target = x[valid], y[valid], target[valid]
     zero = x.new_zeros(())
-    if len(x) == 0 or settings.nothing_computed:
+    if len(x) == 0:
         return x[:0].sum(), zero.expand(4)
 
-    t, k = settings.temperature, settings.contrast_temperature
+    t, k, similarity = settings.temperature, settings.contrast_temperature, settings.similarity
     ce_term = kd_term = class_term = sample_term = zero
-    if settings.ce_weight is not None and target is not None:
-        ce_term = F.cross_entropy(x, target)
     present = ((x != -torch.inf).any(dim=0)) & ((y != -torch.inf).any(dim=0))
+    if settings.computed.ce and target is not None:
+        ce_term = cross_entropy(x, target, present, settings.label_smoothing)
     # Without a class in common there is nothing to compare: no number is right.
     x, y = (z[:, present] if present.any() else z * torch.nan for z in (x, y))
-    if settings.kd_weight is not None:
+    if settings.computed.kd:
         kd_term = kd(x, y, settings.kd_temperature)
-    if settings.class_weight is not None:
-        class_term = class_wise(x, y, t, k)
-    if settings.sample_weight is not None:
-        sample_term = sample_wise(x, y, target, t, k)
+    if settings.computed.class_wise:
+        class_term = class_wise(x, y, t, k, similarity)
+    if settings.computed.sample_wise:
+        labels = target if settings.by_label and is_labels(target) else None
+        sample_term = sample_wise(x, y, labels, t, k, similarity)
     terms = (ce_term, kd_term, class_term, sample_term)
-    loss = x[:0].sum() + sum(weight * term for weight, term in zip(settings.weights, terms, strict=True) if weight)
+    loss = x[:0].sum() + sum(weight * term for weight, term in zip(settings.weights, terms, strict=True) if weight != 0)
     return loss, torch.stack(terms).detach()
-
-
-def bilateral_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor | None = None,
-    *,
-    temperature: float = 2.0,
-    contrast_temperature: float = 0.2,
-    class_weight: float = 1.0,
-    sample_weight: float = 1.0,
-    ignore_index: int = -100,
-    return_terms: bool = False,
-    group: ProcessGroup | None = None,
-    backend: str = "reference",
-) -> Tensor | tuple[Tensor, BilateralTerms]:
-    """``bickd_kernels.bilateral_loss`` by definition; ``backend`` is taken for the sake of one signature and not used."""
-    numbers = {
-        "temperature": temperature,
-        "contrast_temperature": contrast_temperature,
-        "class_weight": class_weight,
-        "sample_weight": sample_weight,
-    }
-    call = check(
-        student_logits, teacher_logits, target, numbers,
-        ignore_index=ignore_index, return_terms=return_terms, group=group, backend="reference",
-    )  # fmt: skip
-    loss, terms = compute(call)
-    return (loss, BilateralTerms(*terms[2:].unbind())) if return_terms else loss
-
-
-def bickd_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor,
-    *,
-    kd_temperature: float = 4.0,
-    ce_weight: float = 0.1,
-    kd_weight: float = 0.9,
-    bilateral_weight: float = 4.0,
-    temperature: float = 2.0,
-    contrast_temperature: float = 0.2,
-    class_weight: float = 1.0,
-    sample_weight: float = 1.0,
-    ignore_index: int = -100,
-    return_terms: bool = False,
-    group: ProcessGroup | None = None,
-    backend: str = "reference",
-) -> Tensor | tuple[Tensor, BicKDTerms]:
-    """``bickd_kernels.bickd_loss`` by definition; ``backend`` is taken for the sake of one signature and not used."""
-    numbers = {
-        "temperature": temperature,
-        "contrast_temperature": contrast_temperature,
-        "class_weight": class_weight,
-        "sample_weight": sample_weight,
-        "kd_temperature": kd_temperature,
-        "ce_weight": ce_weight,
-        "kd_weight": kd_weight,
-        "bilateral_weight": bilateral_weight,
-    }
-    call = check(
-        student_logits, teacher_logits, target, numbers,
-        ignore_index=ignore_index, return_terms=return_terms, group=group, backend="reference",
-    )  # fmt: skip
-    loss, terms = compute(call)
-    return (loss, BicKDTerms(*terms.unbind())) if return_terms else loss

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import bickd_kernels
-from bickd_kernels import backends, reference
+from bickd_kernels import bickd_loss, bilateral_loss
+from bickd_kernels.backends import choice
 
 GRADIENT_TOLERANCE, LOSS_TOLERANCE = 2e-6, 1e-6
 """Errors relative to the largest entry, of sums of float32 grade."""
@@ -94,7 +95,7 @@ def describe() -> dict[str, str]:
 def check() -> list[Finding]:
     """Every backend that can run here, on every case."""
     runnable = [(name, device) for device in _devices() for name in ("torch", "reference")]
-    if torch.cuda.is_available() and backends.HAS_TRITON:
+    if torch.cuda.is_available() and choice.HAS_TRITON:
         runnable.append(("triton", "cuda"))
     return [_check_backend(name, device, case) for name, device in runnable for case in CASES]
 
@@ -125,19 +126,19 @@ def _devices() -> list[str]:
 
 
 def _version_of_triton() -> str:
-    for name in backends.TRITON_PACKAGES:
+    for name in choice.TRITON_PACKAGES:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        return version if backends.HAS_TRITON else f"{version}, too old"
-    return "of an unknown version" if backends.HAS_TRITON else "none"
+        return version if choice.HAS_TRITON else f"{version}, too old"
+    return "of an unknown version" if choice.HAS_TRITON else "none"
 
 
 def _chosen(device: str) -> str:
     """The backend that a call without ``backend=`` takes for float32 logits, or why it is refused."""
     try:
-        return backends.resolve("auto", torch.device(device), torch.float32)
+        return choice.resolve("auto", torch.device(device), torch.float32)
     except (ValueError, ImportError) as error:
         return str(error)
 
@@ -147,10 +148,10 @@ def _check_backend(backend: str, device: str, case: Case) -> Finding:
     single = backend == "triton" and case.dtype != torch.float32
     allowed = (GRADIENT_TOLERANCE_SINGLE, LOSS_TOLERANCE_SINGLE) if single else (GRADIENT_TOLERANCE, LOSS_TOLERANCE)
     allowed = (allowed[0] + ROUNDING[case.dtype], allowed[1])
-    true_loss, true_gradient = _evaluate(reference, "reference", student.double(), teacher.double(), target)
+    true_loss, true_gradient = _evaluate("reference", student.double(), teacher.double(), target)
     try:
         labels = None if target is None else target.to(device)
-        loss, gradient = _evaluate(bickd_kernels, backend, student.to(device), teacher.to(device), labels)
+        loss, gradient = _evaluate(backend, student.to(device), teacher.to(device), labels)
     except Exception as error:  # whatever it is belongs into the report
         return Finding(backend, device, str(case), None, allowed[0], None, allowed[1], f"{type(error).__name__}: {error}")
     gradient_error, loss_error = _relative(gradient, true_gradient), _relative(loss, true_loss)
@@ -166,13 +167,13 @@ def _batch(case: Case) -> tuple[Tensor, Tensor, Tensor | None]:
     return student, teacher, target if case.labelled else None
 
 
-def _evaluate(losses: Any, backend: str, student: Tensor, teacher: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+def _evaluate(backend: str, student: Tensor, teacher: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
     """Loss and gradient by the student's logits."""
     student = student.detach().requires_grad_()
     if target is None:
-        loss = losses.bilateral_loss(student, teacher, backend=backend)
+        loss = bilateral_loss(student, teacher, backend=backend)
     else:
-        loss = losses.bickd_loss(student, teacher, target, backend=backend)
+        loss = bickd_loss(student, teacher, target, backend=backend)
     (gradient,) = torch.autograd.grad(loss, student)
     return loss.detach(), gradient
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bickd_kernels import bickd_loss, bilateral_loss
-from bickd_kernels.arguments import BILATERAL_ALONE, Settings, check_settings
-from bickd_kernels.backends.contract import Batch
+from bickd_kernels.backends.contract import Batch, Settings
+from bickd_kernels.options import BicKDOptions, BilateralOptions
 
 KINDS = ("bilateral", "bilateral_unlabelled", "bickd")
 """The losses by name: with targets, without, and the whole training loss."""
@@ -53,21 +53,23 @@ def with_absences(inputs: Inputs) -> Inputs:
 
 
 def call(kind: str, inputs: Inputs, **options: Any) -> Any:
-    """The loss of this name."""
+    """The loss of this name; ``temperature`` is that of its bilateral term."""
     if kind == "bickd":
-        return bickd_loss(*inputs, **options)
+        return bickd_loss(*inputs, **_named_for_bickd(options))
     if kind == "bilateral":
         return bilateral_loss(*inputs, **options)
     return bilateral_loss(inputs.student, inputs.teacher, **options)
 
 
-def settings_of(kind: str, **options: float) -> Settings:
-    """The settings of a loss by its name in ``cases``, with the defaults of the public functions."""
-    numbers = {"temperature": 2.0, "contrast_temperature": 0.2, "class_weight": 1.0, "sample_weight": 1.0}
-    own = {"ce_weight": 0.1, "kd_weight": 0.9, "kd_temperature": 4.0, "bilateral_weight": 4.0}
-    return check_settings(
-        {**numbers, **(own if kind == "bickd" else BILATERAL_ALONE), **options}, ignore_index=-100, wanted=0
-    )
+def settings_of(kind: str, **options: Any) -> Settings:
+    """The settings of a loss by its name, with the defaults of the public functions."""
+    if kind == "bickd":
+        return BicKDOptions(**_named_for_bickd(options)).settings
+    return BilateralOptions(**options).settings
+
+
+def _named_for_bickd(options: dict[str, Any]) -> dict[str, Any]:
+    return {"bilateral_temperature" if name == "temperature" else name: value for name, value in options.items()}
 
 
 def batch_of(kind: str, inputs: Inputs) -> Batch:
@@ -86,6 +88,16 @@ def evaluate(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]
 def as_double(inputs: Inputs) -> Inputs:
     """The same numbers in float64: the truth is that of the rounded inputs."""
     return Inputs(inputs.student.double(), inputs.teacher.double(), inputs.target)
+
+
+def term_rounding(dtype: torch.dtype = torch.float64, contrast_temperature: float = 0.2) -> float:
+    """The most that two ways to compute a term, or an entry of its gradient, may differ by.
+
+    A contrast is what a log-sum-exp and a cosine over the contrast temperature differ by: it rounds relative to these, which
+    are up to ``1 / contrast_temperature``, however small it is itself. The logarithms that other terms are made of are about
+    as large.
+    """
+    return 8 * torch.finfo(dtype).eps / contrast_temperature
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

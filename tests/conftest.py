@@ -1,6 +1,13 @@
-"""What holds for every test: one thread for each xdist worker, repeatable examples, no backend chosen from outside."""
+"""What holds for every test: the machine, repeatable examples, no backend chosen from outside.
 
+``BICKD_TEST_THREADS`` sets how many threads PyTorch has in a test process; without it, an xdist worker has one.
+``ATEN_CPU_CAPABILITY``, which PyTorch reads itself, leaves out instructions that the machine has: ``default`` or ``avx2``.
+"""
+
+import getpass
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +17,15 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
 settings.load_profile("repeatable")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # The workers share the cores: more threads than cores make tiny operations slow.
-    torch.set_num_threads(1)
+# xdist workers share the cores: more threads than cores make tiny operations slow.
+threads = os.environ.get("BICKD_TEST_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "")
+if threads:
+    torch.set_num_threads(int(threads))
+
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    # The compiler's cache does not ask for which instructions code was written: with fewer of them it fails to build.
+    cache = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / cache))
 
 
 def pytest_report_header() -> list[str]:

@@ -43,12 +43,42 @@ def unit_vector(logarithms: Sequence[float]) -> list[float]:
     return [entry / length for entry in entries]
 
 
+def centred_unit_vector(logarithms: Sequence[float]) -> list[float]:
+    """The same, centred first; a vector whose entries are all equal has no direction and is 0."""
+    if min(logarithms) == max(logarithms):
+        return [0.0] * len(logarithms)
+    entries = [math.exp(value - max(logarithms)) for value in logarithms]
+    mean = math.fsum(entries) / len(entries)
+    length = math.sqrt(math.fsum((entry - mean) ** 2 for entry in entries))
+    return [(entry - mean) / length for entry in entries]
+
+
+VECTORS = {"cosine": unit_vector, "correlation": centred_unit_vector}
+
+
 def dot(left: Sequence[float], right: Sequence[float]) -> float:
     return math.fsum(a * b for a, b in zip(left, right, strict=True))
 
 
-def cross_entropy(x: Matrix, labels: Sequence[int]) -> float:
-    return math.fsum(logsumexp(row) - row[label] for row, label in zip(x, labels, strict=True)) / len(x)
+def cross_entropy(x: Matrix, expected: Matrix) -> float:
+    losses = []
+    for row, probabilities in zip(x, expected, strict=True):
+        normalizer = logsumexp(row)
+        # A class of probability 0 adds 0, also if its logit is -inf.
+        losses.append(math.fsum(p * (normalizer - value) for p, value in zip(probabilities, row, strict=True) if p > 0))
+    return math.fsum(losses) / len(x)
+
+
+def smoothed(expected: Matrix, smoothing: float, classes: Sequence[int]) -> Matrix:
+    """Probabilities of which a share goes evenly to the given classes."""
+    return [
+        [(1 - smoothing) * p + (smoothing / len(classes) if c in classes else 0.0) for c, p in enumerate(row)]
+        for row in expected
+    ]
+
+
+def one_hot(labels: Sequence[int], classes: int) -> Matrix:
+    return [[float(c == label) for c in range(classes)] for label in labels]
 
 
 def distillation(x: Matrix, y: Matrix, temperature: float) -> float:
@@ -60,11 +90,11 @@ def distillation(x: Matrix, y: Matrix, temperature: float) -> float:
     return temperature**2 * math.fsum(divergences) / len(x)
 
 
-def class_wise_contrast(x: Matrix, y: Matrix, t: float, k: float) -> float:
+def class_wise_contrast(x: Matrix, y: Matrix, t: float, k: float, similarity: str) -> float:
     log_p, log_q = [log_softmax(row, t) for row in x], [log_softmax(row, t) for row in y]
     classes = range(len(x[0]))
-    student = [unit_vector([row[c] for row in log_p]) for c in classes]
-    teacher = [unit_vector([row[c] for row in log_q]) for c in classes]
+    student = [VECTORS[similarity]([row[c] for row in log_p]) for c in classes]
+    teacher = [VECTORS[similarity]([row[c] for row in log_q]) for c in classes]
     m = [[dot(student[i], teacher[j]) for j in classes] for i in classes]
     anchors = []
     for i in classes:
@@ -74,8 +104,8 @@ def class_wise_contrast(x: Matrix, y: Matrix, t: float, k: float) -> float:
     return math.fsum(anchors) / len(classes)
 
 
-def sample_wise_contrast(x: Matrix, y: Matrix, labels: Sequence[int] | None, t: float, k: float) -> float:
-    student, teacher = [unit_vector(log_softmax(row, t)) for row in x], [unit_vector(log_softmax(row, t)) for row in y]
+def sample_wise_contrast(x: Matrix, y: Matrix, labels: Sequence[int] | None, t: float, k: float, similarity: str) -> float:
+    student, teacher = ([VECTORS[similarity](log_softmax(row, t)) for row in logits] for logits in (x, y))
     samples = range(len(x))
     r = [[dot(student[a], teacher[b]) for b in samples] for a in samples]
 
@@ -104,36 +134,46 @@ def terms(
     contrast_temperature: float = 0.2,
     kd_temperature: float = 4.0,
     ignore_index: int = -100,
+    positives: str | None = None,
+    label_smoothing: float = 0.0,
+    similarity: str = "cosine",
 ) -> Terms:
-    """The terms of logits ``(B, C)`` and integer targets ``(B,)``."""
+    """The terms of logits ``(B, C)`` and labels ``(B,)`` or probabilities of the classes ``(B, C)``."""
     x: Matrix = np.asarray(student, dtype=np.float64).tolist()
     y: Matrix = np.asarray(teacher, dtype=np.float64).tolist()
-    labels: list[int] | None = None if target is None else np.asarray(target).tolist()
-    if labels is not None:
-        valid = [a for a, label in enumerate(labels) if label != ignore_index]
-        x, y, labels = [x[a] for a in valid], [y[a] for a in valid], [labels[a] for a in valid]
+    labels: list[int] | None = None
+    expected: Matrix | None = None
+    if target is not None and np.issubdtype(target.dtype, np.floating):
+        expected = np.asarray(target, dtype=np.float64).tolist()
+        valid = [a for a, row in enumerate(expected) if any(row)]
+        x, y, expected = [x[a] for a in valid], [y[a] for a in valid], [expected[a] for a in valid]
+    elif target is not None:
+        valid = [a for a, label in enumerate(target.tolist()) if label != ignore_index]
+        x, y, labels = [x[a] for a in valid], [y[a] for a in valid], [int(target[a]) for a in valid]
     if not x:
         return Terms(0.0, 0.0, 0.0, 0.0)
-    # Cross-entropy is that of the student's own logits: the teacher takes no class from it.
-    ce = math.nan if labels is None else cross_entropy(x, labels)
 
     def absent(logits: Matrix, c: int) -> bool:
         return all(row[c] == -math.inf for row in logits)
 
     classes = [c for c in range(len(x[0])) if not absent(x, c) and not absent(y, c)]
+    if labels is not None:
+        expected = one_hot(labels, len(x[0]))
+    # Cross-entropy is that of the student's own logits: the teacher takes no class from it.
+    ce = math.nan if expected is None else cross_entropy(x, smoothed(expected, label_smoothing, classes))
     if not classes:
         return Terms(ce, math.nan, math.nan, math.nan)
     x, y = ([[row[c] for c in classes] for row in logits] for logits in (x, y))
     return Terms(
         ce,
         distillation(x, y, kd_temperature),
-        class_wise_contrast(x, y, temperature, contrast_temperature),
-        sample_wise_contrast(x, y, labels, temperature, contrast_temperature),
+        class_wise_contrast(x, y, temperature, contrast_temperature, similarity),
+        sample_wise_contrast(x, y, None if positives == "sample" else labels, temperature, contrast_temperature, similarity),
     )
 
 
-def bilateral(terms: Terms, *, class_weight: float = 1.0, sample_weight: float = 1.0) -> float:
-    return class_weight * terms.class_wise + sample_weight * terms.sample_wise
+def bilateral(terms: Terms, *, class_wise_weight: float = 1.0, sample_wise_weight: float = 1.0) -> float:
+    return class_wise_weight * terms.class_wise + sample_wise_weight * terms.sample_wise
 
 
 def total(
@@ -142,8 +182,8 @@ def total(
     ce_weight: float = 0.1,
     kd_weight: float = 0.9,
     bilateral_weight: float = 4.0,
-    class_weight: float = 1.0,
-    sample_weight: float = 1.0,
+    class_wise_weight: float = 1.0,
+    sample_wise_weight: float = 1.0,
 ) -> float:
-    sides = bilateral(terms, class_weight=class_weight, sample_weight=sample_weight)
+    sides = bilateral(terms, class_wise_weight=class_wise_weight, sample_wise_weight=sample_wise_weight)
     return ce_weight * terms.ce + kd_weight * terms.kd + bilateral_weight * sides

@@ -23,6 +23,11 @@ BAD_NUMBERS: tuple[tuple[Any, type[Exception], str], ...] = (
 )
 
 
+def named_for(loss: Any, name: str) -> str:
+    """What a loss calls the temperature of its bilateral term, if that is what is meant."""
+    return "bilateral_temperature" if loss is bickd_loss and name == "temperature" else name
+
+
 @pytest.fixture
 def inputs() -> Inputs:
     return make_inputs(4, 3)._replace(target=torch.tensor([0, 1, 2, 1]))
@@ -77,11 +82,53 @@ def test_a_target_that_is_no_tensor(loss: Any, inputs: Inputs) -> None:
         loss(inputs.student, inputs.teacher, [0, 1, 2, 1])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.uint16])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_target_that_is_no_integer(loss: Any, dtype: torch.dtype, inputs: Inputs) -> None:
-    with pytest.raises(TypeError, match=rf"^target must be of an integer dtype, got {dtype}"):
+def test_a_target_that_is_neither_integer_nor_floating(loss: Any, dtype: torch.dtype, inputs: Inputs) -> None:
+    with pytest.raises(TypeError, match=rf"^target must be labels of an integer .* of a floating dtype, got {dtype}"):
         loss(inputs.student, inputs.teacher, inputs.target.to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 2), (3, 3), (4, 3, 1)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_probabilities_of_the_wrong_shape(loss: Any, shape: tuple[int, ...], inputs: Inputs) -> None:
+    got = ", ".join(map(str, shape))
+    with pytest.raises(ValueError, match=rf"^target must have shape \(4, 3\), .* as probabilities, got \({got}"):
+        loss(inputs.student, inputs.teacher, torch.zeros(shape))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_positives_by_label_need_labels(loss: Any, inputs: Inputs) -> None:
+    probabilities = torch.softmax(inputs.student, 1)
+    with pytest.raises(ValueError, match=r'^positives must be "sample" or None .*: target is probabilities of the classes'):
+        loss(inputs.student, inputs.teacher, probabilities, positives="label")
+
+
+def test_positives_by_label_need_a_target(inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=r'^positives must be "sample" or None .*: target is None'):
+        bilateral_loss(inputs.student, inputs.teacher, positives="label")
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("positives", '"label", "sample" or None'), ("similarity", '"cosine" or ')])
+@pytest.mark.parametrize("value", ["labels", 1, ["sample"]])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_name_that_is_none_of_those_allowed(loss: Any, value: Any, name: str, allowed: str, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be {allowed}.*, got "):
+        loss(*inputs, **{name: value})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2])
+def test_a_label_smoothing_out_of_range(value: float, inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match=rf"^label_smoothing must be in \[0, 1\), got {float(value)}"):
+        bickd_loss(*inputs, label_smoothing=value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"), [(bilateral_loss, "kd_weight"), (bickd_loss, "temperature"), (bickd_loss, "backed")]
+)
+def test_an_option_that_a_loss_does_not_have(loss: Any, name: str, inputs: Inputs) -> None:
+    with pytest.raises(TypeError, match=rf"^{loss.__name__} has no option '{name}'; it has contrast_temperature, "):
+        loss(*inputs, **{name: 1.0})
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 1), (4, 3), ()])
@@ -141,11 +188,12 @@ def test_a_narrow_target_is_not_excused_by_an_ignore_index_it_cannot_hold(inputs
 def test_temperatures_that_are_no_finite_number(
     loss: Any, name: str, value: Any, error: type[Exception], got: str, inputs: Inputs
 ) -> None:
+    name = named_for(loss, name)
     with pytest.raises(error, match=rf"^{name} must be .*{got}"):
         loss(*inputs, **{name: value})
 
 
-@pytest.mark.parametrize("name", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("name", ["class_wise_weight", "sample_wise_weight"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("value", "error", "got"), BAD_NUMBERS)
 def test_weights_that_are_no_finite_number(
@@ -165,7 +213,7 @@ def test_numbers_of_bickd_loss_that_are_no_finite_number(
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -2.5])
-@pytest.mark.parametrize("name", ["temperature", "kd_temperature"])
+@pytest.mark.parametrize("name", ["bilateral_temperature", "kd_temperature"])
 def test_a_temperature_that_is_not_positive(name: str, value: float, inputs: Inputs) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be positive, got {float(value)}"):
         bickd_loss(*inputs, **{name: value})
@@ -180,13 +228,13 @@ def test_a_contrast_temperature_that_would_overflow(kind: str, value: float, inp
 
 
 @pytest.mark.parametrize(("value", "allowed"), [(9e-7, ">= 1e-06"), (1.1e6, "<= 1e[+]06"), (1e300, "<= 1e[+]06")])
-@pytest.mark.parametrize("name", ["temperature", "kd_temperature"])
+@pytest.mark.parametrize("name", ["bilateral_temperature", "kd_temperature"])
 def test_a_temperature_that_would_leave_the_range_of_float32(name: str, value: float, allowed: str, inputs: Inputs) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be {allowed}, got "):
         bickd_loss(*inputs, **{name: value})
 
 
-@pytest.mark.parametrize("name", ["ce_weight", "kd_weight", "bilateral_weight", "class_weight", "sample_weight"])
+@pytest.mark.parametrize("name", ["ce_weight", "kd_weight", "bilateral_weight", "class_wise_weight", "sample_wise_weight"])
 @pytest.mark.parametrize("value", [1.1e12, -1e300])
 def test_a_weight_that_would_leave_the_range_of_float32(name: str, value: float, inputs: Inputs) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be in \[-1e[+]12, 1e[+]12\], got "):
@@ -195,16 +243,17 @@ def test_a_weight_that_would_leave_the_range_of_float32(name: str, value: float,
 
 def test_the_largest_weights_and_the_extreme_temperatures_stay_within_the_range_of_float32(inputs: Inputs) -> None:
     single = Inputs(inputs.student.float().requires_grad_(), inputs.teacher.float(), inputs.target)
-    largest = dict.fromkeys(("ce_weight", "kd_weight", "bilateral_weight", "class_weight", "sample_weight"), 1e12)
+    largest = dict.fromkeys(("ce_weight", "kd_weight", "bilateral_weight", "class_wise_weight", "sample_wise_weight"), 1e12)
     for temperature in (1e-6, 1e6):
-        loss = bickd_loss(*single, temperature=temperature, kd_temperature=temperature, **largest)
+        loss = bickd_loss(*single, bilateral_temperature=temperature, kd_temperature=temperature, **largest)
         assert loss.isfinite()
         assert torch.autograd.grad(loss, single.student)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["temperature", "contrast_temperature", "class_weight"])
+@pytest.mark.parametrize("name", ["temperature", "contrast_temperature", "class_wise_weight"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_an_integer_that_no_float_can_hold(loss: Any, name: str, inputs: Inputs) -> None:
+    name = named_for(loss, name)
     with pytest.raises(ValueError, match=rf"^{name} must be finite as a float, got an integer beyond its range"):
         loss(*inputs, **{name: 10**400})
 
@@ -229,8 +278,8 @@ def test_a_tensor_that_is_not_dense(loss: Any, name: str, inputs: Inputs) -> Non
 
 @pytest.mark.parametrize("value", [1, np.float32(1), np.float64(1), np.int64(1)])
 def test_any_real_number_will_do(value: Any, inputs: Inputs) -> None:
-    loss = bickd_loss(*inputs, temperature=value, kd_weight=value)
-    assert torch.equal(loss, bickd_loss(*inputs, temperature=1.0, kd_weight=1.0))
+    loss = bickd_loss(*inputs, bilateral_temperature=value, kd_weight=value)
+    assert torch.equal(loss, bickd_loss(*inputs, bilateral_temperature=1.0, kd_weight=1.0))
 
 
 @pytest.mark.parametrize(("value", "got"), [(1.0, "float"), (True, "bool"), ("0", "str"), (None, "NoneType")])

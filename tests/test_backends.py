@@ -10,7 +10,8 @@ import pytest
 import torch
 from cases import make_inputs
 
-from bickd_kernels import backends, bickd_loss, bilateral_loss
+from bickd_kernels import bickd_loss, bilateral_loss
+from bickd_kernels.backends import choice
 
 LOSSES = [pytest.param(bilateral_loss, id="bilateral"), pytest.param(bickd_loss, id="bickd")]
 
@@ -76,29 +77,29 @@ def test_triton_on_the_cpu_is_refused(loss: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_auto_is_triton_on_a_gpu_and_torch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "HAS_TRITON", True)
+    monkeypatch.setattr(choice, "HAS_TRITON", True)
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert backends.resolve("auto", gpu, dtype) == "triton"
-        assert backends.resolve("auto", cpu, dtype) == "torch"
+        assert choice.resolve("auto", gpu, dtype) == "triton"
+        assert choice.resolve("auto", cpu, dtype) == "torch"
     monkeypatch.setenv("BICKD_BACKEND", "torch")
-    assert backends.resolve("auto", gpu, torch.float32) == "torch"
-    assert backends.resolve("triton", gpu, torch.float32) == "triton"
+    assert choice.resolve("auto", gpu, torch.float32) == "torch"
+    assert choice.resolve("triton", gpu, torch.float32) == "triton"
 
 
 def test_float64_is_computed_in_float64_on_a_gpu() -> None:
     gpu = torch.device("cuda", 0)
-    assert backends.resolve("auto", gpu, torch.float64) == "torch"
+    assert choice.resolve("auto", gpu, torch.float64) == "torch"
     with pytest.raises(ValueError, match="computes in float32, got float64 logits"):
-        backends.resolve("triton", gpu, torch.float64)
+        choice.resolve("triton", gpu, torch.float64)
 
 
 def test_without_triton_auto_is_torch_and_triton_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "HAS_TRITON", False)
+    monkeypatch.setattr(choice, "HAS_TRITON", False)
     gpu = torch.device("cuda", 0)
-    assert backends.resolve("auto", gpu, torch.float32) == "torch"
+    assert choice.resolve("auto", gpu, torch.float32) == "torch"
     with pytest.raises(ImportError, match="needs the package triton"):
-        backends.resolve("triton", gpu, torch.float32)
+        choice.resolve("triton", gpu, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_triton_that_is_too_old_for_the_kernels_is_as_if_it_were_not_there(
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(importlib.metadata, "version", installed)
-    assert backends.has_triton() is expected
+    assert choice.has_triton() is expected
 
 
 def test_triton_is_not_imported_before_it_is_used() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bickd_kernels import BicKDLoss, bickd_loss, bilateral_loss
+from bickd_kernels import BicKDLoss, bickd_loss, bilateral_loss, operator
+from bickd_kernels.options import BilateralOptions
 
 SIZES = (8, 3, 11, 8, 5)
 """Samples of the batches of an epoch or two, the last of which is smaller."""
@@ -77,7 +78,9 @@ def test_batches_of_any_leading_dimensions_are_compiled_twice_at_most() -> None:
     assert counter.frame_count <= 2
 
 
-@pytest.mark.parametrize("name", ["temperature", "contrast_temperature", "kd_temperature", "ce_weight", "bilateral_weight"])
+@pytest.mark.parametrize(
+    "name", ["bilateral_temperature", "contrast_temperature", "kd_temperature", "ce_weight", "class_wise_weight"]
+)
 def test_an_option_on_a_schedule_is_compiled_twice_at_most(name: str) -> None:
     compiled, counter = compiled_and_counter(bickd_loss)
     for step, size in enumerate(SIZES):
@@ -96,9 +99,24 @@ def test_a_number_out_of_range_is_refused_when_the_compiled_loss_runs() -> None:
     compiled, _ = compiled_and_counter(bickd_loss)
     inputs = make_inputs(8, 7)
     for temperature in (2.0, 3.0):
-        compiled(*inputs, temperature=temperature)
-    with pytest.raises(ValueError, match=r"temperature must be positive, got -1.0"):
-        compiled(*inputs, temperature=-1.0)
+        compiled(*inputs, kd_temperature=temperature)
+    with pytest.raises(ValueError, match=r"kd_temperature must be positive, got -1.0"):
+        compiled(*inputs, kd_temperature=-1.0)
+
+
+def test_a_tensor_in_the_place_of_a_number_is_refused_in_a_compiled_loss() -> None:
+    compiled, _ = compiled_and_counter(bickd_loss)
+    with pytest.raises(Exception, match=r"kd_weight must be a Python number, got Tensor"):
+        compiled(*make_inputs(8, 7), kd_weight=torch.tensor(1.0))
+
+
+def test_an_attribute_of_a_module_on_a_schedule_is_compiled_twice_at_most() -> None:
+    criterion = BicKDLoss()
+    compiled, counter = compiled_and_counter(criterion)
+    for step in range(4):
+        criterion.bilateral_weight = 1.0 + step
+        assert_same(compiled, criterion, make_inputs(8, 7, seed=step))
+    assert counter.frame_count <= 2
 
 
 def test_a_compiled_model_with_the_module_has_the_gradient_of_its_weights() -> None:
@@ -133,21 +151,12 @@ def test_terms_come_out_of_a_compiled_loss(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_operators_pass_the_checks_of_pytorch(kind: str) -> None:
-    from bickd_kernels import operator
-
     inputs = make_inputs(6, 5, dtype=torch.float32)
     target = None if kind == "bilateral_unlabelled" else inputs.target
-    numbers = operator.packed(
-        {
-            **{"temperature": 2.0, "contrast_temperature": 0.2, "kd_temperature": 4.0},
-            **{"ce_weight": 0.1, "kd_weight": 0.9, "bilateral_weight": 4.0, "class_weight": 1.0, "sample_weight": 1.0},
-        }
-    )
+    options = operator.flattened(BilateralOptions(), "bilateral_loss", "torch")
     for student in (inputs.student, inputs.student.clone().requires_grad_()):
-        torch.library.opcheck(operator.loss, (student, inputs.teacher, target, numbers, -100, 0b1111, "torch"))
-    torch.library.opcheck(
-        operator.loss_and_gradient, (inputs.student, inputs.teacher, target, numbers, -100, 0, "torch", True)
-    )
+        torch.library.opcheck(operator.loss, (student, inputs.teacher, target, *options))
+    torch.library.opcheck(operator.loss_and_gradient, (inputs.student, inputs.teacher, target, *options, True))
     torch.library.opcheck(operator.scaled_gradient, (inputs.teacher, torch.tensor(2.0), torch.float16))
 
 

@@ -5,7 +5,7 @@ import math
 import oracle
 import pytest
 import torch
-from cases import KINDS, LABELLED_KINDS, Inputs, call, evaluate, make_inputs, relative_error
+from cases import KINDS, LABELLED_KINDS, Inputs, call, evaluate, make_inputs, relative_error, term_rounding
 from torch import Tensor
 
 from bickd_kernels import bickd_loss, bilateral_loss
@@ -101,19 +101,18 @@ def test_one_sample_has_no_sample_side_and_log_of_c_as_class_side(classes: int, 
     inputs = make_inputs(1, classes)
     loss, gradient = evaluate("bilateral", inputs, backend=backend)
     _, terms = call("bilateral", inputs, return_terms=True, backend=backend)
-    # Nothing but the rounding of similarities of 1 / k = 5 may be left.
-    assert abs(float(terms.sample_wise)) <= 1e-14
-    assert float(terms.class_wise) == pytest.approx(math.log(classes), rel=1e-14, abs=1e-14)
-    assert float(loss) == pytest.approx(math.log(classes), rel=1e-14, abs=1e-14)
-    assert gradient.abs().max() <= 1e-14
+    assert abs(float(terms.sample_wise)) <= term_rounding()
+    assert float(terms.class_wise) == pytest.approx(math.log(classes), abs=term_rounding())
+    assert float(loss) == pytest.approx(math.log(classes), abs=2 * term_rounding())
+    assert gradient.abs().max() <= 2 * term_rounding()
 
 
 def test_one_valid_sample_is_one_sample(backend: str) -> None:
     inputs = make_inputs(5, 6)
     inputs.target[1:] = -100
     loss, gradient = evaluate("bilateral", inputs, backend=backend)
-    assert float(loss) == pytest.approx(math.log(6), rel=1e-14)
-    assert gradient.abs().max() <= 1e-14
+    assert float(loss) == pytest.approx(math.log(6), abs=2 * term_rounding())
+    assert gradient.abs().max() <= 2 * term_rounding()
 
 
 # -- a class with logit -inf in every row
@@ -232,7 +231,7 @@ def test_a_row_without_meaning_makes_the_loss_nan(
 
 @pytest.mark.parametrize("poison", ["all -inf", "nan", "+inf"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
-@pytest.mark.parametrize("term", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("term", ["class_wise_weight", "sample_wise_weight"])
 def test_each_side_alone_notices_a_row_without_meaning(term: str, side: str, poison: str, backend: str) -> None:
     inputs = make_inputs(5, 4)
     row = getattr(inputs, side)[3]
@@ -240,7 +239,7 @@ def test_each_side_alone_notices_a_row_without_meaning(term: str, side: str, poi
         row.fill_(-torch.inf)
     else:
         row[2] = float(poison)
-    weights = {"class_weight": 0.0, "sample_weight": 0.0, term: 1.0}
+    weights = {"class_wise_weight": 0.0, "sample_wise_weight": 0.0, term: 1.0}
     assert bilateral_loss(*inputs, **weights, backend=backend).isnan()
 
 
@@ -311,6 +310,7 @@ def test_leading_dimensions_are_flattened_into_samples(kind: str, leading: tuple
     shaped = Inputs(*(tensor.reshape(*leading, *tensor.shape[1:]) for tensor in inputs))
     loss, gradient = evaluate(kind, inputs, backend=backend)
     shaped_loss, shaped_gradient = evaluate(kind, shaped, backend=backend)
+    # The same bits: of contiguous logits the flattened are a view, the very tensor that the other call has.
     assert torch.equal(shaped_loss, loss)
     assert torch.equal(shaped_gradient, gradient.reshape(*leading, 5))
 

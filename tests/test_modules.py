@@ -15,11 +15,12 @@ from bickd_kernels import BicKDLoss, BilateralLoss, bickd_loss, bilateral_loss
 PAIRS = [pytest.param(BilateralLoss, bilateral_loss, id="bilateral"), pytest.param(BicKDLoss, bickd_loss, id="bickd")]
 
 OPTIONS: dict[str, Any] = {
-    "temperature": 1.5,
     "contrast_temperature": 0.1,
-    "class_weight": 0.5,
-    "sample_weight": 2.0,
+    "class_wise_weight": 0.5,
+    "sample_wise_weight": 2.0,
     "ignore_index": 0,
+    "positives": "sample",
+    "similarity": "correlation",
 }
 
 
@@ -39,11 +40,14 @@ def test_a_module_gives_the_values_of_the_function(module: Any, function: Any, o
     torch.testing.assert_close(module(**options)(*inputs), function(*inputs, **options), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("option", ["kd_temperature", "ce_weight", "kd_weight", "bilateral_weight"])
+@pytest.mark.parametrize(
+    "option", ["kd_temperature", "bilateral_temperature", "ce_weight", "kd_weight", "bilateral_weight", "label_smoothing"]
+)
 def test_each_option_of_bickd_loss_reaches_it(option: str) -> None:
     inputs = make_inputs(8, 5)
-    loss = BicKDLoss(**{option: 1.25})(*inputs)
-    assert torch.equal(loss, bickd_loss(*inputs, **{option: 1.25}))
+    value = 0.25 if option == "label_smoothing" else 1.25
+    loss = BicKDLoss(**{option: value})(*inputs)
+    assert torch.equal(loss, bickd_loss(*inputs, **{option: value}))
     assert loss != BicKDLoss()(*inputs)
 
 
@@ -74,26 +78,54 @@ def test_a_copy_of_a_module_is_the_same_loss(module: Any, function: Any, copied:
 
 @pytest.mark.parametrize(("module", "function"), PAIRS)
 def test_a_module_has_no_state_and_shows_its_options(module: Any, function: Any) -> None:
-    loss = module(temperature=1.5)
+    loss = module(contrast_temperature=1.5)
     assert isinstance(loss, nn.Module)
     assert not list(loss.parameters())
     assert not loss.state_dict()
-    assert "temperature=1.5" in repr(loss)
+    assert "contrast_temperature=1.5" in repr(loss)
     assert "ignore_index=-100" in repr(loss)
 
 
 @pytest.mark.parametrize(("module", "function"), PAIRS)
 def test_a_module_checks_its_options_when_it_is_made(module: Any, function: Any) -> None:
-    with pytest.raises(ValueError, match=r"temperature must be positive, got 0"):
-        module(temperature=0)
+    with pytest.raises(ValueError, match=r"^contrast_temperature must be >= 0.02, got 0"):
+        module(contrast_temperature=0)
+    with pytest.raises(TypeError, match=r"has no option 'temperatur'; it has contrast_temperature, "):
+        module(temperatur=2.0)
     with pytest.raises(ValueError, match=r"backend must be one of .* got 'cuda'"):
         module(backend="cuda")
-    with pytest.raises(TypeError, match=r"sample_weight must be .* got str"):
-        module(sample_weight="1")
+    with pytest.raises(TypeError, match=r"sample_wise_weight must be .* got str"):
+        module(sample_wise_weight="1")
     with pytest.raises(TypeError, match=r"group must be .*, got object"):
         module(group=object())
     with pytest.raises(TypeError, match="positional"):
         module(2.0)
+
+
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+def test_an_option_is_an_attribute_that_a_schedule_may_assign(module: Any, function: Any) -> None:
+    inputs, loss = make_inputs(8, 5), module(class_wise_weight=3.0)
+    for contrast_temperature in (0.5, 0.1):
+        loss.contrast_temperature = contrast_temperature
+        assert loss.contrast_temperature == contrast_temperature
+        expected = function(*inputs, class_wise_weight=3.0, contrast_temperature=contrast_temperature)
+        assert torch.equal(loss(*inputs), expected)
+    assert loss.class_wise_weight == 3.0
+
+
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+def test_what_is_assigned_to_an_option_is_checked(module: Any, function: Any) -> None:
+    loss = module()
+    with pytest.raises(ValueError, match=r"^contrast_temperature must be >= 0.02, got 0.01"):
+        loss.contrast_temperature = 0.01
+    with pytest.raises(TypeError, match=r"^sample_wise_weight must be a Python number, got Tensor; \.item\(\)"):
+        loss.sample_wise_weight = torch.tensor(1.0)
+    assert torch.equal(loss(*make_inputs(8, 5)), function(*make_inputs(8, 5)))
+
+
+def test_what_is_no_option_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="kd_temperature"):
+        _ = BilateralLoss().kd_temperature
 
 
 def test_a_module_trains_a_student() -> None:

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from bickd_kernels import __version__, backends, self_check
+from bickd_kernels import __version__, self_check
+from bickd_kernels.backends import choice
 
 ON_THE_CPU = [(backend, "cpu") for backend in ("torch", "reference") for _ in self_check.CASES]
 
 
 def wrong(factor: float) -> Any:
     """The torch backend with its gradient times ``factor``."""
-    right = backends.load("torch")
+    right = choice.load("torch")
 
     def compute(*arguments: Any) -> Any:
         result = right.compute(*arguments)
@@ -55,7 +56,7 @@ def test_a_wrong_gradient_fails_for_that_backend_alone(
     factor: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in = wrong(factor)
-    monkeypatch.setattr(backends, "load", lambda *_: stand_in)
+    monkeypatch.setattr(choice, "load", lambda *_: stand_in)
     assert self_check.main([]) == 1
     printed = capsys.readouterr().out
     assert "FAILED torch on cpu, bickd_loss (17, 29) float32: gradient off by" in printed
@@ -63,13 +64,13 @@ def test_a_wrong_gradient_fails_for_that_backend_alone(
 
 
 def test_a_wrong_loss_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    right = backends.load("torch")
+    right = choice.load("torch")
 
     def forward(*arguments: Any) -> Any:
         result = right.forward(*arguments)
         return result._replace(loss=result.loss * 1.001)
 
-    monkeypatch.setattr(backends, "load", lambda *_: SimpleNamespace(forward=forward, backward=right.backward))
+    monkeypatch.setattr(choice, "load", lambda *_: SimpleNamespace(forward=forward, backward=right.backward))
     assert self_check.main([]) == 1
     assert "FAILED torch on cpu" in capsys.readouterr().out
 
@@ -80,7 +81,7 @@ def test_a_backend_that_raises_is_reported_and_the_others_are_still_checked(
     def load(*_: Any) -> Any:
         raise RuntimeError("no such kernel image")
 
-    monkeypatch.setattr(backends, "load", load)
+    monkeypatch.setattr(choice, "load", load)
     assert self_check.main([]) == 1
     printed = capsys.readouterr().out
     assert printed.count("RuntimeError: no such kernel image") == len(self_check.CASES)
@@ -103,6 +104,6 @@ def test_a_gpu_is_reported_with_the_backend_that_it_gets(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
-    monkeypatch.setattr(backends, "HAS_TRITON", True)
+    monkeypatch.setattr(choice, "HAS_TRITON", True)
     description = self_check.describe()
     assert (description["GPU"], description["backend on cuda"]) == ("a GPU", "triton")

@@ -4,26 +4,59 @@ A backend is a module with the function of ``Backend``. It gets checked, flatten
 every compiler, writes to none of its inputs, and knows no other backend.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
-
 
 class Batch(NamedTuple):
-    """Logits ``(B, C)`` of student and teacher, any floating dtype and strides, ``B >= 1``; targets ``(B,)`` or None."""
+    """The samples of a loss, ``B >= 1``."""
 
     student: Tensor
+    """Logits ``(B, C)``, any floating dtype and strides."""
     teacher: Tensor
+    """Logits ``(B, C)``, any floating dtype and strides."""
     target: Tensor | None
+    """Labels, int64 ``(B,)``; or probabilities of the classes, ``(B, C)`` of a floating dtype; or None."""
 
 
-def flattened(student: Tensor, teacher: Tensor, target: Tensor | None) -> Batch:
-    """The batch of logits ``(B, ..., C)`` and targets ``(B, ...)``: leading dimensions are samples."""
-    classes = student.shape[-1]
-    return Batch(student.reshape(-1, classes), teacher.reshape(-1, classes), None if target is None else target.reshape(-1))
+class Weights(NamedTuple):
+    """What each term is multiplied by in the loss."""
+
+    ce: float
+    kd: float
+    class_wise: float
+    sample_wise: float
+
+
+class Computed(NamedTuple):
+    """Which terms are computed: those with a weight, or all if they are asked for. The cross-entropy needs a target too."""
+
+    ce: bool
+    kd: bool
+    class_wise: bool
+    sample_wise: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is to be computed of a batch."""
+
+    temperature: float
+    """Of both softmaxes of the bilateral loss."""
+    contrast_temperature: float
+    kd_temperature: float
+    weights: Weights
+    computed: Computed
+    label_smoothing: float
+    ignore_index: int
+    """The label of a sample that is as if it were not in the batch."""
+    by_label: bool
+    """Whether samples of one label are positives of each other, where there are labels; else each is its own."""
+    similarity: str
+    """``"cosine"`` or ``"correlation"``."""
 
 
 class Result(NamedTuple):
@@ -32,16 +65,16 @@ class Result(NamedTuple):
     loss: Tensor
     """The sum of ``weight * term`` over the weights that are not 0, a scalar."""
     terms: Tensor
-    """The unweighted terms in the order of ``arguments.TERMS``, ``(4,)``; 0 what is not computed."""
+    """The unweighted terms in the order of ``Weights``, ``(4,)``; 0 what is not computed."""
     gradient: Tensor | None
-    """``d loss / d student``, ``(B, C)``; None where it is not needed."""
+    """``d loss / d student``, ``(rows, C)`` for the rows that were asked for; None where none were."""
 
 
 class Backend(Protocol):
     """The losses and their gradient."""
 
-    def compute(self, batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
-        """Loss, terms and gradient of a batch."""
+    def compute(self, batch: Batch, settings: Settings, gradient_rows: slice | None) -> Result:
+        """Loss and terms of a batch, and the gradient of the samples ``gradient_rows``, or of none."""
         ...
 
 

@@ -1,4 +1,5 @@
-"""The processes of a group: what they agree on before a tensor moves (``agreement``), and what then moves (``exchange``).
+"""The loss over the batches of all processes of a group.
 
-No module here knows the loss.
+Reading order: ``agreement`` compares what the ranks are about to compute, ``exchange`` moves tensors, ``global_batch`` calls
+a backend on what was gathered, or ``summed_batch`` adds up what the ranks computed of their own samples.
 """

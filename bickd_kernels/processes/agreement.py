@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from bickd_kernels.processes.group import ProcessGroup
-from bickd_kernels.processes.slices import Slices
 
 MESSAGE_BYTES = 2048
 """The length of every message: one operation then moves them, without asking for lengths first."""
@@ -27,23 +26,23 @@ _ERROR_CHARACTERS = 300
 _host_groups: WeakKeyDictionary[ProcessGroup, ProcessGroup] = WeakKeyDictionary()
 
 
-def agree(group: ProcessGroup, *, rows: int, needs_gradient: bool, call: dict[str, Any]) -> Slices:
-    """Which samples each rank holds, once all ranks are known to make the same call.
+def agree(group: ProcessGroup, *, rows: int, call: dict[str, Any]) -> tuple[int, ...]:
+    """How many samples each rank holds, once all ranks are known to make the same call.
 
     Args:
         group: the processes.
         rows: the number of this rank's samples.
-        needs_gradient: whether this rank wants a gradient.
         call: by name, what has to be the same on every rank; values that JSON holds.
 
     Raises:
         RuntimeError: another rank failed its own checks, or does not take part.
         ValueError: ranks that differ in ``call``.
     """
-    told = _tell(group, {"rows": rows, "needs_gradient": needs_gradient, "call": call})
+    told = _tell(group, {"rows": rows, "call": call})
     for rank, message in enumerate(told):
         if "error" in message:
             raise RuntimeError(f"rank {rank} of the group cannot compute its part of the loss: {message['error']}")
+    # The name of the loss comes first: the options of another one have other names.
     for name in call:
         for rank, message in enumerate(told):
             if message["call"][name] != told[0]["call"][name]:
@@ -51,23 +50,19 @@ def agree(group: ProcessGroup, *, rows: int, needs_gradient: bool, call: dict[st
                     f"{name} must be the same on every rank of the group, got {told[0]['call'][name]} on rank 0 and "
                     f"{message['call'][name]} on rank {rank}"
                 )
-    return Slices(
-        group,
-        dist.get_rank(group),
-        tuple(message["rows"] for message in told),
-        any(message["needs_gradient"] for message in told),
-    )
+    return tuple(message["rows"] for message in told)
 
 
 @contextlib.contextmanager
-def failure_told_to(group: ProcessGroup) -> Iterator[None]:
+def failure_told_to(group: Any) -> Iterator[None]:
     """Tells the other ranks, which wait in ``agree``, of an exception in the block, and raises it."""
     try:
         yield
     except Exception as error:
-        # The error itself matters more than that a rank could not be reached.
-        with contextlib.suppress(RuntimeError):
-            _tell(group, {"error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]})
+        if isinstance(group, ProcessGroup) and dist.get_world_size(group) > 1:
+            # The error itself matters more than that a rank could not be reached.
+            with contextlib.suppress(RuntimeError):
+                _tell(group, {"error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]})
         raise
 
 

@@ -36,7 +36,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_case_has_times_memory_and_ratios_of_every_provider() -> None:
     measured = {one.provider: one for one in measure_case(SMALL, "cpu")}
-    assert list(measured) == ["reference", "tiled", "products", "KD", "DIST"]
+    assert list(measured) == ["reference", "torch", "products", "KD", "DIST"]
     for one in measured.values():
         assert one.forward is not None
         assert one.forward_and_backward is not None
@@ -44,7 +44,7 @@ def test_a_case_has_times_memory_and_ratios_of_every_provider() -> None:
         assert one.peak_bytes is not None
         assert one.peak_bytes >= 4 * 4 * 6
     assert measured["reference"].to_reference == Spread(1.0, 1.0, 1.0) == measured["products"].to_products
-    assert measured["tiled"].to_products is not None
+    assert measured["torch"].to_products is not None
     assert measured["KD"].to_products is None
 
 
@@ -52,8 +52,8 @@ def test_what_does_not_fit_is_listed_with_its_reason_and_the_others_run(monkeypa
     monkeypatch.setattr(measure, "shortage", lambda name, *_: "needs about 9 GB" if name == "reference" else "")
     measured = {one.provider: one for one in measure_case(SMALL, "cpu")}
     assert measured["reference"] == Measurement(SMALL, "reference", skipped="needs about 9 GB")
-    assert measured["tiled"].forward_and_backward is not None
-    assert measured["tiled"].to_reference is None
+    assert measured["torch"].forward_and_backward is not None
+    assert measured["torch"].to_reference is None
 
 
 def test_a_series_has_a_measurement_of_every_size() -> None:
@@ -73,10 +73,10 @@ def test_the_table_has_rates_of_what_cannot_be_avoided() -> None:
     case = Case("ImageNet", 10, 100)
     seconds = Spread(0.9e-3, 1e-3, 1.3e-3)
     ratio = Spread(0.5, 0.5, 0.5)
-    tiled = Measurement(case, "tiled", seconds, seconds, ratio, Spread(1.5, 1.5, 1.5), peak_bytes=2_500_000)
+    ours = Measurement(case, "torch", seconds, seconds, ratio, Spread(1.5, 1.5, 1.5), peak_bytes=2_500_000)
     # 12 bytes a logit and 8 a target: 12080 in a millisecond. 4 * 10 * 100 * 110 flops.
-    assert rows_of([tiled]) == [
-        ["ImageNet 10 x 100", "tiled", "1 ± 20%", "1 ± 20%", "0.50", "1.50", "2.5", "0.0121 (1%)", "0.44 (44%)"]
+    assert rows_of([ours]) == [
+        ["ImageNet 10 x 100", "torch", "1 ± 20%", "1 ± 20%", "0.50", "1.50", "2.5", "0.0121 (1%)", "0.44 (44%)"]
     ]
 
 

@@ -26,9 +26,9 @@ def test_the_smaller_call_tells_what_the_larger_one_takes(provider: str, case: C
     assert 0.98 * true <= expected <= 1.1 * true
 
 
-def test_the_tiled_backend_is_never_underestimated() -> None:
+def test_the_torch_backend_is_never_underestimated() -> None:
     case = Case("wide", 64, 1600)
-    assert fitting.expected_bytes("tiled", case, "cpu") >= measured("tiled", case)
+    assert fitting.expected_bytes("torch", case, "cpu") >= measured("torch", case)
 
 
 def test_the_compiled_definition_is_judged_as_the_definition() -> None:

@@ -47,7 +47,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_without_a_tool_it_is_named_with_its_package(tool: str, tools: set[str]) -> None:
     tools.remove(tool)
     with pytest.raises(UnavailableError, match=f"^{tool} not found; .* package valgrind"):
-        count(CASE, ["tiled"])
+        count(CASE, ["torch"])
 
 
 def test_a_program_that_fails_under_valgrind_is_an_error_with_its_last_words(
@@ -56,7 +56,7 @@ def test_a_program_that_fails_under_valgrind_is_an_error_with_its_last_words(
     failed = subprocess.CompletedProcess([], 1, "", "unrecognised instruction")
     monkeypatch.setattr(instructions.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match="unrecognised instruction") as raised:
-        count(CASE, ["tiled"])
+        count(CASE, ["torch"])
     # Not taken for a machine without valgrind, whose checks are left out.
     assert not isinstance(raised.value, UnavailableError)
 
@@ -75,8 +75,8 @@ def test_dumps_are_those_of_the_providers_in_turn_and_counts_are_of_one_call(
 
     monkeypatch.setattr(instructions.subprocess, "run", run)
     assert ROUNDS == 3
-    assert count(CASE, ["tiled", "reference"]) == {
-        "tiled": [1000 / CALLS, 3000 / CALLS, 5000 / CALLS],
+    assert count(CASE, ["torch", "reference"]) == {
+        "torch": [1000 / CALLS, 3000 / CALLS, 5000 / CALLS],
         "reference": [2000 / CALLS, 4000 / CALLS, 6000 / CALLS],
     }
 
@@ -99,7 +99,7 @@ def test_calls_are_counted_after_a_call_that_is_not(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(instructions.torch._C, "_valgrind_toggle", noting("start"))
     monkeypatch.setattr(instructions.torch._C, "_valgrind_toggle_and_dump_stats", noting("dump"))
     monkeypatch.setattr(instructions.gc, "disable", noting("no collector"))
-    monkeypatch.setattr("sys.argv", ["instructions", "6", "5", "tiled", "reference"])
+    monkeypatch.setattr("sys.argv", ["instructions", "6", "5", "torch", "reference"])
     instructions._main()
     one_round = [
         event

@@ -24,7 +24,7 @@ def measured(case: Case, provider: str, factor: float) -> Measurement:
     return Measurement(case, provider, None, spread, ratio, peak_bytes=int(factor * 1000 * case.samples))
 
 
-FACTORS = {"reference": 4.0, "compiled": 3.0, "tiled": 2.0, "products": 1.0, "KD": 0.1, "DIST": 0.2}
+FACTORS = {"reference": 4.0, "compiled": 3.0, "torch": 2.0, "products": 1.0, "KD": 0.1, "DIST": 0.2}
 SERIES = [measured(case, name, factor) for case in (*CLASS_SERIES, *SAMPLE_SERIES) for name, factor in FACTORS.items()]
 NAMED = [measured(case, name, factor) for case in (SMALL, LARGE) for name, factor in FACTORS.items()]
 
@@ -101,7 +101,7 @@ def test_products_are_a_dashed_mark_and_no_bar() -> None:
 
 
 def test_the_figures_of_a_bar_that_ends_before_the_mark_of_the_products_are_behind_the_mark() -> None:
-    lean = [replace(one, peak_bytes=1) if one.provider == "tiled" else one for one in NAMED]
+    lean = [replace(one, peak_bytes=1) if one.provider == "torch" else one for one in NAMED]
     _, memory = plots.plot_cases(lean, "a machine").axes
     assert memory.texts[1].xy[0] == pytest.approx(0.75)
     assert memory.texts[2].xy[0] == pytest.approx(0.25)

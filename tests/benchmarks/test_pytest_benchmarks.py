@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_pytest_on_the_folder_measures_the_cases() -> None:
-    selection = ["benchmarks/", "-k", "64x100 and (products or tiled)", "-p", "no:cacheprovider"]
+    selection = ["benchmarks/", "-k", "64x100 and (products or torch)", "-p", "no:cacheprovider"]
     limits = ["--benchmark-max-time=0.01", "--benchmark-min-rounds=1"]
     # A worker of pytest-xdist would hand down that it is one, and a worker does not measure.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

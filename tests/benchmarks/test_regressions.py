@@ -13,14 +13,14 @@ from benchmarks import instructions, regressions
 from benchmarks.checks import RULES, Check, Values, grouped, judge, limits_by_rule, load, providers_of
 from benchmarks.timing import Spread
 
-TIME = Check(6, 5, "forward and backward", "tiled", "reference", 0.5)
+TIME = Check(6, 5, "forward and backward", "torch", "reference", 0.5)
 MEMORY = replace(TIME, what="peak memory")
 INSTRUCTIONS = replace(TIME, what="instructions")
 
 
 def times(*ratios_: float) -> Values:
     """Repetitions in which the reference takes 2."""
-    return {"tiled": [2 * ratio for ratio in ratios_], "reference": [2.0] * len(ratios_)}
+    return {"torch": [2 * ratio for ratio in ratios_], "reference": [2.0] * len(ratios_)}
 
 
 def in_turn(*measurements: Values) -> Callable[[], Values]:
@@ -29,7 +29,7 @@ def in_turn(*measurements: Values) -> Callable[[], Values]:
 
 
 def test_the_median_ratio_of_repetitions_is_compared_with_the_limit() -> None:
-    drifting = {"tiled": [1.0, 20.0, 300.0], "reference": [2.5, 40.0, 500.0]}
+    drifting = {"torch": [1.0, 20.0, 300.0], "reference": [2.5, 40.0, 500.0]}
     (verdict,) = judge([TIME], in_turn(drifting))
     assert not verdict.failed
     assert verdict.ratio == pytest.approx(Spread(0.45, 0.5, 0.55))
@@ -63,8 +63,8 @@ def test_what_nothing_disturbs_is_measured_once(check: Check) -> None:
 
 def test_a_check_that_passed_is_not_judged_by_the_attempts_for_another() -> None:
     products = replace(TIME, relative_to="products", limit=1.5)
-    first = {"tiled": [1.0], "reference": [2.0], "products": [0.1]}
-    second = {"tiled": [1.0], "reference": [0.1], "products": [1.0]}
+    first = {"torch": [1.0], "reference": [2.0], "products": [0.1]}
+    second = {"torch": [1.0], "reference": [0.1], "products": [1.0]}
     verdicts = judge([TIME, products], in_turn(first, second))
     assert [(verdict.failed, verdict.attempts) for verdict in verdicts] == [(False, 1), (False, 2)]
 
@@ -102,7 +102,7 @@ def test_one_measurement_decides_all_checks_of_a_batch_and_a_thing_and_times_com
     products, larger = replace(TIME, relative_to="products"), replace(TIME, samples=7)
     groups = grouped([INSTRUCTIONS, MEMORY, larger, TIME, products])
     assert groups == [[TIME, products], [larger], [MEMORY], [INSTRUCTIONS]]
-    assert providers_of(groups[0]) == ["tiled", "reference", "products"]
+    assert providers_of(groups[0]) == ["torch", "reference", "products"]
 
 
 # -- the file
@@ -111,7 +111,7 @@ def test_one_measurement_decides_all_checks_of_a_batch_and_a_thing_and_times_com
 def test_the_limits_of_the_repository_are_of_what_can_be_measured() -> None:
     found = load()
     assert {check.what for check in found} == set(RULES)
-    assert {name for check in found for name in (check.provider, check.relative_to)} == {"tiled", "reference", "products"}
+    assert {name for check in found for name in (check.provider, check.relative_to)} == {"torch", "reference", "products"}
     counted = [check for check in found if check.what == "instructions"]
     assert {name for check in counted for name in (check.provider, check.relative_to)} <= set(instructions.BACKENDS)
     for batch in ((64, 100), (256, 1000), (1024, 1000)):
@@ -120,7 +120,7 @@ def test_the_limits_of_the_repository_are_of_what_can_be_measured() -> None:
             assert names == {"reference", "products"}
 
 
-ENTRY = "{samples: 6, classes: 5, what: forward, provider: tiled, relative_to: reference, limit: 0.5}"
+ENTRY = "{samples: 6, classes: 5, what: forward, provider: torch, relative_to: reference, limit: 0.5}"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ ENTRY = "{samples: 6, classes: 5, what: forward, provider: tiled, relative_to: r
         (ENTRY.replace("0.5", ".nan"), "limit must be finite and > 0, got nan"),
         (ENTRY.replace(", limit: 0.5", ""), "limit"),
         (ENTRY.replace("limit", "limits"), "limits"),
-        (f"{ENTRY}\n- {ENTRY}", "there twice: \\(6, 5\\) forward: tiled / reference"),
+        (f"{ENTRY}\n- {ENTRY}", "there twice: \\(6, 5\\) forward: torch / reference"),
     ],
 )
 def test_a_wrong_entry_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_within_all_limits_the_exit_status_is_0(monkeypatch: pytest.MonkeyPatch,
     assert "over its limit" not in text
     assert [entry["failed"] for entry in content] == [False] * 3
     assert content[0] == {
-        "samples": 6, "classes": 5, "what": "forward and backward", "provider": "tiled", "relative_to": "reference",
+        "samples": 6, "classes": 5, "what": "forward and backward", "provider": "torch", "relative_to": "reference",
         "limit": 0.5, "ratio": {"low": 0.4, "median": 0.4, "high": 0.4}, "attempts": 1, "failed": False, "left_out": "",
     }  # fmt: skip
 
@@ -190,7 +190,7 @@ def test_over_a_limit_the_exit_status_is_1_and_the_check_is_named(
 ) -> None:
     status, text, content = checked(monkeypatch, tmp_path, {**dict.fromkeys(RULES, times(0.4)), what: times(0.6)})
     assert status == 1
-    assert f"over its limit: (6, 5) {what}: tiled / reference\n" in text
+    assert f"over its limit: (6, 5) {what}: torch / reference\n" in text
     assert text.count("over its limit") == 1
     assert [entry["what"] for entry in content if entry["failed"]] == [what]
 
@@ -210,14 +210,14 @@ def test_times_and_memory_are_those_of_the_named_providers(monkeypatch: pytest.M
     products = replace(TIME, relative_to="products")
     for what in ("forward", "forward and backward"):
         values = regressions.measure([replace(TIME, what=what), replace(products, what=what)])
-        assert list(values) == ["tiled", "reference", "products"]
+        assert list(values) == ["torch", "reference", "products"]
         assert all(seconds > 0 for measured in values.values() for seconds in measured)
     wide = replace(products, what="peak memory", samples=64, classes=300)
     values = regressions.measure([wide, replace(wide, relative_to="reference")])
     # Both similarity matrices and the larger one of the two products with them.
     assert values["products"] == [4.0 * (64 * 64 + 300 * 300 + 64 * 300)]
-    assert values["products"] < values["tiled"] < values["reference"]
-    assert regressions.measure([wide])["tiled"] == values["tiled"]
+    assert values["products"] < values["torch"] < values["reference"]
+    assert regressions.measure([wide])["torch"] == values["torch"]
 
 
 def test_the_command_checks_the_limits_on_one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

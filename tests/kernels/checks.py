@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 def step(kind: str, inputs: Inputs, backend: ModuleType = kernels, **options: float) -> Step:
     """One training step by the kernels; to be called within ``simulator``."""
-    result = backend.compute(batch_of(kind, inputs), settings_of(kind, **options), True)
+    result = backend.compute(batch_of(kind, inputs), settings_of(kind, **options), slice(None))
     return Step(result.loss, result.gradient)
 
 

@@ -62,13 +62,13 @@ def test_the_report_has_what_was_measured_beside_its_forecast(tmp_path: Path) ->
         Timing(256, 1000, "float32", "triton", 0.05, 12.0),
         Timing(256, 1000, "float32", "reference", 1.5, 300.0),
         Timing(256, 1000, "bfloat16", "reference", None, None, "OOM"),
-        Timing(256, 1000, "float32", "tiled compiled", 0.75, 30.0),
+        Timing(256, 1000, "float32", "torch compiled", 0.75, 30.0),
     ]
     forecasts = [
         Forecast(256, 1000, "float32", "triton", "toy", 25.0, 5, 33.0, 4.0),
         Forecast(256, 1000, "float32", "reference", "toy", 2000.0, 152, 317.0, 1.0),
         Forecast(256, 1000, "bfloat16", "reference", "toy", 500.0, 155, 317.0, 1.0),
-        Forecast(128, 1000, "float32", "tiled compiled", "toy", 9.0, 5, 33.0, 4.0),
+        Forecast(128, 1000, "float32", "torch compiled", "toy", 9.0, 5, 33.0, 4.0),
     ]
     report([], timings, forecasts, "The forecast is one.", tmp_path)
     lines = (tmp_path / "report.md").read_text().splitlines()
@@ -80,7 +80,7 @@ def test_the_report_has_what_was_measured_beside_its_forecast(tmp_path: Path) ->
     assert rows[0].endswith("| 80.5 |")
     assert rows[1] == "| 256, 1000 | float32 | reference | 1.5000 | 2.0000 | 0.75 | 300.0 | |  |"
     assert rows[2] == "| 256, 1000 | bfloat16 | reference | OOM | 0.5000 | | | | |"
-    assert rows[3] == "| 256, 1000 | float32 | tiled compiled | 0.7500 |  |  | 30.0 | |  |"
+    assert rows[3] == "| 256, 1000 | float32 | torch compiled | 0.7500 |  |  | 30.0 | |  |"
     assert len(json.loads((tmp_path / "report.json").read_text())["forecasts"]) == 4
 
 

@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from triton.backends.compiler import GPUTarget
 from ttsem import _fakedriver, harness, sanitize
 
-from bickd_kernels import backends
+from bickd_kernels.backends import choice
 
 SHAPES = [(16, 24), (40, 150)]
 
@@ -37,7 +37,7 @@ def traceable_simulator() -> Iterator[sanitize.Session]:
         gpu_restored(),
         sanitize.session(cc=90, cuda_is_cpu=False) as session,
         mock.patch.object(harness, "ir_for_launch", intermediate_code),
-        mock.patch.object(backends, "resolve", kernels_by_decree),
+        mock.patch.object(choice, "resolve", kernels_by_decree),
     ):
         _fakedriver.unstub_torch_cuda()
         torch._dynamo.reset()

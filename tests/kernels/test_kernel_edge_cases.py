@@ -497,6 +497,7 @@ def test_targets_may_have_any_integer_dtype(dtype: torch.dtype) -> None:
     inputs.target[3] = 100
     expected = computed("bickd", inputs, ignore_index=100)
     actual = computed("bickd", inputs._replace(target=inputs.target.to(dtype)), ignore_index=100)
+    # The same bits: targets are integers, widened before a kernel sees them.
     assert torch.equal(actual[0], expected[0])
     assert torch.equal(actual[1], expected[1])
 
@@ -550,24 +551,18 @@ LAYOUTS = ["transposed", "rows of a wider tensor", "every other row", "every thi
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("dtype", "classes"), [(torch.float32, 21), (torch.bfloat16, 24)])
-def test_any_strides_give_the_same_bits(layout: str, dtype: torch.dtype, classes: int) -> None:
+def test_any_strides_will_do(layout: str, dtype: torch.dtype, classes: int) -> None:
     inputs = make_inputs(19, classes, dtype=dtype)
-    loss, gradient = computed("bickd", inputs)
     student, teacher = (strided(layout, logits) for logits in inputs[:2])
+    grade = FLOAT32_GRADE if dtype == torch.float32 else SINGLE_FLOAT16
     for moved in (Inputs(student, teacher, inputs.target), inputs._replace(teacher=teacher)):
-        moved_loss, moved_gradient = computed("bickd", moved)
-        assert torch.equal(moved_loss, loss)
-        assert torch.equal(moved_gradient, gradient)
+        # Strides of their own may give a kernel of its own, whose sums have another order: what is bounded is the error.
+        assert_is_the_definition("bickd", moved, grade)
 
 
 def test_the_teacher_may_be_one_expanded_row() -> None:
     inputs = single(19, 24)
-    row = inputs.teacher[:1]
-    expected = computed("bickd", inputs._replace(teacher=row.repeat(19, 1)))
-    actual = computed("bickd", inputs._replace(teacher=row.expand(19, 24)))
-    assert torch.equal(actual[0], expected[0])
-    assert torch.equal(actual[1], expected[1])
-    assert_is_the_definition("bickd", inputs._replace(teacher=row.expand(19, 24)))
+    assert_is_the_definition("bickd", inputs._replace(teacher=inputs.teacher[:1].expand(19, 24)))
 
 
 def test_logits_may_be_one_expanded_number() -> None:
@@ -581,9 +576,7 @@ def test_targets_may_be_strided(kind: str) -> None:
     other = inputs.target.roll(1)
     strided = torch.stack((other, inputs.target), dim=1)[:, 1]
     assert torch.equal(strided, inputs.target)
-    expected, actual = computed(kind, inputs), computed(kind, inputs._replace(target=strided))
-    assert torch.equal(actual[0], expected[0])
-    assert torch.equal(actual[1], expected[1])
+    assert_is_the_definition(kind, inputs._replace(target=strided))
 
 
 @pytest.mark.parametrize("shape", [(20,), (4, 5)])
@@ -591,9 +584,7 @@ def test_targets_may_be_one_expanded_number(shape: tuple[int, ...]) -> None:
     inputs = single(20, 24)
     inputs.target.fill_(3)
     shaped = Inputs(*(tensor.reshape(*shape, *tensor.shape[1:]) for tensor in inputs))
-    expected, actual = computed("bickd", shaped), computed("bickd", shaped._replace(target=torch.tensor(3).expand(shape)))
-    assert torch.equal(actual[0], expected[0])
-    assert torch.equal(actual[1], expected[1])
+    assert_is_the_definition("bickd", shaped._replace(target=torch.tensor(3).expand(shape)))
 
 
 @pytest.mark.parametrize("shape", [(1, 24), (24, 1)])
@@ -602,9 +593,7 @@ def test_strides_of_one_row_or_one_column_mean_nothing(shape: tuple[int, int]) -
     odd = [torch.as_strided(logits, shape, (1, 1) if shape[1] > 1 else (1, 7)) for logits in inputs[:2]]
     for moved, logits in zip(odd, inputs[:2], strict=True):
         assert torch.equal(moved, logits)
-    expected, actual = computed("bickd", inputs), computed("bickd", Inputs(*odd, inputs.target))
-    assert torch.equal(actual[0], expected[0])
-    assert torch.equal(actual[1], expected[1])
+    assert_is_the_definition("bickd", Inputs(*odd, inputs.target))
 
 
 @pytest.mark.parametrize("leading", [(2, 10), (2, 5, 2), (20, 1)])
@@ -613,6 +602,7 @@ def test_leading_dimensions_are_flattened_into_samples(leading: tuple[int, ...])
     loss, gradient = computed("bickd", inputs)
     shaped = Inputs(*(tensor.reshape(*leading, *tensor.shape[1:]) for tensor in inputs))
     shaped_loss, shaped_gradient = computed("bickd", shaped)
+    # The same bits: of contiguous logits the flattened are a view, the very tensor that the other call has.
     assert torch.equal(shaped_loss, loss)
     assert torch.equal(shaped_gradient, gradient.reshape(*leading, 5))
 
@@ -624,9 +614,9 @@ def test_pixels_with_the_classes_moved_last_are_flattened() -> None:
         inputs.target.reshape(2, 3, 4),
     )
     assert not images.student.is_contiguous()
-    expected, actual = computed("bickd", inputs), computed("bickd", images)
-    assert torch.equal(actual[0], expected[0])
-    assert torch.equal(actual[1].reshape(24, 3), expected[1])
+    flat = evaluate("bickd", as_double(inputs), backend="reference")
+    loss, gradient = computed("bickd", images)
+    assert_close_to((loss, gradient.reshape(24, 3)), flat)
 
 
 # -- autograd
@@ -763,8 +753,11 @@ def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
         loss = call("bickd", inputs)
         assert kept != []
     assert not without.requires_grad
-    assert torch.equal(without, loss)
-    assert torch.equal(detached, loss)
+    assert torch.equal(detached, without)
+    # The kernels without the gradient are others, and may add up in another order.
+    expected = call("bickd", as_double(inputs), backend="reference").detach()
+    for value in (without, loss.detach()):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("absences", [False, True])
@@ -817,13 +810,12 @@ def test_terms_of_weight_zero_take_no_part_where_something_is_absent(left_out: t
 def test_returning_terms_does_not_change_the_loss(weight: str) -> None:
     inputs = single(19, 5)
     weights = without((weight,))
+    student = inputs.student.clone().requires_grad_()
     with simulator():
-        alone, alone_gradient = evaluate("bickd", inputs, **weights)
-        student = inputs.student.clone().requires_grad_()
         loss, terms = call("bickd", inputs._replace(student=student), return_terms=True, **weights)
         (gradient,) = torch.autograd.grad(loss, student)
-    torch.testing.assert_close(loss.detach(), alone, rtol=1e-7, atol=0)
-    torch.testing.assert_close(gradient, alone_gradient, rtol=1e-6, atol=1e-8)
+    # Without the terms it is within the same bounds of the same truth, by test_terms_of_weight_zero_take_no_part.
+    assert_close_to((loss.detach(), gradient), evaluate("bickd", as_double(inputs), backend="reference", **weights))
     for actual, true in zip(terms, expected_terms("bickd", inputs)[1], strict=True):
         torch.testing.assert_close(actual.double(), true, rtol=1e-6, atol=1e-6)
 

@@ -141,7 +141,7 @@ def test_whoever_replaced_what_launches_sees_every_launch(recorder: Recorder) ->
     assert len(recorder.launches) == 5
 
 
-def test_hooks_of_profilers_see_direct_launches(recorder: Recorder) -> None:
+def test_hooks_of_profilers_see_every_launch(recorder: Recorder) -> None:
     inputs = make_inputs(20, 30, dtype=torch.bfloat16)
     step(inputs)
     recorder.clear()
@@ -154,7 +154,6 @@ def test_hooks_of_profilers_see_direct_launches(recorder: Recorder) -> None:
         step(inputs)
     finally:
         knobs.runtime.launch_enter_hook.remove(hook)
-    assert recorder.searches == 0
     names = [launch[LAUNCH_METADATA].get()["name"] for launch in recorder.launches]
     assert names == ["sample_statistics", "class_statistics", "similarity_tiles", "slope_tiles", "logit_gradient"]
     assert all(launch[ENTER_HOOK] is not None for launch in recorder.launches)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import assert_type
 
-from bickd_kernels import BicKDLoss, BicKDTerms, BilateralLoss, BilateralTerms, bickd_loss, bilateral_loss, reference
+from bickd_kernels import BicKDLoss, BicKDTerms, BilateralLoss, BilateralTerms, bickd_loss, bilateral_loss
 
 student, teacher = torch.randn(4, 3), torch.randn(4, 3)
 target = torch.tensor([0, 1, 2, 0])
@@ -26,7 +26,8 @@ assert_type(terms.class_wise, Tensor)
 criterion: nn.Module = BicKDLoss(bilateral_weight=2.0, ignore_index=255)
 assert_type(BicKDLoss().forward(student, teacher, target), Tensor | tuple[Tensor, BicKDTerms])
 assert_type(BilateralLoss().forward(student, teacher), Tensor | tuple[Tensor, BilateralTerms])
-assert_type(reference.bilateral_loss(student, teacher), Tensor | tuple[Tensor, BilateralTerms])
+assert_type(bilateral_loss(student, teacher, positives="sample", similarity="correlation"), Tensor)
+assert_type(bickd_loss(student, teacher, target, label_smoothing=0.1, backend="reference"), Tensor)
 """
 
 WRONG = """
@@ -39,6 +40,7 @@ bilateral_loss(student)
 bilateral_loss(student, teacher, temprature=2.0)
 bilateral_loss(student, teacher, temperature="2")
 bilateral_loss(student, teacher, kd_weight=1.0)
+bilateral_loss(student, teacher, positives="labels")
 bickd_loss(student, teacher)
 bickd_loss(student, teacher, student, group="all")
 BicKDLoss(2.0)

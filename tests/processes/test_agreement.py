@@ -15,14 +15,18 @@ from together import together
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from bickd_kernels import BicKDLoss, bickd_loss, bilateral_loss, reference
+from bickd_kernels import BicKDLoss, bickd_loss, bilateral_loss
 from bickd_kernels.processes import agreement
 
 SECONDS = 2
 """The time limit of the group that waits for a rank which does not call."""
 
 DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
-    "temperature": ({"temperature": 3.0}, "temperature must be the same .*, got 2.0 on rank 0 and 3.0 on rank 1"),
+    "temperature": (
+        {"bilateral_temperature": 3.0},
+        "bilateral_temperature must be the same .*, got 2.0 on rank 0 and 3.0 on rank 1",
+    ),
+    "positives": ({"positives": "sample"}, "positives must be the same .*, got None on rank 0 and sample on rank 1"),
     "weight": ({"kd_weight": 0.5}, "kd_weight must be the same .*, got 0.9 on rank 0 and 0.5 on rank 1"),
     "classes": ({"classes": 6}, "the number of classes must be the same .*, got 5 on rank 0 and 6 on rank 1"),
     "student's dtype": (
@@ -41,17 +45,17 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "targets": (
         {"loss": lambda x, y, target, **options: bilateral_loss(x, y, **options)},
-        "target must be the same .*, got a tensor on rank 0 and None on rank 1",
+        "target must be the same .*, got a tensor of torch.int64 on rank 0 and None on rank 1",
     ),
 }
 """By name, what rank 1 does in another way, and what both are told."""
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "number": ({"temperature": -1.0}, ValueError, "temperature must be positive, got -1.0"),
+    "number": ({"kd_temperature": -1.0}, ValueError, "kd_temperature must be positive, got -1.0"),
     "type": ({"kd_weight": "0.9"}, TypeError, "kd_weight must be a Python number, got str"),
     "target": ({"target": 17}, ValueError, r"target must be in \[0, 4\] .*, got 17"),
     "dtype": ({"student": torch.int64}, TypeError, r"student_logits must be float16, .*, got torch\.int64"),
-    "kernels": ({"backend": "triton"}, ValueError, 'backend "triton" computes the batch of one process'),
+    "kernels": ({"backend": "triton"}, ValueError, 'backend "triton" needs logits on a GPU, got cpu'),
 }
 
 
@@ -161,7 +165,7 @@ def losses_of_groups(rank: int) -> dict[str, torch.Tensor]:
     results = {
         "alone": bickd_loss(*inputs, group=alone),
         "all": bickd_loss(*inputs, group=dist.group.WORLD),
-        "reference": reference.bickd_loss(*inputs, group=dist.group.WORLD),
+        "reference": bickd_loss(*inputs, group=dist.group.WORLD, backend="reference"),
         "module": BicKDLoss(group=dist.group.WORLD)(*inputs),
     }
     results["copy"] = copy.deepcopy(BicKDLoss(group=dist.group.WORLD))(*inputs)

@@ -118,7 +118,11 @@ def cases(draw: st.DrawFn, kind: str) -> Case:
         draw(logits((*leading, classes), generator)),
         draw(targets(leading, classes, ignore_index, generator)),
     )
-    names = ["class_weight", "sample_weight", *(["ce_weight", "kd_weight", "bilateral_weight"] if kind == "bickd" else [])]
+    names = [
+        "class_wise_weight",
+        "sample_wise_weight",
+        *(["ce_weight", "kd_weight", "bilateral_weight"] if kind == "bickd" else []),
+    ]
     options: dict[str, Any] = {name: draw(WEIGHTS) for name in names} if draw(st.booleans()) else {}
     options["temperature"] = draw(temperatures(1e-6, 1e6))
     options["contrast_temperature"] = draw(mostly(st.floats(0.02, 1.0), temperatures(0.02, 1e6)))

@@ -20,6 +20,11 @@ class Mistake(NamedTuple):
 
 NO_NUMBERS: tuple[Any, ...] = (None, "1", b"1", True, 1j, [1.0], {}, object(), torch.tensor(1.0))
 NO_TENSORS: tuple[Any, ...] = (1, 1.5, "logits", [[0.0]], (), {}, object(), torch.Tensor, torch.zeros(2, 3).numpy())
+ALLOWED_NAMES: dict[str, tuple[Any, ...]] = {
+    "backend": ("auto", "torch", "triton", "reference"),
+    "positives": ("label", "sample", None),
+    "similarity": ("cosine", "correlation"),
+}
 OTHER_DTYPES = (torch.bool, torch.int64, torch.uint8, torch.uint16, torch.complex64, torch.float8_e4m3fn)
 
 
@@ -50,7 +55,9 @@ def wrong_target(target: Tensor, classes: int, ignore_index: int) -> st.SearchSt
 def wrong_number(name: str) -> st.SearchStrategy[Any]:
     if name == "ignore_index":
         return st.sampled_from([None, "0", 1.0, True, [0], object(), 2**63, -(2**63) - 1])
-    if name.endswith("weight"):
+    if name == "label_smoothing":
+        lowest, highest = 0.0, math.nextafter(1.0, 0.0)
+    elif name.endswith("weight"):
         lowest, highest = -1e12, 1e12
     else:
         lowest, highest = 0.02 if name == "contrast_temperature" else 1e-6, 1e6
@@ -66,10 +73,20 @@ def mistakes(draw: st.DrawFn, kind: str) -> Mistake:
     samples, classes = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     ignore_index = draw(st.sampled_from([-100, 0, 255]))
     inputs = Inputs(torch.zeros(samples, classes), torch.zeros(samples, classes), torch.zeros(samples, dtype=torch.int64))
-    numbers = ["temperature", "contrast_temperature", "class_weight", "sample_weight", "ignore_index"]
+    numbers = ["contrast_temperature", "class_wise_weight", "sample_wise_weight", "ignore_index"]
     if kind == "bickd":
-        numbers += ["kd_temperature", "ce_weight", "kd_weight", "bilateral_weight"]
-    argument = draw(st.sampled_from(["student_logits", "teacher_logits", "target", "backend", *numbers]))
+        numbers += [
+            "bilateral_temperature",
+            "kd_temperature",
+            "ce_weight",
+            "kd_weight",
+            "bilateral_weight",
+            "label_smoothing",
+        ]
+    else:
+        numbers.append("temperature")
+    others = ["student_logits", "teacher_logits", "target", "backend", "positives", "similarity"]
+    argument = draw(st.sampled_from([*others, *numbers]))
     options: dict[str, Any] = {"ignore_index": ignore_index}
     if argument == "target":
         got = draw(wrong_target(inputs.target, classes, ignore_index))
@@ -80,10 +97,9 @@ def mistakes(draw: st.DrawFn, kind: str) -> Mistake:
         # Of two shapes the teacher's is called wrong.
         got = draw(wrong_logits(inputs.student) | shapes if side == "teacher" else wrong_logits(inputs.student))
         return Mistake(inputs._replace(**{side: got}), options, argument, type(got).__name__)
-    if argument == "backend":
-        got = draw(
-            st.text().filter(lambda name: name not in ("auto", "torch", "triton", "reference")) | st.none() | st.integers()
-        )
+    if argument in ALLOWED_NAMES:
+        names = st.text() | st.none() | st.integers()
+        got = draw(names.filter(lambda name: name not in ALLOWED_NAMES[argument]))
     else:
         got = draw(wrong_number(argument))
     return Mistake(inputs, {**options, argument: got}, argument, type(got).__name__)

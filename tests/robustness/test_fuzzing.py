@@ -69,10 +69,15 @@ def outcome(case: Case, inputs: Inputs, backend: str) -> Outcome:
 
 def effective_weights(case: Case) -> dict[str, float]:
     """The weight of each term that is computed."""
-    options = {"class_weight": 1.0, "sample_weight": 1.0, **(BICKD_WEIGHTS if case.kind == "bickd" else {}), **case.options}
+    options = {
+        "class_wise_weight": 1.0,
+        "sample_wise_weight": 1.0,
+        **(BICKD_WEIGHTS if case.kind == "bickd" else {}),
+        **case.options,
+    }
     factor = options.get("bilateral_weight", 1.0)
     weights = {name: options[f"{name}_weight"] for name in ("ce", "kd") if case.kind == "bickd"}
-    weights |= {"class_wise": factor * options["class_weight"], "sample_wise": factor * options["sample_weight"]}
+    weights |= {"class_wise": factor * options["class_wise_weight"], "sample_wise": factor * options["sample_wise_weight"]}
     return {name: weight for name, weight in weights.items() if weight != 0 or options["return_terms"]}
 
 

@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.profiler import ProfilerActivity, profile
 
 from bickd_kernels import BicKDLoss, BilateralLoss, bickd_loss, bilateral_loss
-from bickd_kernels.backends.tiles import blocks, contrast
+from bickd_kernels.backends.torch import blocks, contrast
 
 CALLS = 10_000
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, Inputs, call, evaluate, make_inputs, with_absences
+from cases import KINDS, Inputs, call, evaluate, make_inputs, term_rounding, with_absences
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,7 +22,7 @@ PATIENCE = 60
 """Seconds after which threads or processes that wait for each other have failed."""
 
 MODULES = [BilateralLoss, BicKDLoss]
-OPTIONS: dict[str, Any] = {"temperature": 1.5, "contrast_temperature": 0.1, "sample_weight": 2.0, "ignore_index": 3}
+OPTIONS: dict[str, Any] = {"contrast_temperature": 0.1, "sample_wise_weight": 2.0, "ignore_index": 3, "positives": "sample"}
 
 # -- threads
 
@@ -107,7 +107,8 @@ def assert_workers_agree(start: str, backend: str) -> None:
     # The parent has used the loss, with backward, before its workers start.
     expected = torch.stack([losses[index] for index in range(len(losses))])
     loader = DataLoader(losses, batch_size=1, num_workers=2, multiprocessing_context=start, timeout=PATIENCE)
-    torch.testing.assert_close(torch.cat(list(loader)), expected, rtol=1e-12, atol=1e-15)
+    # A worker has one thread, whatever its parent has, and the number of threads may decide the order of a sum.
+    torch.testing.assert_close(torch.cat(list(loader)), expected, rtol=1e-12, atol=term_rounding())
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -125,9 +126,12 @@ def assert_modules_travel(start: str) -> None:
     inputs = make_inputs(12, 7)
     criteria = [module(**OPTIONS) for module in MODULES]
     expected = [loss_and_gradient(criterion, inputs) for criterion in criteria]
-    with multiprocessing.get_context(start).Pool(1) as pool:
+    # PyTorch's rule for a forked process, of which no other thread is left: with more than one it waits for them for ever.
+    with multiprocessing.get_context(start).Pool(1, torch.set_num_threads, (1,)) as pool:
         results = pool.starmap_async(loss_and_gradient, [(criterion, inputs) for criterion in criteria]).get(PATIENCE)
-    torch.testing.assert_close(results, expected, rtol=1e-12, atol=1e-15)
+    # The number of threads may decide the order of a sum.
+    rounding = term_rounding(contrast_temperature=OPTIONS["contrast_temperature"])
+    torch.testing.assert_close(results, expected, rtol=1e-12, atol=rounding)
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -182,9 +186,8 @@ def test_a_copy_has_the_options_the_results_and_a_life_of_its_own(
     duplicate = copied(original, tmp_path)
     criteria = [next(part for part in whole.modules() if type(part) is module) for whole in (original, duplicate)]
     assert criteria[0].options == criteria[1].options == module(**OPTIONS).options
-    assert criteria[0].options is not criteria[1].options
     assert all(torch.equal(*pair) for pair in zip(loss_and_gradient(duplicate, inputs), expected, strict=True))
-    criteria[1].options["temperature"] = 5.0
+    criteria[1].contrast_temperature = 5.0
     assert not torch.equal(loss_and_gradient(duplicate, inputs)[0], expected[0])
     assert all(torch.equal(*pair) for pair in zip(loss_and_gradient(original, inputs), expected, strict=True))
 

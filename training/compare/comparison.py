@@ -29,7 +29,7 @@ class Comparison:
         student: name of the students' model.
         teacher_checkpoint: a trained teacher, checkpoint.pt or a state_dict; without it one is trained.
         teacher_epochs: of training the teacher; as many as a student's without it.
-        methods: variants, each METHOD or METHOD:NAME=VALUE,NAME=VALUE, such as bickd:class_weight=0.
+        methods: variants, each METHOD or METHOD:NAME=VALUE,NAME=VALUE, such as bickd:class_wise_weight=0.
         seeds: number of runs of each variant, from 1 to 100; their seeds are 0, 1, ...
         tune: trials for each variant, judged by the last epoch's validation accuracy; 0 for none, else at least 2.
         jobs: runs at a time; they share the processor's cores.

@@ -1,4 +1,4 @@
-"""Variants: a method, and settings that differ from the literature's, such as ``bickd:class_weight=0,sample_weight=0``."""
+"""Variants: a method, and settings that differ from the literature's, such as ``bickd:class_wise_weight=0``."""
 
 import re
 from dataclasses import dataclass, field

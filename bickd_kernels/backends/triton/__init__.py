@@ -5,15 +5,14 @@ import contextlib
 import torch
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
-from bickd_kernels.backends.contract import Batch, Result
+from bickd_kernels.backends.contract import Batch, Result, Settings
 from bickd_kernels.backends.triton import stages
 
 
-def compute(batch: Batch, settings: Settings, needs_gradient: bool) -> Result:
-    """Loss, terms and gradient of a batch on a GPU, in float32."""
+def compute(batch: Batch, settings: Settings, gradient_rows: slice | None) -> Result:
+    """Loss and terms of a batch on a GPU and the gradient of the samples ``gradient_rows``, or of none, in float32."""
     with _on_device_of(batch.student):
-        return stages.compute(batch, settings, slice(None) if needs_gradient else None)
+        return stages.compute(batch, settings, gradient_rows)
 
 
 def _on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

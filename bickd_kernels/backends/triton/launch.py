@@ -2,15 +2,19 @@
 
 Before a launch, Triton looks at every argument and option to find the kernel that was compiled for such. That takes longer
 than the launch. Here it happens once for a configuration, because nothing that it depends on changes within one: sizes and
-constants are equal, dtypes are part of the configuration, and tensors are aligned to 16 bytes. ``direct`` says when.
+constants are equal, dtypes are part of the configuration, and tensors are aligned to 16 bytes. ``run`` says when.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import triton
 from torch import Tensor
+from triton import knobs
 from triton.runtime.jit import JITFunction
+
+KNOWN_TRITON = (3, 4) <= tuple(int(part) for part in triton.__version__.split(".")[:2]) <= (3, 8)
+"""Whether a compiled kernel takes what ``Launch`` passes to its ``run``. Of another Triton all launches are its own."""
 
 
 class LogitSizes(NamedTuple):
@@ -36,6 +40,7 @@ class Numbers(NamedTuple):
     kd_weight: float
     class_wise_weight: float
     sample_wise_weight: float
+    label_smoothing: float
 
 
 class Varying(NamedTuple):
@@ -46,7 +51,8 @@ class Varying(NamedTuple):
     teacher: Tensor
     """Logits ``(B, C)`` with contiguous rows."""
     target: Tensor
-    """int64 ``(B,)``; any tensor where there are none, as no kernel reads it."""
+    """Labels, int64 ``(B,)``, or probabilities of the classes, ``(B, C)`` of a floating dtype, contiguous; any tensor where
+    there are none, as no kernel reads it."""
     scratch: Tensor
     """float32, as ``scratch.buffers`` lays it out."""
     loss: Tensor
@@ -84,30 +90,38 @@ class Launch:
         self._in_order = [arguments.get(name) for name in kernel.arg_names]
         self._places = [(kernel.arg_names.index(name), Varying._fields.index(name)) for name in self._varying]
         self._compiled: Any = None
+        self._run: Callable[..., Any] | None = None
 
-    def __call__(self, varying: Varying, *, stream: Any, direct: bool) -> None:
-        """Launches on the current device.
+    def search(self, varying: Varying, *, keep: bool) -> None:
+        """Launches on the current device what Triton finds or compiles.
 
         Args:
             varying: the arguments of this call.
-            stream: the current stream, for a direct launch.
-            direct: whether Triton would take the compiled kernel of the launch before.
+            keep: whether Triton would take the same compiled kernel for every call of this configuration.
         """
-        if direct and self._compiled is not None:
-            arguments = self._in_order.copy()
-            for place, field in self._places:
-                arguments[place] = varying[field]
-            # Triton's own way to launch what it compiled: hooks of profilers are called as always.
-            self._compiled[self.programs](*arguments, stream=stream)
-            return
         named = {name: getattr(varying, name) for name in self._varying}
         compiled = self.kernel[self.programs](**named, **self._named)
-        if direct and isinstance(self.kernel, JITFunction) and not self.kernel.pre_run_hooks:
-            self._compiled = compiled
+        if keep and isinstance(self.kernel, JITFunction):
+            self._compiled, self._run = compiled, compiled.run
+
+    def repeat(self, varying: Varying, stream: Any) -> bool:
+        """Launches on this stream of the current device what was kept, if something was; whether it did."""
+        if self._run is None or self.kernel.pre_run_hooks:
+            return False
+        arguments = self._in_order.copy()
+        for place, field in self._places:
+            arguments[place] = varying[field]
+        compiled = self._compiled
+        # Behind the metadata come that of the launch, and hooks before and after it.
+        self._run(*self.programs, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments)
+        return True
 
 
 def run(launches: Sequence[Launch], varying: Varying, backend: str) -> None:
     """The launches of a call one after the other, on the current device and stream.
+
+    On GPUs of NVIDIA they are direct where tensors are aligned and nobody watches. For AMD, Triton also asks whether a
+    tensor is a part of a storage beyond 2 GB.
 
     Args:
         launches: of a configuration that has the dtypes and the device of ``varying``.
@@ -115,9 +129,16 @@ def run(launches: Sequence[Launch], varying: Varying, backend: str) -> None:
         backend: ``"cuda"`` or ``"hip"``.
     """
     driver = triton.runtime.driver.active
-    # For AMD, Triton also asks whether a tensor is a part of a storage beyond 2 GB. Who has replaced the method that
-    # launches, as simulators do, wants to see every launch.
-    direct = backend == "cuda" and JITFunction.run.__module__ == JITFunction.__module__ and varying.aligned
+    direct = KNOWN_TRITON and backend == "cuda" and varying.aligned and not _watched()
     stream = driver.get_current_stream(driver.get_current_device()) if direct else None
     for launch in launches:
-        launch(varying, stream=stream, direct=direct)
+        if not (direct and launch.repeat(varying, stream)):
+            launch.search(varying, keep=direct)
+
+
+def _watched() -> bool:
+    """Whether somebody sees launches: by hooks, as profilers do, or in place of Triton's method, as simulators do."""
+    before, after = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    # A chain of hooks, or in Triton 3.4 a function or None.
+    hooked = getattr(before, "calls", before) or getattr(after, "calls", after)
+    return bool(hooked) or JITFunction.run.__module__ != JITFunction.__module__

@@ -2,11 +2,11 @@
 
     A = Pc * (Gc - Pc * hc),   D = Pr * (Gr - Pr * hr)
     d loss / d x = class_wise_weight / (t C k) * (A - P * sum_c A) + sample_wise_weight / (t B k) * D
-                   + ce_weight / B * (softmax(x) - onehot(l)) + kd_weight T / B * (P_T - Q_T)
+                   + ce_weight / B * (softmax(x) sum_c l_c - l) + kd_weight T / B * (P_T - Q_T)
 
-with ``B`` and ``C`` the samples and classes of the batch. Grid: one program for ``SAMPLES`` samples, which goes over the
-classes twice, first for ``sum_c A``. Reads ``x``, ``y``, ``l``, the statistics and the slopes ``G``; writes the gradient of
-the samples that it is wanted of, 0 for one that is not in the batch.
+with ``B`` and ``C`` the samples and classes of the batch, and ``l`` the distribution that the cross-entropy expects. Grid:
+one program for ``SAMPLES`` samples, which goes over the classes twice, first for ``sum_c A``. Reads ``x``, ``y``, ``l``, the
+statistics and the slopes ``G``; writes the gradient of the samples that it is wanted of, 0 for one that is not in the batch.
 """
 
 import triton
@@ -20,6 +20,7 @@ from bickd_kernels.backends.triton.scratch import (
     STUDENT_LENGTH,
     STUDENT_MAX,
     STUDENT_NORMALIZER,
+    TARGET_MASS,
     TEACHER_KD_NORMALIZER,
     TEACHER_MAX,
     buffers,
@@ -50,7 +51,7 @@ def class_slope(log_p, memory, column, offsets, inside, tiles, padded_classes):
 def logit_gradient(
     student,  # in   (B, C) logits, as LogitSizes describes them
     teacher,  # in   (B, C) logits
-    target,  # in   (B,) int64; read for the cross-entropy only
+    target,  # in   labels (B,) int64 or PROBABILITIES (B, C), contiguous; read for the cross-entropy only
     scratch,  # in   statistics, lengths, counts, members, slopes, projections
     gradient,  # out  (wanted_samples, C) float32, contiguous
     sizes,  # LogitSizes
@@ -63,6 +64,8 @@ def logit_gradient(
     WITH_KD: tl.constexpr,
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
+    PROBABILITIES: tl.constexpr,
+    SMOOTHED: tl.constexpr,
     VECTOR: tl.constexpr,
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
@@ -130,7 +133,16 @@ def logit_gradient(
         y_kd_normalizer = tl.load(statistic + TEACHER_KD_NORMALIZER * padded_samples, mask=valid, other=0.0)[:, None]
     if WITH_CE:
         ce_factor = numbers.ce_weight / sample_count
-        label = tl.load(target + sample, mask=valid, other=0)[:, None]
+        mass = tl.full((SAMPLES, 1), 1.0, tl.float32)
+        if PROBABILITIES:
+            target_row = target + wide * classes
+            mass = tl.load(statistic + TARGET_MASS * padded_samples, mask=valid, other=0.0)[:, None]
+        else:
+            label = tl.load(target + sample, mask=valid, other=0)[:, None]
+        if SMOOTHED:
+            smoothing = numbers.label_smoothing
+            share = smoothing * tl.load(memory.counts + 2)
+            mass = (1.0 - smoothing) * mass + tl.where(share > 0.0, smoothing, 0.0)
         ce_max = tl.load(statistic + CE_MAX * padded_samples, mask=valid, other=0.0)[:, None]
         ce_normalizer = tl.load(statistic + CE_NORMALIZER * padded_samples, mask=valid, other=0.0)[:, None]
 
@@ -139,7 +151,7 @@ def logit_gradient(
         in_row = column < classes
         inside = valid[:, None] & in_row[None, :]
         loaded = inside
-        if WITH_KD or WITH_CLASS or WITH_SAMPLE:
+        if WITH_KD or WITH_CLASS or WITH_SAMPLE or SMOOTHED:
             inside &= (tl.load(memory.classes.members + column, mask=in_row, other=0.0) > 0.0)[None, :]
         x = tl.load(student_row + column[None, :], mask=loaded, other=0.0).to(tl.float32)
         log_p = (x - x_max) * scale - normalizer
@@ -166,8 +178,15 @@ def logit_gradient(
             total += tl.where(inside, kd_factor * (p_kd - q_kd), 0.0)
         if WITH_CE:
             softmax = tl.exp2((x - ce_max) * LOG2_E - ce_normalizer)
-            onehot = (column[None, :] == label).to(tl.float32)
-            total += tl.where(loaded, ce_factor * (softmax - onehot), 0.0)
+            if PROBABILITIES:
+                expected = tl.load(target_row + column[None, :], mask=loaded, other=0.0).to(tl.float32)
+            else:
+                expected = (column[None, :] == label).to(tl.float32)
+            if SMOOTHED:
+                expected = (1.0 - smoothing) * expected + tl.where(inside, share, 0.0)
+            if PROBABILITIES or SMOOTHED:
+                softmax *= mass
+            total += tl.where(loaded, ce_factor * (softmax - expected), 0.0)
         stored = in_gradient[:, None] & in_row[None, :]
         out = gradient + wanted.to(tl.int64)[:, None] * classes + column[None, :]
         tl.store(out, tl.where(valid[:, None], total, 0.0), mask=stored)

@@ -69,6 +69,7 @@ def loss_of_the_batch(
     WITH_KD: tl.constexpr,
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
+    SMOOTHED: tl.constexpr,
     CLASSES_ADDED_UP: tl.constexpr,
     SAMPLES_ADDED_UP: tl.constexpr,
     TILE: tl.constexpr,
@@ -98,6 +99,12 @@ def loss_of_the_batch(
 
     total = 0.0
     tl.store(memory.counts, sample_count)
+    if SMOOTHED:
+        members = tl.zeros((TILE,), tl.float32)
+        for start in range(0, padded_classes, TILE):
+            members += tl.load(memory.classes.members + start + step)
+        class_count = tl.sum(members, axis=0)
+        tl.store(memory.counts + 2, tl.where(class_count > 0.0, 1.0 / tl.maximum(class_count, 1.0), 0.0))
     if WITH_CE:
         term = tl.sum(ce, axis=0) / sample_count
         total += weighted(numbers.ce_weight, term)

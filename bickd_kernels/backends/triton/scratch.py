@@ -5,7 +5,8 @@
 
     statistics       (SAMPLE_STATISTICS, n)    of each sample, by the indices below
     lengths          (m,)                      log2 of the length of the student's column of a class
-    counts           (2,)                      samples and classes of the batch; 1 where there is none
+    counts           (3,)                      samples and classes of the batch, 1 where there is none; the share of a class
+                                               in the uniform distribution over these classes
     of both sides, the classes first:
     labels           (v,) int32                equal for vectors that are positives of each other
     members          (v,)                      1 / number of positives of a vector; 0 of one that is not in the batch
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-SAMPLE_STATISTICS = tl.constexpr(12)
+SAMPLE_STATISTICS = tl.constexpr(13)
 """How many numbers are kept of a sample; the following are their indices."""
 
 STUDENT_MAX = tl.constexpr(0)
@@ -44,6 +45,8 @@ CE_MAX = tl.constexpr(8)
 CE_NORMALIZER = tl.constexpr(9)
 CE = tl.constexpr(10)
 KL = tl.constexpr(11)
+TARGET_MASS = tl.constexpr(12)
+"""What probabilities as targets add up to; not written where targets are labels."""
 
 
 class Side(NamedTuple):

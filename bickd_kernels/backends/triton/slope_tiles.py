@@ -207,6 +207,7 @@ def slope_tiles(
     WITH_KD: tl.constexpr,
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
+    SMOOTHED: tl.constexpr,  # whether the targets of the cross-entropy are smoothed
     CLASSES_ADDED_UP: tl.constexpr,  # whether partial sums of classes have been added up
     SAMPLES_ADDED_UP: tl.constexpr,
     PARTS: tl.constexpr,
@@ -244,6 +245,7 @@ def slope_tiles(
             WITH_KD=WITH_KD,
             WITH_CLASS=WITH_CLASS,
             WITH_SAMPLE=WITH_SAMPLE,
+            SMOOTHED=SMOOTHED,
             CLASSES_ADDED_UP=CLASSES_ADDED_UP,
             SAMPLES_ADDED_UP=SAMPLES_ADDED_UP,
             TILE=TILE,

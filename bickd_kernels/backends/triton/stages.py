@@ -1,9 +1,9 @@
 """The launches of a call and their order.
 
-    sample_statistics, class_statistics, similarity_tiles, [partial_sums], slope_tiles, logit_gradient
+    [valid_samples], sample_statistics, class_statistics, similarity_tiles, [partial_sums], slope_tiles, logit_gradient
 
-Five launches, six where there are many tiles. Only a similarity matrix beyond ``planning.KEPT_BYTES`` that is not formed
-again on chip takes more: two for each of its panels.
+Five launches; one more where there are many tiles, and where targets are probabilities. Only a similarity matrix beyond
+``planning.KEPT_BYTES`` that is not formed again on chip takes more: two for each of its panels.
 """
 
 import functools
@@ -14,8 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
-from bickd_kernels.backends.contract import Batch, Result
+from bickd_kernels.backends.contract import Batch, Result, Settings
 from bickd_kernels.backends.triton import planning
 from bickd_kernels.backends.triton.class_statistics import class_statistics
 from bickd_kernels.backends.triton.contrast import TileRows
@@ -27,6 +26,8 @@ from bickd_kernels.backends.triton.sample_statistics import sample_statistics
 from bickd_kernels.backends.triton.scratch import buffers
 from bickd_kernels.backends.triton.similarity_tiles import similarity_tiles
 from bickd_kernels.backends.triton.slope_tiles import slope_tiles
+from bickd_kernels.backends.triton.valid_samples import valid_samples
+from bickd_kernels.inputs import is_labels
 
 similarity_kernel = planning.tunable(similarity_tiles)
 slope_kernel = planning.tunable(slope_tiles)
@@ -62,11 +63,18 @@ class Configuration(NamedTuple):
     target: Target
     dtypes: tuple[torch.dtype, torch.dtype]
     """Of the student's and the teacher's logits."""
+    probabilities: torch.dtype | None
+    """Of targets that are probabilities of the classes; None of others."""
+    labels: bool
+    """Whether targets are labels."""
+    by_label: bool
+    """Whether samples of one label are positives of each other."""
+    smoothed: bool
+    """Whether the targets of the cross-entropy are smoothed."""
     samples: int
     classes: int
     strides: tuple[int, int]
     """Elements between two samples of the student's and the teacher's logits."""
-    has_target: bool
     ignore_index: int
     terms: Terms
     parts: int
@@ -85,11 +93,11 @@ class Prepared(NamedTuple):
     """float32 numbers of scratch memory."""
 
 
-def compute(batch: Batch, settings: Settings, wanted: slice | None) -> Result:
-    """Loss, terms and gradient in float32, the latter of some samples out of all, or of none."""
+def compute(batch: Batch, settings: Settings, gradient_rows: slice | None) -> Result:
+    """Loss and terms, and the gradient of the samples ``gradient_rows``, or of none, in float32."""
     student, teacher = (logits if logits.stride(1) == 1 else logits.contiguous() for logits in batch[:2])
     target = student if batch.target is None else batch.target.contiguous()
-    configuration = _configuration(student, teacher, batch.target, settings, wanted)
+    configuration = _configuration(student, teacher, batch.target, settings, gradient_rows)
     prepared = prepare(configuration)
     device = student.device
     scratch = torch.empty(prepared.scratch_elements, dtype=torch.float32, device=device)
@@ -108,8 +116,10 @@ def compute(batch: Batch, settings: Settings, wanted: slice | None) -> Result:
 
 def _numbers(settings: Settings) -> Numbers:
     """The numbers of a call as kernels take them."""
-    weights = (0.0 if weight is None else weight for weight in settings.weights)
-    return Numbers(settings.temperature, settings.contrast_temperature, settings.kd_temperature, *weights)
+    weights = settings.weights
+    return Numbers(
+        settings.temperature, settings.contrast_temperature, settings.kd_temperature, *weights, settings.label_smoothing
+    )
 
 
 def _configuration(
@@ -117,19 +127,24 @@ def _configuration(
 ) -> Configuration:
     driver = triton.runtime.driver.active
     samples, classes = student.shape
-    ce, kd, class_wise, sample_wise = (weight is not None for weight in settings.weights)
+    ce, kd, class_wise, sample_wise = settings.computed
+    ce = ce and target is not None
+    labels = is_labels(target)
     temperature, contrast_temperature = settings.temperature, settings.contrast_temperature
     return Configuration(
         driver=driver,
         device=driver.get_current_device(),
         target=planning.current_target(),
         dtypes=(student.dtype, teacher.dtype),
+        probabilities=None if target is None or labels else target.dtype,
+        labels=labels,
+        by_label=labels and settings.by_label,
+        smoothed=ce and settings.label_smoothing != 0,
         samples=samples,
         classes=classes,
         strides=(student.stride(0), teacher.stride(0)),
-        has_target=target is not None,
         ignore_index=settings.ignore_index,
-        terms=Terms(ce and target is not None, kd, class_wise, sample_wise),
+        terms=Terms(ce, kd, class_wise, sample_wise),
         parts=planning.parts_of(student.dtype, samples, classes, temperature, contrast_temperature),
         sharp=contrast_temperature < planning.SHARP,
         wanted=None if wanted is None else wanted.indices(samples)[:2],
@@ -184,8 +199,9 @@ class _Stages:
         plan, terms = self.plan, self.configuration.terms
         only_class_panel = self.class_panels[0] if len(self.class_panels) == 1 else NO_TILES
         only_sample_panel = self.sample_panels[0] if len(self.sample_panels) == 1 else NO_TILES
-        launches = [self._sample_statistics()]
-        if terms.compare:
+        launches = [] if self.configuration.probabilities is None else [self._valid_samples()]
+        launches.append(self._sample_statistics())
+        if terms.compare or self.configuration.smoothed:
             launches.append(self._class_statistics())
         if terms.WITH_CLASS or terms.WITH_SAMPLE:
             launches.append(
@@ -220,6 +236,15 @@ class _Stages:
         sizes = LogitSizes(self.configuration.samples, classes // vector, *(stride // vector for stride in strides))
         return {"sizes": sizes, "VECTOR": vector}
 
+    def _valid_samples(self) -> Launch:
+        tile = self.plan.sample_logits
+        return Launch(
+            valid_samples,
+            [round_up(self.plan.padded_samples, tile.samples) // tile.samples],
+            {**self._logits, **self.padded, "SAMPLES": tile.samples, "CLASSES": tile.classes},
+            {"num_warps": tile.warps},
+        )
+
     def _sample_statistics(self) -> Launch:
         configuration, tile = self.configuration, self.plan.sample_logits
         return Launch(
@@ -229,7 +254,10 @@ class _Stages:
                 **self._logits,
                 **self.padded,
                 "ignore_index": configuration.ignore_index,
-                "HAS_TARGET": configuration.has_target,
+                "LABELS": configuration.labels,
+                "PROBABILITIES": configuration.probabilities is not None,
+                "BY_LABEL": configuration.by_label,
+                "SMOOTHED": configuration.smoothed,
                 "WITH_CE": configuration.terms.WITH_CE,
                 "WITH_KD": configuration.terms.WITH_KD,
                 "WITH_SAMPLE": configuration.terms.WITH_SAMPLE,
@@ -300,6 +328,7 @@ class _Stages:
                 "class_tiles": classes,
                 "sample_tiles": samples,
                 **self.configuration.terms._asdict(),
+                "SMOOTHED": self.configuration.smoothed,
                 "CLASSES_ADDED_UP": plan.classes_added_up,
                 "SAMPLES_ADDED_UP": plan.samples_added_up,
                 "MOST_TILES": plan.most_tiles,
@@ -326,6 +355,8 @@ class _Stages:
                 **self.padded,
                 **self.units,
                 **self.configuration.terms._asdict(),
+                "PROBABILITIES": self.configuration.probabilities is not None,
+                "SMOOTHED": self.configuration.smoothed,
                 "first_sample": first,
                 "wanted_samples": stop - first,
                 "CLASS_PROJECTIONS": 1 if self.plan.recomputed else 0,

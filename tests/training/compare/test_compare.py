@@ -76,20 +76,20 @@ def results(tmp_path: Path) -> dict[str, Any]:
 def test_a_teacher_then_all_methods_seed_by_seed(
     trainer: Trainer, compare: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compare("--teacher-epochs", "5", methods="ce kd bickd:class_weight=0.5") == 0
+    assert compare("--teacher-epochs", "5", methods="ce kd bickd:class_wise_weight=0.5") == 0
     calls = trainer.calls()
     assert [call["folder"].rpartition("-")[0] for call in calls] == [
-        "teacher", "ce-seed0", "kd-seed0", "bickd-class_weight=0.5-seed0", "ce-seed1", "kd-seed1",
-        "bickd-class_weight=0.5-seed1",
+        "teacher", "ce-seed0", "kd-seed0", "bickd-class_wise_weight=0.5-seed0", "ce-seed1", "kd-seed1",
+        "bickd-class_wise_weight=0.5-seed1",
     ]  # fmt: skip
-    assert calls[3]["settings"] == {"class_weight": 0.5}
+    assert calls[3]["settings"] == {"class_wise_weight": 0.5}
     checkpoint = str(tmp_path / "output" / calls[0]["folder"] / "checkpoint.pt")
     assert [call["teacher_checkpoint"] for call in calls[:3]] == [None, None, checkpoint]
     assert all(call["resume"] for call in calls)
     printed = capsys.readouterr().out
     assert "2/6 done, kd seed 0: 50.0 %" in printed
     assert "| kd | ce_weight 0.1, kd_weight 0.9 | 49.75 ± 0.35 (n = 2) |" in (tmp_path / "output/results.md").read_text()
-    assert [row["variant"] for row in results(tmp_path)["literature"]] == ["ce", "kd", "bickd:class_weight=0.5"]
+    assert [row["variant"] for row in results(tmp_path)["literature"]] == ["ce", "kd", "bickd:class_wise_weight=0.5"]
 
 
 def test_finished_runs_are_not_repeated_and_more_seeds_are_added(trainer: Trainer, compare: Any) -> None:

@@ -46,7 +46,7 @@ def cells(results: Results, block: int = 0) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def comparison(tmp_path: Path) -> Comparison:
-    return Comparison(methods=("ce", "kd", "bickd:class_weight=0"), seeds=3, output=tmp_path)
+    return Comparison(methods=("ce", "kd", "bickd:class_wise_weight=0"), seeds=3, output=tmp_path)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def results(comparison: Comparison) -> Results:
     for seed, (kd, bickd) in enumerate([(70.0, 71.0), (72.0, 74.0), (71.0, 71.0)]):
         finish(report(comparison, "ce", seed), 60.0 + seed, 59.0, seconds=1.0, teacher_accuracy=None)
         finish(report(comparison, "kd", seed), kd, kd - 1, seconds=(2.0, 9.0, 1.5)[seed])
-        finish(report(comparison, "bickd:class_weight=0", seed), bickd, 70.0, seconds=3.0)
+        finish(report(comparison, "bickd:class_wise_weight=0", seed), bickd, 70.0, seconds=3.0)
     return load_results(comparison, TEACHER)
 
 
@@ -64,20 +64,20 @@ def test_accuracies_are_mean_and_sample_deviation_over_the_seeds(results: Result
     assert table["ce"][last] == "61.00 ± 1.00 (n = 3)"
     assert table["kd"][last] == "71.00 ± 1.00 (n = 3)"
     assert table["kd"][best] == "70.00 ± 1.00 (n = 3)"
-    assert table["bickd:class_weight=0"][last] == "72.00 ± 1.73 (n = 3)"
-    assert table["bickd:class_weight=0"][best] == "70.00 ± 0.00 (n = 3)"
+    assert table["bickd:class_wise_weight=0"][last] == "72.00 ± 1.73 (n = 3)"
+    assert table["bickd:class_wise_weight=0"][best] == "70.00 ± 0.00 (n = 3)"
 
 
 def test_the_difference_to_kd_is_paired_by_seed(results: Results) -> None:
     table = cells(results)
-    assert table["bickd:class_weight=0"]["difference to kd"] == "+1.00 ± 1.00"
+    assert table["bickd:class_wise_weight=0"]["difference to kd"] == "+1.00 ± 1.00"
     assert table["ce"]["difference to kd"] == "-10.00 ± 1.00"
     assert table["kd"]["difference to kd"] == "-"
 
 
 def test_the_time_of_a_step_is_the_median_and_relative_to_ce(results: Results) -> None:
     times = {method: line["time per step"] for method, line in cells(results).items()}
-    assert times == {"ce": "10.00 ms (1.00)", "kd": "20.00 ms (2.00)", "bickd:class_weight=0": "30.00 ms (3.00)"}
+    assert times == {"ce": "10.00 ms (1.00)", "kd": "20.00 ms (2.00)", "bickd:class_wise_weight=0": "30.00 ms (3.00)"}
 
 
 def test_without_ce_times_are_relative_to_kd_and_without_kd_there_is_no_difference(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_without_ce_times_are_relative_to_kd_and_without_kd_there_is_no_differen
 def test_the_settings_are_the_fixed_and_the_searched_ones(results: Results) -> None:
     table = cells(results)
     assert table["kd"]["settings"] == "ce_weight 0.1, kd_weight 0.9"
-    assert table["bickd:class_weight=0"]["settings"].startswith("class_weight 0, ce_weight 0.1, kd_weight 0.9, ")
+    assert table["bickd:class_wise_weight=0"]["settings"].startswith("class_wise_weight 0, ce_weight 0.1, kd_weight 0.9, ")
 
 
 def test_the_protocol_names_data_models_teacher_and_recipe(results: Results) -> None:
@@ -118,17 +118,17 @@ def test_missing_runs_are_marked_and_pairs_are_of_seeds_that_both_have(compariso
     finish(report(comparison, "kd", 0), 70.0)
     fail(report(comparison, "kd", 1), 2)
     finish(report(comparison, "kd", 2), 73.0)
-    finish(report(comparison, "bickd:class_weight=0", 1), 99.0)
-    finish(report(comparison, "bickd:class_weight=0", 2), 74.0)
-    fail(report(comparison, "bickd:class_weight=0", 0), 3)
+    finish(report(comparison, "bickd:class_wise_weight=0", 1), 99.0)
+    finish(report(comparison, "bickd:class_wise_weight=0", 2), 74.0)
+    fail(report(comparison, "bickd:class_wise_weight=0", 0), 3)
     results = load_results(comparison, TEACHER)
     table = cells(results)
     assert table["kd"]["test accuracy, last epoch"] == "71.50 ± 2.12 (n = 2 of 3)"
-    assert table["bickd:class_weight=0"]["difference to kd"] == "+1.00"
+    assert table["bickd:class_wise_weight=0"]["difference to kd"] == "+1.00"
     assert table["ce"]["test accuracy, last epoch"] == table["ce"]["time per step"] == "-"
     notes = tables.notes(results)
     assert [note.split(";")[0] for note in notes] == [
-        "bickd:class_weight=0 seed 0: diverged", "kd seed 1: failed", "unfinished runs: 3",
+        "bickd:class_wise_weight=0 seed 0: diverged", "kd seed 1: failed", "unfinished runs: 3",
     ]  # fmt: skip
     assert all(note in tables.document(results) for note in notes)
     for plot in (plots.plot_accuracy, plots.plot_cost, plots.plot_against_time):

@@ -49,7 +49,7 @@ def test_trials_are_the_same_on_every_machine_and_in_every_version(monkeypatch: 
 
 
 def test_fixed_settings_are_not_drawn_and_the_others_have_the_points_of_the_method() -> None:
-    fixed = trials(parse_variant("bickd:kd_weight=0,class_weight=0"), 6)
+    fixed = trials(parse_variant("bickd:kd_weight=0,class_wise_weight=0"), 6)
     free = trials(parse_variant("bickd"), 6)
     assert fixed == [{name: value for name, value in trial.items() if name != "kd_weight"} for trial in free]
     assert all("kd_weight" in trial for trial in free[1:])

@@ -16,7 +16,12 @@ from training.methods import METHODS
     [
         ("kd", "kd", {}, False),
         ("kd:kd_weight=1e1,temperature=2.5", "kd", {"kd_weight": 10.0, "temperature": 2.5}, False),
-        ("bickd:class_weight=0, sample_weight=0", "bickd", {"class_weight": 0, "sample_weight": 0}, False),
+        (
+            "bickd:class_wise_weight=0, sample_wise_weight=0",
+            "bickd",
+            {"class_wise_weight": 0, "sample_wise_weight": 0},
+            False,
+        ),
         ("bickd:positives=sample", "bickd", {"positives": "sample"}, False),
         ("kd:logit_standardization=true,ce_weight=1", "kd", {"ce_weight": 1}, True),
         ("kd:logit_standardization=false", "kd", {}, False),

@@ -6,11 +6,8 @@
 
 ``L`` is formed in panels of whole rows. Panels within ``SIMILARITY_BUDGET_BYTES`` are kept from the sums to the
 gradient and the others are formed twice, so that nothing larger than the budget is ever held. Exponentials are powers of
-two: ``log2(e)`` goes into the scale of the product. No maximum is subtracted, because similarities lie in [0, 1] and
-``k >= 0.02``: ``1 <= E <= exp(50)``.
-
-A process of several forms some rows of ``L`` only. Between the sums and the derivative it adds its column sums to those of
-the others; that is why these are two steps here.
+two: ``log2(e)`` goes into the scale of the product. No maximum is subtracted, because similarities lie in [-1, 1] and
+``k >= 0.02``: ``exp(-50) <= E <= exp(50)``.
 """
 
 import math
@@ -19,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bickd_kernels.backends.tiles.blocks import blocks_of, part, runs
-from bickd_kernels.backends.tiles.vectors import LOG2_E
+from bickd_kernels.backends.torch.blocks import blocks_of, part, runs
+from bickd_kernels.backends.torch.vectors import LOG2_E
 
 SIMILARITY_BUDGET_BYTES = 64 * 2**20
 """The most that is kept of a similarity matrix between its sums and the gradient."""
@@ -35,26 +32,20 @@ _LN_2 = math.log(2.0)
 
 
 class Pair(NamedTuple):
-    """What is contrasted: rows ``first`` to ``first + m`` of a similarity matrix of ``n`` rows and columns."""
+    """What is contrasted."""
 
     student: Tensor
-    """``(m, d)``, row- or column-major; a vector that ``mask`` hides is zero."""
+    """``(n, d)``, row- or column-major; a vector that ``mask`` hides is zero."""
     teacher: Tensor
     """``(n, d)``, laid out like ``student``, times ``log2(e) / k``."""
     mask: Tensor | None
     """``(n,)``, 1 for a vector that takes part and 0 for one that is neither anchor nor negative; None: all take part."""
     labels: Tensor | None
     """``(n,)``, equal for vectors that are positives of each other; None: each is its own positive."""
-    first: int
-
-    @property
-    def own(self) -> slice:
-        """The rows that are formed here."""
-        return slice(self.first, self.first + self.student.shape[0])
 
 
 class Sums(NamedTuple):
-    """Sums over a ``Pair``'s rows of the matrix, and the exponentials that are kept for the derivative."""
+    """Sums over the matrix or some of its rows, and the exponentials that are kept for the derivative."""
 
     rows: Tensor
     """``(m,)``: ``rs``"""
@@ -75,26 +66,13 @@ def contrast(
 ) -> tuple[Tensor, Tensor | None]:
     """The loss of all vectors, a scalar, and its derivative by the student's, ``(n, d)`` laid out like them, or None.
 
-    The arguments are those of ``Pair``, but for the teacher's vectors, which have length 1.
+    The arguments are those of ``Pair``, but for the teacher's vectors, which have length 1 and are scaled in place.
     """
-    pair = pair_of(student, teacher, contrast_temperature, mask, labels)
+    pair = Pair(student, teacher.mul_(LOG2_E / contrast_temperature), mask, labels)
     sums = sum_exponentials(pair, keep=needs_gradient)
-    sums = with_columns(sums, sums.columns, mask)
     weights = anchor_weights(len(teacher), mask, teacher)
-    loss = loss_of_rows(sums, weights, pair.own) + loss_of_columns(sums, weights)
+    loss = loss_of(sums, weights)
     return loss, derivative(pair, sums, weights) if needs_gradient else None
-
-
-def pair_of(
-    student: Tensor,
-    teacher: Tensor,
-    contrast_temperature: float,
-    mask: Tensor | None,
-    labels: Tensor | None,
-    first: int = 0,
-) -> Pair:
-    """The pair of unit vectors of student and teacher; the teacher's are scaled in place."""
-    return Pair(student, teacher.mul_(LOG2_E / contrast_temperature), mask, labels, first)
 
 
 def sum_exponentials(pair: Pair, *, keep: bool) -> Sums:
@@ -108,14 +86,14 @@ def sum_exponentials(pair: Pair, *, keep: bool) -> Sums:
     column_sums: Tensor | None = None
     for index, rows in enumerate(panels):
         similarity = _similarity(pair, rows, None if index < most_kept else buffer)
-        sums = sums_of_panel(similarity, _in_matrix(pair, rows), pair.mask, pair.labels)
+        sums = sums_of_panel(similarity, rows, pair.mask, pair.labels)
         row_sums.append(sums.rows)
         positives.append(sums.positives)
         column_sums = sums.columns if column_sums is None else column_sums.add_(sums.columns)
         if len(kept) < most_kept:
             kept.extend(sums.kept)
     assert column_sums is not None
-    return Sums(_join(row_sums), column_sums, _join(positives), kept)
+    return Sums(_join(row_sums), bounded(column_sums, pair.mask), _join(positives), kept)
 
 
 def sums_of_panel(similarity: Tensor, rows: slice, mask: Tensor | None, labels: Tensor | None) -> Sums:
@@ -124,13 +102,12 @@ def sums_of_panel(similarity: Tensor, rows: slice, mask: Tensor | None, labels: 
     exponentials = similarity.exp2_()
     if mask is None:
         return Sums(exponentials.sum(1), exponentials.sum(0), positives, [exponentials])
-    # Every sum that has an addend is >= 1, so the bound acts only where nothing takes part.
-    return Sums((exponentials @ mask).clamp_(min=1), mask[rows] @ exponentials, positives, [exponentials])
+    return Sums(bounded(exponentials @ mask, mask), mask[rows] @ exponentials, positives, [exponentials])
 
 
-def with_columns(sums: Sums, columns: Tensor, mask: Tensor | None) -> Sums:
-    """The sums with those of all rows' columns in the place of a part's; bounded as the rows' are."""
-    return sums._replace(columns=columns if mask is None else columns.clamp(min=1))
+def bounded(sums: Tensor, mask: Tensor | None) -> Tensor:
+    """Sums of exponentials, in place, with a positive number for that of a vector that does not take part."""
+    return sums if mask is None else sums.clamp_(min=torch.finfo(sums.dtype).tiny)
 
 
 def anchor_weights(n: int, mask: Tensor | None, like: Tensor) -> Tensor:
@@ -140,27 +117,21 @@ def anchor_weights(n: int, mask: Tensor | None, like: Tensor) -> Tensor:
     return mask * (0.5 * _LN_2 / mask.sum().clamp_(min=1))
 
 
-def loss_of_rows(sums: Sums, weights: Tensor, rows: slice) -> Tensor:
-    """The addends of the loss that belong to these rows of the matrix, those of ``sums``."""
-    return torch.dot(sums.rows.log2().sub_(sums.positives, alpha=2), part(weights, rows))
-
-
-def loss_of_columns(sums: Sums, weights: Tensor) -> Tensor:
-    """The addends of the loss that belong to the columns, all of them."""
-    return torch.dot(sums.columns.log2(), weights)
+def loss_of(sums: Sums, weights: Tensor) -> Tensor:
+    """The loss of the whole matrix."""
+    return torch.dot(sums.rows.log2().sub_(sums.positives, alpha=2), weights) + torch.dot(sums.columns.log2(), weights)
 
 
 def derivative(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
-    """The derivative of the loss by the student's vectors, ``(m, d)`` laid out like them."""
-    row_scale, column_scale = part(weights, pair.own) / sums.rows, weights / sums.columns
+    """The derivative of the loss by the student's vectors, ``(n, d)`` laid out like them."""
+    row_scale, column_scale = weights / sums.rows, weights / sums.columns
     panels = _panels(pair)
     buffer = _buffer(pair, panels[len(sums.kept) :])
     slope = torch.empty_like(pair.student) if len(panels) > 1 else None
     for index, rows in enumerate(panels):
         kept = index < len(sums.kept)
         exponentials = sums.kept[index] if kept else _similarity(pair, rows, buffer).exp2_()
-        in_matrix = _in_matrix(pair, rows)
-        slope_of_panel = by_similarity(exponentials, part(row_scale, rows), column_scale, in_matrix, pair.labels, weights)
+        slope_of_panel = by_similarity(exponentials, part(row_scale, rows), column_scale, rows, pair.labels, weights)
         product = _matmul_like(slope_of_panel, pair.teacher)
         if slope is None:
             return product
@@ -201,10 +172,6 @@ def _similarity(pair: Pair, rows: slice, buffer: Tensor | None) -> Tensor:
     """``log2(e) L`` for a panel, in the buffer if there is one."""
     out = None if buffer is None else buffer[: rows.stop - rows.start]
     return torch.mm(part(pair.student, rows), pair.teacher.T, out=out)
-
-
-def _in_matrix(pair: Pair, rows: slice) -> slice:
-    return slice(pair.first + rows.start, pair.first + rows.stop)
 
 
 def _positive_weights(rows: slice, labels: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bickd_kernels.backends.contract import Batch, compute_dtype
+from bickd_kernels.inputs import is_labels
 
 
 class Selection(NamedTuple):
@@ -25,6 +26,26 @@ class Selection(NamedTuple):
     def leaves_something_out(self) -> bool:
         return self.rows is not None or self.classes is not None
 
+    def count_along(self, dim: int, size: int) -> Tensor | int:
+        """How many entries a vector along dimension 1 (samples) or 2 (classes) of ``(2, B, C)`` has, of ``size``."""
+        members = self.members_along(dim)
+        return size if members is None else members.sum().clamp_(min=1)
+
+    def members_along(self, dim: int) -> Tensor | None:
+        """The same as a mask, 1 or 0, that broadcasts to ``(2, B, C)``; None: all."""
+        if dim == 2:
+            return self.classes
+        return None if self.rows is None else self.rows[:, None]
+
+
+def select(logits: Tensor, valid: Tensor | None) -> Selection:
+    """What of the logits ``(2, B, C)`` takes part, given the mask ``(B,)`` of the rows that are not ignored."""
+    rows = None if valid is None else valid.to(logits.dtype)
+    row_weights: Tensor | float = 1 / logits.shape[1] if rows is None else rows / rows.sum().clamp_(min=1)
+    present = _classes_of_the_batch(logits, valid)
+    classes = None if present is None else present.to(logits.dtype)
+    return Selection(rows, classes, row_weights, classes_without_entry(classes, None if rows is None else rows.amax()))
+
 
 def widened_logits(batch: Batch, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """Logits of student and teacher ``(2, B, C)`` in the compute dtype, ignored rows 0; the mask ``(B,)`` of the other rows,
@@ -33,10 +54,27 @@ def widened_logits(batch: Batch, ignore_index: int) -> tuple[Tensor, Tensor | No
     logits = torch.empty((2, *batch.student.shape), dtype=dtype, device=batch.student.device)
     for own, given in zip(logits, (batch.student, batch.teacher), strict=True):
         own.copy_(given)
-    valid = None if batch.target is None else unless_all(batch.target != ignore_index)
+    valid = None if batch.target is None else unless_all(_not_ignored(batch.target, ignore_index))
     if valid is not None:
         logits.masked_fill_(~valid[:, None], 0.0)
     return logits, valid
+
+
+def _not_ignored(target: Tensor, ignore_index: int) -> Tensor:
+    return target != ignore_index if is_labels(target) else (target != 0).any(1)
+
+
+def _classes_of_the_batch(logits: Tensor, valid: Tensor | None) -> Tensor | None:
+    """Mask ``(C,)`` of the classes that neither student nor teacher gives -inf in every valid row; logits ``(2, B, C)``."""
+    if on_host(logits) and logits.min().item() > -torch.inf:
+        return None
+    if valid is not None:
+        logits = logits.masked_fill(~valid[:, None], -torch.inf)
+    present = (logits.amax(1) != -torch.inf).all(0)
+    if valid is not None:
+        # Without a valid row no class is absent, so that the sums stay finite.
+        present |= ~valid.any()
+    return unless_all(present)
 
 
 def classes_without_entry(classes: Tensor | None, any_row: Tensor | None) -> Tensor | None:

@@ -5,17 +5,17 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from cases import KINDS, Inputs, as_double, call, make_inputs, relative_error, with_absences
+from cases import KINDS, Inputs, as_double, call, make_inputs, relative_error, settings_of, term_rounding, with_absences
 from together import together
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bickd_kernels import bickd_loss
-from bickd_kernels.backends.global_batch.summed_classes import sum_is_less
-from bickd_kernels.backends.tiles import contrast
-from bickd_kernels.processes import exchange
+from bickd_kernels.backends.contract import Batch
+from bickd_kernels.backends.torch import contrast
+from bickd_kernels.processes import exchange, summed_batch
 from bickd_kernels.processes.agreement import MESSAGE_BYTES
-from bickd_kernels.processes.slices import Slices
+from bickd_kernels.processes.exchange import Ranks
 
 RANKS = (2, 4)
 
@@ -48,16 +48,22 @@ class Case(NamedTuple):
         return inputs
 
 
-# Of 12 samples M is summed for 3 classes, and shared for 19; 1 class is less than there are ranks.
+# Without the sample side M of 3 classes is summed, and that of 19 formed of what was gathered.
 CASES = [Case(kind, classes, split) for kind in KINDS for classes in (1, 3, 19) for split in SPLITS]
 CASES += [Case(kind, classes, "uneven", absences=True) for kind in KINDS for classes in (5, 19)]
 CASES += [
     Case("bickd", classes, split, options=(option,))
     for classes in (3, 19)
     for split in ("uneven", "with an empty slice")
-    for option in (("class_weight", 0.0), ("sample_weight", 0.0), ("bilateral_weight", 0.0), ("temperature", 0.7),
-                   ("contrast_temperature", 0.02), ("ce_weight", 0.0), ("backend", "reference"))
+    for option in (("class_wise_weight", 0.0), ("sample_wise_weight", 0.0), ("bilateral_weight", 0.0), ("temperature", 0.7),
+                   ("contrast_temperature", 0.02), ("ce_weight", 0.0), ("backend", "reference"), ("positives", "sample"),
+                   ("label_smoothing", 0.1), ("similarity", "correlation"), ("compare_ranks", True))
 ]  # fmt: skip
+CASES += [
+    Case(kind, classes, "uneven", absences=absences, options=(("sample_wise_weight", 0.0),))
+    for kind in KINDS for classes in (3, 5) for absences in (False, True) if classes > 3 or not absences
+]  # fmt: skip
+CASES += [Case("bickd", classes, "even", options=(("compare_ranks", False),)) for classes in (3, 19)]
 NARROW_CASES = [Case("bickd", 19, "uneven", dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
 
 
@@ -67,9 +73,12 @@ class Outcome(NamedTuple):
     gradient: Tensor
 
 
-def outcome(case: Case, inputs: Inputs, **options: Any) -> Outcome:
+def outcome(case: Case, inputs: Inputs, return_terms: bool = True, **options: Any) -> Outcome:
+    """A side of weight 0 is computed for its term alone, which decides on what moves: without terms it is not."""
     student = inputs.student.clone().requires_grad_()
-    loss, terms = call(case.kind, inputs._replace(student=student), return_terms=True, **{**dict(case.options), **options})
+    options = {**dict(case.options), **options}
+    result = call(case.kind, inputs._replace(student=student), return_terms=return_terms, **options)
+    loss, terms = result if return_terms else (result, ())
     loss.backward()
     assert student.grad is not None
     return Outcome(loss.detach(), tuple(terms), student.grad)
@@ -84,6 +93,7 @@ class Results(NamedTuple):
     """What one rank found."""
 
     cases: list[Outcome]
+    without_terms: list[Outcome]
     in_panels: list[Outcome]
     parameters: dict[str, list[Tensor]]
     messages: dict[str, list[int]]
@@ -97,6 +107,7 @@ class Results(NamedTuple):
 def work(rank: int) -> Results:
     return Results(
         [compute(case, rank) for case in (*CASES, *NARROW_CASES)],
+        [compute(case, rank, return_terms=False) for case in CASES],
         in_panels(rank),
         {split: parameter_gradients(rank, split) for split in SPLITS},
         {name: messages(rank, **shape) for name, shape in MESSAGES.items()},
@@ -114,16 +125,18 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return together(request.param, work, folder=tmp_path_factory.mktemp("ranks"))
 
 
-def compute(case: Case, rank: int) -> Outcome:
+def compute(case: Case, rank: int, return_terms: bool = True) -> Outcome:
     rows = SPLITS[case.split][dist.get_world_size()]
-    return outcome(case, own_part(case.inputs(), rows, rank), group=dist.group.WORLD)
+    return outcome(case, own_part(case.inputs(), rows, rank), return_terms, group=dist.group.WORLD)
 
 
 def assert_is_reference(case: Case, by_rank: list[Outcome]) -> None:
-    expected = outcome(case, case.inputs(), backend="reference")
+    expected = outcome(case, case.inputs(), return_terms=bool(by_rank[0].terms), backend="reference")
+    rounding = term_rounding(contrast_temperature=dict(case.options).get("contrast_temperature", 0.2))
     for result in by_rank:
+        # The same bits: what is added up over the ranks is the same on each.
         assert torch.equal(result.loss, by_rank[0].loss)
-        torch.testing.assert_close((result.loss, *result.terms), (expected.loss, *expected.terms), rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close((result.loss, *result.terms), (expected.loss, *expected.terms), rtol=1e-10, atol=rounding)
     gradient = torch.cat([result.gradient for result in by_rank]) / len(by_rank)
     # One class has losses and gradients that are 0: nothing to be relative to but 1.
     assert (gradient - expected.gradient).abs().max() <= 1e-10 * expected.gradient.abs().max() + 1e-14
@@ -132,6 +145,7 @@ def assert_is_reference(case: Case, by_rank: list[Outcome]) -> None:
 @pytest.mark.parametrize("index", range(len(CASES)), ids=lambda index: "-".join(map(str, CASES[index])))
 def test_it_is_the_reference_of_all_samples_in_one_process(results: list[Results], index: int) -> None:
     assert_is_reference(CASES[index], [result.cases[index] for result in results])
+    assert_is_reference(CASES[index], [result.without_terms[index] for result in results])
 
 
 @pytest.mark.parametrize("index", range(len(NARROW_CASES)), ids=lambda index: str(NARROW_CASES[index].dtype))
@@ -237,13 +251,13 @@ def test_a_batch_of_nothing_has_loss_and_gradient_0(results: list[Results], name
 
 
 def with_a_nan_on_the_last_rank(rank: int) -> Tensor:
-    """The loss where M is summed, and where its classes are shared."""
+    """The loss where M is summed, and where the batch is gathered."""
     losses = []
-    for classes in (2, 19):
-        inputs = make_inputs(5, classes)
+    for weight in (0.0, 1.0):
+        inputs = make_inputs(5, 2)
         if rank == dist.get_world_size() - 1:
             inputs.student[1, 1] = torch.nan
-        losses.append(bickd_loss(*inputs, group=dist.group.WORLD))
+        losses.append(bickd_loss(*inputs, sample_wise_weight=weight, group=dist.group.WORLD))
     return torch.stack(losses)
 
 
@@ -267,7 +281,7 @@ def test_the_inputs_are_not_written_to(results: list[Results]) -> None:
 
 
 def compiled(rank: int) -> Outcome:
-    """A step that is compiled around the loss."""
+    """A step that is compiled as one graph with the loss."""
     part = own_part(Case("bickd", 19, "even").inputs(), SPLITS["even"][dist.get_world_size()], rank)
     student = part.student.clone().requires_grad_()
 
@@ -275,7 +289,7 @@ def compiled(rank: int) -> Outcome:
         loss, terms = bickd_loss(student * 1.0, part.teacher, part.target, return_terms=True, group=dist.group.WORLD)
         return loss * 1.0, tuple(terms)
 
-    loss, terms = torch.compile(step, backend="eager")(student)
+    loss, terms = torch.compile(step, backend="aot_eager", fullgraph=True)(student)
     loss.backward()
     assert student.grad is not None
     return Outcome(loss.detach(), terms, student.grad)
@@ -290,14 +304,16 @@ def test_a_compiled_step_computes_the_same(results: list[Results]) -> None:
 # -- what moves
 
 MESSAGES = {
-    "both sides, classes shared": {"rows": 4, "classes": 24, "options": {}},
-    "both sides, classes summed": {"rows": 16, "classes": 8, "options": {}},
-    "class side alone, summed": {"rows": 16, "classes": 8, "options": {"sample_weight": 0.0}},
-    "sample side alone": {"rows": 4, "classes": 24, "options": {"class_weight": 0.0}},
+    "both sides": {"rows": 4, "classes": 24, "options": {}},
+    "class side alone, few classes": {"rows": 64, "classes": 8, "options": {"sample_wise_weight": 0.0}},
+    "class side alone, many classes": {"rows": 4, "classes": 24, "options": {"sample_wise_weight": 0.0}},
+    "sample side alone": {"rows": 4, "classes": 24, "options": {"class_wise_weight": 0.0}},
+    "neither side": {"rows": 4, "classes": 24, "options": {"bilateral_weight": 0.0}},
+    "ranks are not compared": {"rows": 4, "classes": 24, "options": {"compare_ranks": False}},
 }
 
 
-def messages(rank: int, rows: int, classes: int, options: dict[str, float]) -> list[int]:
+def messages(rank: int, rows: int, classes: int, options: dict[str, Any]) -> list[int]:
     """The bytes of each message that a rank gives to a collective operation, in order; bfloat16 logits."""
     sizes = []
 
@@ -312,41 +328,45 @@ def messages(rank: int, rows: int, classes: int, options: dict[str, float]) -> l
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange.dist, "all_reduce", noted(dist.all_reduce, 0))
         patch.setattr(exchange.dist, "all_gather", noted(dist.all_gather, 1))
-        patch.setattr(exchange.dist, "all_to_all_single", noted(dist.all_to_all_single, 1))
         inputs = make_inputs(rows, classes, dtype=torch.bfloat16, seed=rank)
         student = inputs.student.requires_grad_()
         bickd_loss(student, inputs.teacher, inputs.target, group=dist.group.WORLD, **options).backward()
-    agreement, *moved = sizes
-    assert agreement == MESSAGE_BYTES
-    return moved
+    return sizes
 
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_what_moves_is_what_docs_loss_md_says(results: list[Results], name: str) -> None:
-    ranks, b, classes = len(results), MESSAGES[name]["rows"], MESSAGES[name]["classes"]
-    total = ranks * b
+    b, classes = MESSAGES[name]["rows"], MESSAGES[name]["classes"]
+    batch = b * (2 * classes + 2 * classes + 8)
     flags = 4 * (2 * classes + 1)
-    teacher = b * (2 * classes + 8)
-    student = gradient = 4 * b * classes
     maxima, products = 4 * 2 * classes, 4 * (classes**2 + 2 * classes)
     expected = {
-        # ce, kd and the loss of a side's rows are one number each.
-        "both sides, classes shared": [flags, teacher, student, 4 * (total + classes + 4), gradient],
-        "both sides, classes summed": [flags, teacher, maxima, products, 4 * (total + 3)],
-        "class side alone, summed": [flags, maxima, products, 4 * 2],
-        "sample side alone": [flags, teacher, 4 * (total + 3)],
+        "both sides": [MESSAGE_BYTES, batch],
+        # ce and kd are one number each.
+        "class side alone, few classes": [MESSAGE_BYTES, flags, maxima, products, 4 * 2],
+        "class side alone, many classes": [MESSAGE_BYTES, batch],
+        "sample side alone": [MESSAGE_BYTES, batch],
+        "neither side": [MESSAGE_BYTES, flags, 4 * 2],
+        "ranks are not compared": [batch],
     }
     for result in results:
         assert result.messages[name] == expected[name]
 
 
-def test_the_class_side_is_summed_where_that_moves_less() -> None:
-    slices = Slices(None, 0, (64,) * 8, True)  # type: ignore[arg-type] # no message is sent
-    assert sum_is_less(slices, classes=64, element_size=4, teacher_is_gathered=True)
-    assert not sum_is_less(slices, classes=65, element_size=4, teacher_is_gathered=True)
-    # Without a sample side the teacher's logits would move for the class side alone.
-    assert sum_is_less(slices, classes=64 + 256, element_size=4, teacher_is_gathered=False)
-    assert not sum_is_less(slices, classes=64 + 257, element_size=4, teacher_is_gathered=False)
-    many = slices._replace(rows=(10**6,) * 8)
-    assert sum_is_less(many, classes=4096, element_size=4, teacher_is_gathered=True)
-    assert not sum_is_less(many, classes=4097, element_size=4, teacher_is_gathered=True)
+def test_sums_over_samples_move_where_they_are_less_and_enough() -> None:
+    ranks = Ranks(None, 0, (64,) * 8)  # type: ignore[arg-type] # no message is sent
+
+    def moves_less(classes: int, ranks: Ranks = ranks, **options: Any) -> bool:
+        logits = torch.empty(1, classes)
+        return summed_batch.moves_less(ranks, Batch(logits, logits, None), settings_of("bickd", **options))
+
+    # Twice 4 C^2 bytes against 512 rows of C logits of 4 bytes of each network.
+    assert moves_less(512, sample_wise_weight=0.0)
+    assert not moves_less(513, sample_wise_weight=0.0)
+    assert not moves_less(512)
+    assert not moves_less(512, sample_wise_weight=0.0, similarity="correlation")
+    # Without either side there is nothing but sums.
+    assert moves_less(10**5, bilateral_weight=0.0)
+    many = ranks._replace(rows=(10**6,) * 8)
+    assert moves_less(4096, many, sample_wise_weight=0.0)
+    assert not moves_less(4097, many, sample_wise_weight=0.0)

@@ -3,15 +3,18 @@
 import torch
 from torch import Tensor
 
-from bickd_kernels.arguments import Settings
+from bickd_kernels.backends.contract import Settings
 
 
 def weighted_sum(settings: Settings, *terms: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The loss of ce, kd, class_wise and sample_wise, in which a term of weight 0 takes no part, and the terms ``(4,)``."""
+    """The loss of ce, kd, class_wise and sample_wise, in which a term of weight 0 takes no part, and the terms ``(4,)``.
+
+    None stands for a term that is not computed.
+    """
     zero = next(term for term in terms if term is not None).new_zeros(())
     loss = zero
     for term, weight in zip(terms, settings.weights, strict=True):
-        if term is not None and weight:
+        if term is not None and weight != 0:
             loss = loss + term * weight
     return loss, torch.stack([zero if term is None else term for term in terms])
 

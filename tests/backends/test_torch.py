@@ -1,4 +1,4 @@
-"""The tiled backend: panels of every kind, its exactness before any rounding of the output, what it allocates."""
+"""The ``torch`` backend: panels of every kind, its exactness before any rounding of the output, what it allocates."""
 
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from cases import (
     evaluate,
     make_inputs,
     settings_of,
+    term_rounding,
     typical_errors,
     with_absences,
 )
@@ -20,10 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bickd_kernels import bickd_loss
-from bickd_kernels.backends import tiled
-from bickd_kernels.backends.tiles import contrast
+from bickd_kernels.backends import torch as torch_backend
+from bickd_kernels.backends.torch import contrast
 
-EPSILON = torch.finfo(torch.float64).eps
 BUDGETS = {"every panel twice": 0, "some panels kept": 700, "every panel kept": 2**30}
 
 
@@ -37,8 +37,7 @@ def use_panels(monkeypatch: pytest.MonkeyPatch, *, rows: int, budget: int) -> No
 def assert_is_reference(kind: str, inputs: Inputs, **options: Any) -> None:
     loss, gradient = evaluate(kind, inputs, backend="torch", **options)
     expected, expected_gradient = evaluate(kind, inputs, backend="reference", **options)
-    # A loss near 0 is what a log-sum-exp and a cosine over the contrast temperature differ by: it rounds relative to them.
-    rounding = 8 * EPSILON / options.get("contrast_temperature", 0.2)
+    rounding = term_rounding(contrast_temperature=options.get("contrast_temperature", 0.2))
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=rounding)
     # One sample, or one class, has a gradient that is 0: nothing to be relative to but 1.
     assert (gradient - expected_gradient).abs().max() <= 1e-10 * expected_gradient.abs().max() + 1e-14
@@ -133,7 +132,7 @@ def test_it_is_as_exact_as_the_reference(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_logits_cost_no_exactness_before_the_output_is_rounded(dtype: torch.dtype) -> None:
     def unrounded(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-        result = tiled.compute(batch_of("bickd", inputs), settings_of("bickd"), True)
+        result = torch_backend.compute(batch_of("bickd", inputs), settings_of("bickd"), slice(None))
         assert result.gradient is not None
         assert result.gradient.dtype == torch.float32
         return result.terms[1], result.gradient
@@ -183,7 +182,7 @@ class LargestOutput(TorchDispatchMode):
 def largest_output(kind: str, inputs: Inputs) -> int:
     # Not through the operator, which such a mode does not look into.
     with LargestOutput() as largest:
-        tiled.compute(batch_of(kind, inputs), settings_of(kind), True)
+        torch_backend.compute(batch_of(kind, inputs), settings_of(kind), slice(None))
     return largest.numel
 
 
@@ -216,6 +215,6 @@ def test_panels_kept_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch, "mm", spy)
     use_panels(monkeypatch, rows=10, budget=3 * 10 * 40 * 8)
     inputs = make_inputs(6, 40)
-    evaluate("bilateral_unlabelled", inputs, sample_weight=0.0)
+    evaluate("bilateral_unlabelled", inputs, sample_wise_weight=0.0)
     # Four panels: each formed for the sums, the one beyond the budget once more, and each multiplied for the gradient.
     assert [tuple(panel.shape) for panel in seen].count((10, 40)) == 4 + 1

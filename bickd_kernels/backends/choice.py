@@ -1,0 +1,88 @@
+"""The choice of a backend by name."""
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+
+import torch
+
+from bickd_kernels.backends.contract import Backend
+
+BACKENDS = ("auto", "torch", "triton", "reference")
+"""What ``backend=`` and the environment variable ``BICKD_BACKEND`` take."""
+
+OLDEST_TRITON = (3, 4)
+"""The first Triton that has all that the kernels use."""
+
+TRITON_PACKAGES = ("triton", "triton-rocm", "pytorch-triton", "pytorch-triton-rocm")
+"""The names under which Triton is installed, for NVIDIA and for AMD."""
+
+
+def has_triton() -> bool:
+    """Whether Triton 3.4 or later is installed; it is not imported to see that, which would take a while."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    for name in TRITON_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2]) >= OLDEST_TRITON
+    # Built from source, under a name of its own.
+    return True
+
+
+HAS_TRITON = has_triton()
+
+
+def check_name(name: str) -> str:
+    """The backend that is asked for: ``name``, or what ``BICKD_BACKEND`` says where it is ``"auto"``.
+
+    Raises:
+        ValueError: a name, or a value of the environment variable, that is no backend.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    if name != "auto":
+        return name
+    name = os.environ.get("BICKD_BACKEND", "auto")
+    if name not in BACKENDS:
+        raise ValueError(f"the environment variable BICKD_BACKEND must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def resolve(name: str, device: torch.device, dtype: torch.dtype, similarity: str = "cosine") -> str:
+    """The backend that computes a batch: ``"torch"``, ``"triton"`` or ``"reference"``.
+
+    ``"auto"``, where ``BICKD_BACKEND`` does not say otherwise, is ``"triton"`` on a GPU of NVIDIA or AMD (both are ``cuda``
+    to PyTorch) where Triton 3.4 or later is installed, and ``"torch"`` anywhere else, for float64 and for correlations.
+
+    Raises:
+        ValueError: as ``check_name``, and ``"triton"`` for a batch that it does not compute.
+        ImportError: ``"triton"`` where Triton is not installed, or too old.
+    """
+    name = check_name(name)
+    if name == "auto":
+        fits = device.type == "cuda" and dtype != torch.float64 and similarity == "cosine"
+        return "triton" if HAS_TRITON and fits else "torch"
+    if name == "triton":
+        _check_triton(device, dtype, similarity)
+    return name
+
+
+def _check_triton(device: torch.device, dtype: torch.dtype, similarity: str) -> None:
+    if device.type != "cuda":
+        raise ValueError(f'backend "triton" needs logits on a GPU, got {device}; use "auto" or "torch"')
+    if dtype == torch.float64:
+        raise ValueError('backend "triton" computes in float32, got float64 logits; use "auto" or "torch"')
+    if similarity != "cosine":
+        raise ValueError(f'backend "triton" computes similarity="cosine", got {similarity!r}; use "auto" or "torch"')
+    if not HAS_TRITON:
+        raise ImportError('backend "triton" needs the package triton >= 3.4; use "auto" or "torch"')
+
+
+def load(name: str) -> Backend:
+    """The backend ``"torch"`` or ``"triton"``.
+
+    It is imported by the first call that uses it, as Triton takes a while.
+    """
+    return importlib.import_module(f"bickd_kernels.backends.{name}")

@@ -1,1 +1,0 @@
-"""The PyTorch operations that the loss of one process (``tiled``) and that of several (``global_batch``) are made of."""

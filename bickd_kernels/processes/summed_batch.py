@@ -1,0 +1,119 @@
+"""The loss of the global batch where sums over samples are all that is needed: many samples of few classes, such as pixels.
+
+    M_ij = sum over ranks of (each rank's samples) Pc_i . Qc_j
+
+``M``, its sums and ``W`` are then the same on every rank, and ``h_i = sum_j W_ij M_ij`` needs no message. Cross-entropy and
+KL are sums anyway. It is computed in PyTorch operations, on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bickd_kernels.backends.contract import Batch, Result, Settings
+from bickd_kernels.backends.torch import contrast
+from bickd_kernels.backends.torch.contrast import SIMILARITY_BUDGET_BYTES
+from bickd_kernels.backends.torch.gradient import accumulate, weighted_sum
+from bickd_kernels.backends.torch.rows import terms_of_rows
+from bickd_kernels.backends.torch.selection import Selection, classes_without_entry, widened_logits
+from bickd_kernels.backends.torch.vectors import (
+    LOG2_E,
+    inverse_lengths,
+    log_probabilities,
+    relative_to,
+    sums_of_squares,
+    through_softmax,
+)
+from bickd_kernels.processes import exchange
+from bickd_kernels.processes.exchange import Ranks
+
+
+def moves_less(ranks: Ranks, own: Batch, settings: Settings) -> bool:
+    """Whether a sum over samples is all that is needed, moves fewer bytes than to gather the logits, and is small enough."""
+    if settings.computed.sample_wise:
+        return False
+    if not settings.computed.class_wise:
+        return True
+    classes = own.student.shape[1]
+    gathered = sum(ranks.rows) * classes * (own.student.element_size() + own.teacher.element_size())
+    kept = classes**2 * torch.finfo(torch.float32).bits // 8
+    return settings.similarity == "cosine" and 2 * kept <= gathered and kept <= SIMILARITY_BUDGET_BYTES
+
+
+def compute(ranks: Ranks, own: Batch, settings: Settings, needs_gradient: bool) -> Result:
+    """Loss and terms of the global batch, and the gradient of this rank's samples."""
+    logits, valid = widened_logits(own, settings.ignore_index)
+    selection, some_row = _select(ranks, logits, valid)
+    ce, kd, gradient = terms_of_rows(own, logits, selection, settings, needs_gradient)
+    class_wise = None
+    if settings.computed.class_wise:
+        logarithms = log_probabilities(logits, settings.temperature, selection.rows)
+        probabilities = logarithms[0].exp()
+        class_wise, part = _class_side(ranks, logarithms, selection, settings.contrast_temperature)
+        # Classes of no sample are all alike, which costs log C; a batch without a valid row costs nothing.
+        class_wise = class_wise * some_row
+        if needs_gradient:
+            part = through_softmax(part, probabilities)
+            gradient = accumulate(gradient, part, settings.weights.class_wise / settings.temperature)
+    rows = [term for term in (ce, kd) if term is not None]
+    summed = iter(exchange.sum_over_ranks(ranks, *rows) if rows else ())
+    ce, kd = (None if term is None else next(summed) for term in (ce, kd))
+    loss, terms = weighted_sum(settings, ce, kd, class_wise, None)
+    if needs_gradient and gradient is None:
+        gradient = torch.zeros_like(logits[0])
+    return Result(loss, terms, gradient if needs_gradient else None)
+
+
+def _select(ranks: Ranks, logits: Tensor, valid: Tensor | None) -> tuple[Selection, Tensor]:
+    """The selection, its rows those of this rank, and whether the global batch has any row, a scalar of 1 or 0.
+
+    A class belongs to the batch if neither student nor teacher gives it -inf in every row that is not ignored, of any rank.
+    """
+    finite = logits != -torch.inf
+    if valid is not None:
+        finite &= valid[:, None]
+    own_count = logits.shape[1] if valid is None else valid.sum()
+    seen, count = exchange.sum_over_ranks(
+        ranks, finite.any(1).to(torch.int32), torch.as_tensor(own_count, dtype=torch.int32, device=logits.device)
+    )
+    # Without a valid row no class is absent, so that the sums stay finite.
+    classes = ((seen > 0).all(0) | (count == 0)).to(logits.dtype)
+    some_row = (count > 0).to(logits.dtype)
+    rows = logits.new_ones(logits.shape[1]) if valid is None else valid.to(logits.dtype)
+    return Selection(rows, classes, rows / count.clamp(min=1), classes_without_entry(classes, some_row)), some_row
+
+
+def _class_side(
+    ranks: Ranks, logarithms: Tensor, selection: Selection, contrast_temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The class side of the global batch, a scalar, and ``P * d loss / d P`` for this rank's samples, ``(b, C)``.
+
+    The log-probabilities ``(2, b, C)`` of student and teacher are written to.
+    """
+    count, classes = logarithms.shape[2], selection.classes
+    largest = exchange.largest_over_ranks(ranks, _largest(logarithms))
+    if selection.no_entry is not None:
+        largest.masked_fill_(selection.no_entry, 0.0)
+    relative = relative_to(largest, logarithms)
+    raw, squares = exchange.sum_over_ranks(ranks, relative[0].T @ relative[1], sums_of_squares(relative, 1).squeeze(1))
+    student_scale, teacher_scale = inverse_lengths(squares, True)
+    teacher_scale = teacher_scale * (LOG2_E / contrast_temperature)
+    similarity = raw * student_scale[:, None] * teacher_scale
+
+    rows = slice(0, count)
+    sums = contrast.sums_of_panel(similarity.clone(), rows, classes, None)
+    sums = sums._replace(columns=contrast.bounded(sums.columns, classes))
+    weights = contrast.anchor_weights(count, classes, similarity)
+    (exponentials,) = sums.kept
+    slope = contrast.by_similarity(exponentials, weights / sums.rows, weights / sums.columns, rows, None, weights)
+    units = relative[0] * student_scale
+    product = units * ((relative[1] * teacher_scale) @ slope.T)
+    return contrast.loss_of(sums, weights), product.addcmul_(units, units * (slope * similarity).sum(1), value=-1)
+
+
+def _largest(logarithms: Tensor) -> Tensor:
+    """``(2, 1, C)``; a rank without samples has none."""
+    if logarithms.shape[1] == 0:
+        return logarithms.new_full((2, 1, logarithms.shape[2]), -torch.inf)
+    return logarithms.amax(1, keepdim=True)

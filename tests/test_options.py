@@ -1,0 +1,216 @@
+"""The options beside temperatures and weights: positives, label smoothing, probabilities as targets, correlations.
+
+Each against the definition written out in loops, with absent classes and ignored samples, and against finite differences.
+"""
+
+import inspect
+import typing
+from dataclasses import fields
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from cases import SHAPES, Inputs, call, evaluate, make_inputs, relative_error, with_absences
+
+from bickd_kernels import bickd_loss, bilateral_loss
+from bickd_kernels.options import KINDS, NAMES, BicKDArguments, BilateralArguments
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "positives by sample": {"positives": "sample"},
+    "label smoothing": {"label_smoothing": 0.3},
+    "correlation": {"similarity": "correlation"},
+    "all of them": {"positives": "sample", "label_smoothing": 0.1, "similarity": "correlation"},
+}
+
+
+def with_probabilities(inputs: Inputs, ignored: int | None = None) -> Inputs:
+    """The same with probabilities of the classes as targets, of which two or fewer are not 0, as mixup makes them."""
+    samples, classes = inputs.student.shape
+    target = torch.zeros(samples, classes, dtype=inputs.student.dtype)
+    rows = torch.arange(samples)
+    share = torch.linspace(0.1, 0.9, samples, dtype=target.dtype)
+    present = ((inputs.student != -torch.inf) & (inputs.teacher != -torch.inf)).all(0).nonzero().squeeze(1)
+    target[rows, present[rows % len(present)]] += share
+    target[rows, present[(2 * rows + 1) % len(present)]] += 1 - share
+    if ignored is not None:
+        target[ignored] = 0.0
+    return inputs._replace(target=target)
+
+
+def assert_is_the_definition(inputs: Inputs, backend: str, **options: Any) -> None:
+    """The total loss and every term, to the rounding of numbers of size ``1 / contrast_temperature``."""
+    expected = oracle.terms(inputs.student.numpy(), inputs.teacher.numpy(), inputs.target.numpy(), **options)
+    loss, terms = bickd_loss(*inputs, return_terms=True, backend=backend, **options)
+    assert tuple(map(float, terms)) == pytest.approx(expected, rel=1e-11, abs=1e-13)
+    assert float(loss) == pytest.approx(oracle.total(expected), rel=1e-11)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_is_that_of_the_definition(name: str, shape: tuple[int, int], backend: str) -> None:
+    assert_is_the_definition(make_inputs(*shape), backend, **OPTIONS[name])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_absent_classes_and_ignored_samples_take_no_part(name: str, backend: str) -> None:
+    assert_is_the_definition(with_absences(make_inputs(9, 7)), backend, **OPTIONS[name])
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"similarity": "correlation"}])
+@pytest.mark.parametrize("shape", [(5, 3), (13, 7), (3, 11)])
+def test_probabilities_are_targets_with_positives_by_sample(
+    shape: tuple[int, int], options: dict[str, Any], backend: str
+) -> None:
+    assert_is_the_definition(with_probabilities(make_inputs(*shape)), backend, **options)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_row_of_zeros_is_an_ignored_sample(smoothing: float, backend: str) -> None:
+    inputs = make_inputs(9, 7)
+    inputs.student[:, 0], inputs.teacher[:, 2] = -torch.inf, -torch.inf
+    inputs = with_probabilities(inputs, ignored=4)
+    inputs.student[4], inputs.teacher[4] = torch.nan, 5.0
+    assert_is_the_definition(inputs, backend, label_smoothing=smoothing)
+    _, gradient = evaluate("bickd", inputs, label_smoothing=smoothing, backend=backend)
+    assert torch.count_nonzero(gradient[4]) == 0
+
+
+def test_only_ignored_samples_of_probabilities_give_zero(backend: str) -> None:
+    inputs = make_inputs(4, 5)
+    loss, gradient = evaluate("bickd", inputs._replace(target=torch.zeros(4, 5)), label_smoothing=0.1, backend=backend)
+    assert loss == 0
+    assert torch.count_nonzero(gradient) == 0
+
+
+def test_labels_as_probabilities_are_labels_but_for_the_positives(backend: str) -> None:
+    inputs = make_inputs(9, 5)
+    one_hot = torch.nn.functional.one_hot(inputs.target, 5).double()
+    options = {"label_smoothing": 0.2, "backend": backend}
+    expected = evaluate("bickd", inputs, positives="sample", **options)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        loss, gradient = evaluate("bickd", inputs._replace(target=one_hot.to(dtype)), **options)
+        assert float(loss) == pytest.approx(float(expected[0]), rel=1e-12)
+        assert relative_error(gradient, expected[1]) <= 1e-12
+
+
+def test_probabilities_of_tokens_are_flattened(backend: str) -> None:
+    inputs = with_probabilities(make_inputs(12, 5))
+    shaped = Inputs(*(tensor.reshape(3, 4, 5) for tensor in inputs))
+    loss, gradient = evaluate("bickd", inputs, backend=backend)
+    shaped_loss, shaped_gradient = evaluate("bickd", shaped, backend=backend)
+    assert float(shaped_loss) == pytest.approx(float(loss), rel=1e-13)
+    assert relative_error(shaped_gradient.reshape(12, 5), gradient) <= 1e-13
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("absences", [False, True])
+def test_the_gradient_is_that_of_finite_differences(name: str, absences: bool) -> None:
+    inputs = make_inputs(6, 7, scale=1.0)
+    if absences:
+        inputs.target[3] = -100
+        inputs.teacher[:, 2] = -torch.inf
+    student = inputs.student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: bickd_loss(x, *inputs[1:], **OPTIONS[name]), student)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_gradient_with_probabilities_is_that_of_finite_differences(smoothing: float) -> None:
+    inputs = with_probabilities(make_inputs(5, 4, scale=1.0), ignored=1)
+    # Targets need not add up to 1.
+    inputs.target[2] *= 1.5
+    student = inputs.student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: bickd_loss(x, *inputs[1:], label_smoothing=smoothing), student)
+
+
+# -- correlations
+
+
+def constant_sample(inputs: Inputs) -> None:
+    inputs.student[2] = 1.5
+    inputs.teacher[4] = -3.0
+
+
+def equal_samples(inputs: Inputs) -> None:
+    """Every class has one probability in all samples."""
+    inputs.student[:] = inputs.student[0].clone()
+
+
+@pytest.mark.parametrize("degenerate", [constant_sample, equal_samples])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_constant_vector_has_no_direction(degenerate: Any, dtype: torch.dtype, backend: str) -> None:
+    inputs = make_inputs(7, 5)
+    degenerate(inputs)
+    expected = oracle.terms(*(tensor.numpy() for tensor in inputs), similarity="correlation")
+    student = inputs.student.to(dtype).requires_grad_()
+    loss, terms = bickd_loss(
+        student, inputs.teacher.to(dtype), inputs.target, similarity="correlation", return_terms=True, backend=backend
+    )
+    rel = 1e-11 if dtype == torch.float64 else 1e-5
+    assert tuple(map(float, terms)) == pytest.approx(expected, rel=rel, abs=rel)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert gradient.isfinite().all()
+
+
+def test_a_constant_sample_gets_no_gradient_from_its_side(backend: str) -> None:
+    inputs = make_inputs(7, 5)
+    constant_sample(inputs)
+    options = {"similarity": "correlation", "class_wise_weight": 0.0, "backend": backend}
+    _, gradient = evaluate("bilateral", inputs, **options)
+    assert torch.count_nonzero(gradient[2]) == 0
+    assert gradient[3].abs().max() > 0
+
+
+def test_a_single_sample_correlates_with_nothing(backend: str) -> None:
+    _, terms = call("bilateral", make_inputs(1, 5), similarity="correlation", return_terms=True, backend=backend)
+    assert float(terms.class_wise) == pytest.approx(torch.tensor(5.0).log().item(), rel=1e-6)
+    assert float(terms.sample_wise) == pytest.approx(0.0, abs=1e-13)
+
+
+@pytest.mark.parametrize("contrast_temperature", [0.02, 0.2])
+@pytest.mark.parametrize("shape", [(29, 5), (5, 29), (37, 53)])
+def test_float32_correlations_are_as_exact_as_the_reference(shape: tuple[int, int], contrast_temperature: float) -> None:
+    options = {"similarity": "correlation", "contrast_temperature": contrast_temperature}
+    errors = {"torch": [], "reference": []}
+    for seed in range(8):
+        inputs = make_inputs(*shape, dtype=torch.float32, seed=seed)
+        double = Inputs(inputs.student.double(), inputs.teacher.double(), inputs.target)
+        _, truth = evaluate("bickd", double, backend="reference", **options)
+        for name, of_backend in errors.items():
+            of_backend.append(relative_error(evaluate("bickd", inputs, backend=name, **options)[1], truth) ** 2)
+    typical = {name: torch.tensor(squares).mean().sqrt().item() for name, squares in errors.items()}
+    assert typical["torch"] <= 2 * typical["reference"] + 1e-7
+
+
+def test_a_saturated_batch_of_correlations_is_finite(backend: str) -> None:
+    student, teacher = 1e4 * torch.eye(6), 1e4 * torch.eye(6).roll(1, 0)
+    loss, gradient = evaluate("bickd", Inputs(student, teacher, torch.arange(6)), similarity="correlation", backend=backend)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
+# -- the records
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "function"),
+    [("bilateral_loss", BilateralArguments, bilateral_loss), ("bickd_loss", BicKDArguments, bickd_loss)],
+)
+def test_type_checkers_and_signatures_know_every_option(name: str, arguments: Any, function: Any) -> None:
+    types = typing.get_type_hints(KINDS[name])
+    assert typing.get_type_hints(arguments) == {option: types[option] for option in NAMES[name] if option != "return_terms"}
+    parameters = inspect.signature(function).parameters
+    assert {option.name: option.default for option in fields(KINDS[name])} == {
+        option: parameters[option].default for option in NAMES[name]
+    }
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_option_is_described_in_the_docstring(name: str) -> None:
+    function = {"bilateral_loss": bilateral_loss, "bickd_loss": bickd_loss}[name]
+    assert all(option in (function.__doc__ or "") for option in NAMES[name])
+
+
+def test_a_record_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        KINDS["bickd_loss"]().kd_weight = 2.0
