@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from bickd_kernels import operator
+from bickd_kernels import operator, reference
 from bickd_kernels.backends import choice
 from bickd_kernels.backends.contract import compute_dtype
+from bickd_kernels.call import Call
 from bickd_kernels.inputs import check_inputs
 from bickd_kernels.options import KINDS, BicKDArguments, BilateralArguments, Options, make_options
+from bickd_kernels.processes import global_batch
 from bickd_kernels.processes.agreement import failure_told_to
 from bickd_kernels.terms import BicKDTerms, BilateralTerms
 
@@ -174,9 +176,12 @@ def evaluate(
     else:
         with failure_told_to(group):
             record, backend = _checked(*arguments)
-    tensors = student_logits, teacher_logits.detach(), target
-    operation = operator.reference if backend == "reference" else operator.loss
-    loss, terms = operation(*tensors, *operator.flattened(record, name, backend))
+    teacher_logits = teacher_logits.detach()
+    if backend == "reference":
+        loss, terms = _by_definition(name, record, student_logits, teacher_logits, target)
+    else:
+        options_of_call = operator.flattened(record, name, backend)
+        loss, terms = operator.loss(student_logits, teacher_logits, target, *options_of_call)
     if not record.return_terms:
         return loss
     return loss, BicKDTerms(*terms.unbind()) if name == "bickd_loss" else BilateralTerms(*terms[2:].unbind())
@@ -192,6 +197,18 @@ def _checked(
     check_inputs(student_logits, teacher_logits, target, record.positives)
     dtype = compute_dtype(student_logits, teacher_logits)
     return record, choice.resolve(record.backend, student_logits.device, dtype, record.similarity)
+
+
+def _by_definition(
+    name: str, options: Options, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Loss and terms by ``reference``, which autograd differentiates."""
+    group = None if options.group is None or options.group.size() == 1 else options.group
+    call = Call(student_logits, teacher_logits, target, name, options, "reference", group)
+    with torch.autocast(student_logits.device.type, enabled=False):
+        if group is not None:
+            return global_batch.reference(call)
+        return reference.loss_and_terms(*call.checked())
 
 
 def _signature(function: Any, name: str) -> inspect.Signature:

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bickd_kernels import reference as definition
 from bickd_kernels.backends import choice
-from bickd_kernels.backends.contract import Batch, Result, Settings, compute_dtype
-from bickd_kernels.inputs import check_labels, is_labels
+from bickd_kernels.backends.contract import Result, compute_dtype
+from bickd_kernels.call import Call
 from bickd_kernels.options import KINDS, NUMBERS, Options, check_is_number
 from bickd_kernels.processes import global_batch
+from bickd_kernels.processes.agreement import failure_told_to
+from bickd_kernels.processes.group import ProcessGroup, group_of
 
 _library = torch.library.Library("bickd_kernels", "DEF")
 _CALL = (
@@ -50,15 +51,6 @@ scaled_gradient = torch.ops.bickd_kernels.scaled_gradient.default
 The gradient is kept in the compute dtype, because the finished gradient of a mean over a large batch underflows in float16
 before a gradient scaler has had its turn.
 """
-
-
-def reference(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """``loss`` by its definition, which autograd differentiates; no operator."""
-    call = Call._make((*arguments, False))
-    with torch.autocast(call.student.device.type, enabled=False):
-        if call.group:
-            return global_batch.reference(call, _checked)
-        return definition.loss_and_terms(*_checked(call))
 
 
 def flattened(options: Options, name: str, backend: str) -> tuple[Any, ...]:
@@ -133,93 +125,79 @@ def _plain_loss(*call: Any) -> tuple[Tensor, Tensor]:
     return value, terms
 
 
-class Call(NamedTuple):
-    """The arguments of ``loss_and_gradient``."""
+class _Arguments(NamedTuple):
+    """Of ``loss_and_gradient``."""
 
     student: Tensor
-    """Logits ``(B, ..., C)``."""
     teacher: Tensor
-    """Logits ``(B, ..., C)``."""
     target: Tensor | None
-    """Labels ``(B, ...)``, probabilities ``(B, ..., C)``, or None."""
     numbers: Tensor
     """The options of the loss that are numbers, in the order of ``options.NUMBERS``, float64 on the host."""
     name: str
-    """Of the public function."""
     ignore_index: int
     return_terms: bool
     positives: str | None
     similarity: str
     backend: str
-    """A resolved name."""
     group: str
     """The name of the group of processes; empty: none."""
     compare_ranks: bool
     needs_gradient: bool
 
-    @property
-    def settings(self) -> Settings:
-        """Checked, as a compiler could not check numbers that it did not know."""
-        return _settings(
+    def call(self, group: ProcessGroup | None) -> Call:
+        """The call, its options checked: a compiler could not check numbers that it did not know."""
+        options = _options(
             self.name,
             self.ignore_index,
             self.return_terms,
             self.positives,
             self.similarity,
+            self.compare_ranks,
             *self.numbers.tolist(),
         )
-
-    @property
-    def batch(self) -> Batch:
-        """Leading dimensions are samples."""
-        classes, target = self.student.shape[-1], self.target
-        if target is not None:
-            target = target.reshape(-1).long() if is_labels(target) else target.reshape(-1, classes)
-        return Batch(self.student.reshape(-1, classes), self.teacher.reshape(-1, classes), target)
+        return Call(self.student, self.teacher, self.target, self.name, options, self.backend, group)
 
 
 @lru_cache(maxsize=256, typed=True)
-def _settings(
-    name: str, ignore_index: int, return_terms: bool, positives: Any, similarity: Any, *numbers: float
-) -> Settings:
+def _options(
+    name: str,
+    ignore_index: int,
+    return_terms: bool,
+    positives: Any,
+    similarity: Any,
+    compare_ranks: bool,
+    *numbers: float,
+) -> Options:
     options: dict[str, Any] = dict(zip(NUMBERS[name], numbers, strict=True))
-    options |= {"ignore_index": ignore_index, "return_terms": return_terms}
-    return KINDS[name](**options, positives=positives, similarity=similarity).settings
+    options |= {"ignore_index": ignore_index, "return_terms": return_terms, "compare_ranks": compare_ranks}
+    return KINDS[name](**options, positives=positives, similarity=similarity)
 
 
 def _compute(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    call = Call(*arguments)
-    device = call.student.device.type
+    given = _Arguments(*arguments)
+    device = given.student.device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
-            result = _result(call)
+            result = _result(given)
     else:
-        result = _result(call)
+        result = _result(given)
     if result.gradient is None:
-        return result.loss, result.terms, call.student.new_empty(0)
-    return result.loss, result.terms, result.gradient.reshape(call.student.shape)
+        return result.loss, result.terms, given.student.new_empty(0)
+    return result.loss, result.terms, result.gradient.reshape(given.student.shape)
 
 
-def _result(call: Call) -> Result:
-    if call.group:
-        return global_batch.compute(call, _checked)
-    batch, settings = _checked(call)
+def _result(given: _Arguments) -> Result:
+    if given.group:
+        group = group_of(given.group)
+        with failure_told_to(group if given.compare_ranks else None):
+            call = given.call(group)
+        return global_batch.compute(call, given.needs_gradient)
+    batch, settings = given.call(None).checked()
     if batch.student.numel() == 0 or not any(settings.computed):
-        return _nothing(call)
-    rows = slice(0, len(batch.student)) if call.needs_gradient else None
-    return choice.load(call.backend).compute(batch, settings, rows)
-
-
-def _checked(call: Call) -> tuple[Batch, Settings]:
-    settings = call.settings
-    if call.target is not None and is_labels(call.target):
-        check_labels(call.target, call.student.shape[-1], call.ignore_index)
-    return call.batch, settings
-
-
-def _nothing(call: Call) -> Result:
-    value, terms, gradient = _empty_results(*call)
-    return Result(value.zero_(), terms.zero_(), gradient.zero_() if call.needs_gradient else None)
+        value, terms, gradient = _empty_results(*given)
+        return Result(value.zero_(), terms.zero_(), gradient.zero_() if given.needs_gradient else None)
+    rows = slice(0, len(batch.student)) if given.needs_gradient else None
+    return choice.load(given.backend).compute(batch, settings, rows)
 
 
 def _empty_results(student: Tensor, teacher: Tensor, *call: Any) -> tuple[Tensor, Tensor, Tensor]:

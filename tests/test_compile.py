@@ -106,7 +106,8 @@ def test_a_number_out_of_range_is_refused_when_the_compiled_loss_runs() -> None:
 
 def test_a_tensor_in_the_place_of_a_number_is_refused_in_a_compiled_loss() -> None:
     compiled, _ = compiled_and_counter(bickd_loss)
-    with pytest.raises(Exception, match=r"kd_weight must be a Python number, got Tensor"):
+    # PyTorch before 2.7 does not say what the exception was.
+    with pytest.raises(Exception, match=r"kd_weight must be a Python number, got Tensor|Observed exception"):
         compiled(*make_inputs(8, 7), kd_weight=torch.tensor(1.0))
 
 

@@ -1,0 +1,93 @@
+"""Data-parallel training on GPUs runs the kernels: every rank launches them on the global batch, for its own gradient."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+from cases import Inputs, as_double, evaluate, make_inputs, relative_error
+from checks import FLOAT32_GRADE
+from simulate import simulator
+from together import together
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bickd_kernels import bickd_loss
+from training.methods import make_method
+from training.methods.method import Samples
+from training.models.output import Output
+
+SAMPLES, CLASSES = 24, 21
+SPLITS = {2: (15, 9), 4: (7, 0, 12, 5)}
+
+
+class Outcome(NamedTuple):
+    """What one rank found."""
+
+    launches: int
+    loss: Tensor
+    gradient: Tensor
+    parameters: list[Tensor]
+    launches_of_the_trainer: int
+
+
+def own_part(inputs: Inputs, rank: int) -> Inputs:
+    rows = SPLITS[dist.get_world_size()]
+    first = sum(rows[:rank])
+    return Inputs(*(tensor[first : first + rows[rank]] for tensor in inputs))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(CLASSES, 16), nn.Tanh(), nn.Linear(16, CLASSES))
+
+
+def work(rank: int) -> Outcome:
+    part = own_part(make_inputs(SAMPLES, CLASSES, dtype=torch.float32), rank)
+    student = part.student.clone().requires_grad_()
+    with simulator() as session:
+        loss = bickd_loss(student, part.teacher, part.target, group=dist.group.WORLD)
+        (gradient,) = torch.autograd.grad(loss, student)
+        launches = session.launches
+        model, method = DistributedDataParallel(network()), make_method("bickd")
+        samples = Samples(target=part.target, index=torch.arange(len(part.target)))
+        step, _ = method(Output(model(part.student)), Output(part.teacher), samples)
+        step.backward()
+        launches_of_the_trainer = session.launches - launches
+    parameters = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return Outcome(launches, loss.detach(), gradient, parameters, launches_of_the_trainer)
+
+
+@pytest.fixture(scope="module", params=SPLITS)
+def by_rank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    results: list[Any] = together(request.param, work, folder=folder, seconds=300)
+    return results
+
+
+def test_every_rank_launches_the_kernels(by_rank: list[Outcome]) -> None:
+    for outcome in by_rank:
+        # Without samples there is no gradient to form.
+        assert outcome.launches == 5 - (len(outcome.gradient) == 0)
+        assert outcome.launches_of_the_trainer == outcome.launches
+
+
+def test_ranks_together_have_the_loss_and_the_gradient_of_one_process(by_rank: list[Outcome]) -> None:
+    inputs = make_inputs(SAMPLES, CLASSES, dtype=torch.float32)
+    loss, gradient = evaluate("bickd", as_double(inputs), backend="reference")
+    for outcome in by_rank:
+        assert float(outcome.loss) == pytest.approx(float(loss), rel=1e-6)
+    joined = torch.cat([outcome.gradient for outcome in by_rank]) / len(by_rank)
+    assert relative_error(joined, gradient) <= FLOAT32_GRADE
+
+
+def test_a_step_of_the_trainer_has_the_gradients_of_one_process(by_rank: list[Outcome]) -> None:
+    inputs = make_inputs(SAMPLES, CLASSES, dtype=torch.float32)
+    alone = network().double()
+    bickd_loss(alone(inputs.student.double()), inputs.teacher.double(), inputs.target, backend="reference").backward()
+    for outcome in by_rank:
+        for gradient, parameter in zip(outcome.parameters, alone.parameters(), strict=True):
+            assert parameter.grad is not None
+            # The network itself is computed in float32: its sums over the samples add to the error of the logits' gradient.
+            assert relative_error(gradient, parameter.grad) <= 5 * FLOAT32_GRADE
