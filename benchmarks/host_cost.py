@@ -21,7 +21,7 @@ from benchmarks.cases import Case
 from benchmarks.checks import UnavailableError
 from benchmarks.dispatched import definition, make_inputs
 from benchmarks.timing import Spread, interleaved, ratios, spread
-from bickd_kernels import bickd_loss, operator
+from bickd_kernels import bickd_loss, call
 from bickd_kernels.backends import choice
 
 CASE = Case("CIFAR-100", 64, 100)
@@ -109,7 +109,7 @@ def launches_that_do_nothing() -> Iterator[None]:
         with (
             mock.patch.object(choice, "resolve", _kernels),
             # On a GPU nobody looks at the values of targets.
-            mock.patch.object(operator, "check_labels", _nothing),
+            mock.patch.object(call, "check_labels", _nothing),
         ):
             yield
     finally:

@@ -4,6 +4,7 @@ The snapshot is one file of ``resources/`` for each target and dtype. ``make aot
 """
 
 import json
+import math
 import os
 from dataclasses import asdict
 from functools import cache
@@ -48,6 +49,13 @@ def as_json(found: dict[str, list[Resources]]) -> Any:
     return json.loads(json.dumps({shape: [asdict(kernel) for kernel in kernels] for shape, kernels in found.items()}))
 
 
+def bits_at_a_time(kernel: str, classes: int, dtype: torch.dtype) -> int:
+    """How wide loads can be: rows of 100 16-bit logits are aligned to 8 bytes, those of 21841 to their elements."""
+    if kernel in READERS_OF_LOGITS:
+        return 8 * math.gcd(16, classes * dtype.itemsize)
+    return 64 if kernel == "partial_sums" else 128
+
+
 @pytest.mark.parametrize(("target", "dtype"), TARGET_AND_DTYPE)
 def test_kernels_fit_and_use_what_the_gpu_has(target: str, dtype: str) -> None:
     found = resources(target, dtype)
@@ -60,10 +68,9 @@ def test_kernels_fit_and_use_what_the_gpu_has(target: str, dtype: str) -> None:
             assert kernel.tensor_memory <= 512, where
             assert kernel.fp64_arithmetic == 0, where
             assert (kernel.matrix_instructions > 0) == (kernel.kernel in PRODUCTS), where
-            # Rows of an odd number of classes are not aligned: their logits can only be read one by one.
-            if not (shape.endswith("21841") and kernel.kernel in READERS_OF_LOGITS | {"partial_sums"}):
-                assert kernel.widest_load == 128, where
-                assert 16 not in kernel.global_loads, where
+            bits = bits_at_a_time(kernel.kernel, int(shape.split("x")[1]), DTYPES[dtype])
+            assert kernel.widest_load >= bits, where
+            assert 16 not in kernel.global_loads or bits <= 16, where
     if os.environ.get("BICKD_RENEW_SNAPSHOT") == "1":
         SNAPSHOTS.mkdir(exist_ok=True)
         (SNAPSHOTS / f"{target}-{dtype}.json").write_text(json.dumps(as_json(found), indent=1) + "\n")
