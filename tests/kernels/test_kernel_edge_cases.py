@@ -324,10 +324,10 @@ def test_every_term_that_sees_a_row_without_meaning_is_nan(side: str, poison: st
 
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("side", ["student", "teacher"])
-@pytest.mark.parametrize("weight", ["ce_weight", "kd_weight", "class_weight", "sample_weight"])
+@pytest.mark.parametrize("weight", ["ce_weight", "kd_weight", "class_wise_weight", "sample_wise_weight"])
 def test_each_term_alone_notices_a_row_without_meaning(weight: str, side: str, poison: str) -> None:
     inputs = poisoned(single(19, 4), side, 3, poison)
-    weights = {"ce_weight": 0.0, "kd_weight": 0.0, "class_weight": 0.0, "sample_weight": 0.0, weight: 1.0}
+    weights = {"ce_weight": 0.0, "kd_weight": 0.0, "class_wise_weight": 0.0, "sample_wise_weight": 0.0, weight: 1.0}
     with simulator():
         loss = bickd_loss(*inputs, **weights)
     assert loss.isnan() == (weight != "ce_weight" or side == "student")
@@ -782,7 +782,7 @@ def test_two_calls_give_the_same_bits(dtype: torch.dtype, shape: tuple[int, int]
 
 # -- weights and terms
 
-WEIGHTS = {"ce_weight": 0.3, "kd_weight": 0.7, "class_weight": 1.5, "sample_weight": 0.6}
+WEIGHTS = {"ce_weight": 0.3, "kd_weight": 0.7, "class_wise_weight": 1.5, "sample_wise_weight": 0.6}
 
 
 def without(left_out: tuple[str, ...]) -> dict[str, float]:
@@ -860,7 +860,7 @@ def test_terms_are_those_of_the_definition(kind: str) -> None:
 
 def test_without_a_weight_nothing_is_launched() -> None:
     with simulator() as session:
-        loss, gradient = evaluate("bilateral", single(19, 5), class_weight=0.0, sample_weight=0.0)
+        loss, gradient = evaluate("bilateral", single(19, 5), class_wise_weight=0.0, sample_wise_weight=0.0)
         assert session.launches == 0
     assert loss == 0
     assert torch.count_nonzero(gradient) == 0

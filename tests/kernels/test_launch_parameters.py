@@ -47,11 +47,11 @@ def test_partial_sums_of_one_side_only(shape: tuple[int, int], monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("needed", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("needed", ["class_wise_weight", "sample_wise_weight"])
 def test_partial_sums_where_only_one_side_is_computed(kind: str, needed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "MAX_TILES", 1)
     inputs = make_inputs(*SHAPE, dtype=torch.float32)
-    weights = {"class_weight": 0.0, "sample_weight": 0.0, needed: 0.7}
+    weights = {"class_wise_weight": 0.0, "sample_wise_weight": 0.0, needed: 0.7}
     with simulator() as session:
         actual = step(kind, inputs, **weights)
     assert session.launches == 6
@@ -62,9 +62,9 @@ def test_without_a_class_side_its_partial_sums_are_not_added_up() -> None:
     # More classes than are kept: the partial sums of the class side are added up, where there is one.
     inputs = make_inputs(4, planning.KEPT_CLASSES + 60, dtype=torch.bfloat16)
     with simulator(races="off") as session:
-        actual = step("bilateral", inputs, class_weight=0.0)
+        actual = step("bilateral", inputs, class_wise_weight=0.0)
     assert session.launches == 5
-    assert_right(actual, "bilateral", inputs, class_weight=0.0)
+    assert_right(actual, "bilateral", inputs, class_wise_weight=0.0)
 
 
 @pytest.mark.parametrize(("samples", "dtype"), [(300, torch.bfloat16), (140, torch.float32), (300, torch.float32)])

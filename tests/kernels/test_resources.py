@@ -53,7 +53,7 @@ def bits_at_a_time(kernel: str, classes: int, dtype: torch.dtype) -> int:
     """How wide loads can be: rows of 100 16-bit logits are aligned to 8 bytes, those of 21841 to their elements."""
     if kernel in READERS_OF_LOGITS:
         return 8 * math.gcd(16, classes * dtype.itemsize)
-    return 64 if kernel == "partial_sums" else 128
+    return 32 if kernel == "partial_sums" else 128
 
 
 @pytest.mark.parametrize(("target", "dtype"), TARGET_AND_DTYPE)

@@ -154,6 +154,15 @@ def sample_statistics(
         label = tl.load(target + sample, mask=valid, other=ignore_index)
         if WITH_SAMPLE and BY_LABEL:
             member = 1.0 / positives_of(label, target, logits.samples, ignore_index, TARGETS=TARGETS).to(tl.float32)
+    # A label that names no class has no logit: NaN rather than a number that means nothing.
+    nameless = (label < 0) | (label >= classes)
+    label = label.to(tl.int32)
+    in_buffer = sample < padded_samples
+    # Outside the batch every label is different, so that nothing is a positive of it.
+    kept_label = tl.where(valid, label if BY_LABEL else sample, -1 - sample)
+    tl.store(as_int32(memory.samples.labels) + sample, kept_label, mask=in_buffer)
+    if not PROBABILITIES:
+        tl.store(memory.samples.members + sample, tl.where(valid, member, 0.0), mask=in_buffer)
     student_row = student + sample.to(tl.int64)[:, None] * logits.student_stride
     teacher_row = teacher + sample.to(tl.int64)[:, None] * logits.teacher_stride
     target_row = target + sample.to(tl.int64)[:, None] * classes
@@ -250,7 +259,6 @@ def sample_statistics(
         x_max = new_x_max
         y_max = new_y_max
 
-    in_buffer = sample < padded_samples
     out = memory.statistics + sample
     x_normalizer = tl.log2(x_sum)
     y_normalizer = tl.log2(y_sum)
@@ -272,8 +280,7 @@ def sample_statistics(
             tl.store(out + TARGET_MASS * padded_samples, target_mass, mask=in_buffer)
         else:
             target_mass += 1.0
-            # A label that names no class has no logit: NaN rather than a number that means nothing.
-            target_logit = tl.where((label >= 0) & (label < classes), target_logit, float("nan"))
+            target_logit = tl.where(nameless, float("nan"), target_logit)
             target_gap = finite_or_zero(ce_max) - target_logit
         ce_normalizer = tl.log2(ce_sum)
         ce = target_mass * (ce_normalizer * LN_2) + target_gap
@@ -284,9 +291,3 @@ def sample_statistics(
         tl.store(out + CE_MAX * padded_samples, finite_or_zero(ce_max), mask=in_buffer)
         tl.store(out + CE_NORMALIZER * padded_samples, ce_normalizer, mask=in_buffer)
         tl.store(out + CE * padded_samples, tl.where(valid, ce, 0.0), mask=in_buffer)
-    if not BY_LABEL:
-        label = sample.to(tl.int64)
-    # Outside the batch every label is different, so that nothing is a positive of it.
-    tl.store(as_int32(memory.samples.labels) + sample, tl.where(valid, label.to(tl.int32), -1 - sample), mask=in_buffer)
-    if not PROBABILITIES:
-        tl.store(memory.samples.members + sample, tl.where(valid, member, 0.0), mask=in_buffer)

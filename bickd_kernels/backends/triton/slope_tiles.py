@@ -26,7 +26,7 @@ from bickd_kernels.backends.triton.scratch import as_float16, as_int32, buffers
 def slope_of(e, inverse_row_sums, inverse_column_sums, label_i, label_j, member_i):
     """``W``, the derivative by the similarities but for ``1 / (n k)``."""
     positive = label_i[:, None] == label_j[None, :]
-    pushed = e * (0.5 * inverse_row_sums[:, None] + 0.5 * inverse_column_sums[None, :])
+    pushed = e * (inverse_row_sums[:, None] + inverse_column_sums[None, :]) * 0.5
     return pushed - tl.where(positive, member_i[:, None], 0.0)
 
 

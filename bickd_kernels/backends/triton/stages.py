@@ -265,7 +265,8 @@ class _Stages:
                 "CLASSES": tile.classes,
                 "TARGETS": 256,
             },
-            {"num_warps": tile.warps},
+            # Rows that are not aligned are read one logit at a time, which takes more registers than a thread has.
+            {"num_warps": tile.warps * (2 if self._logits["VECTOR"] == 1 else 1)},
         )
 
     def _class_statistics(self) -> Launch:
