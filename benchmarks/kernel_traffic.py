@@ -52,11 +52,11 @@ def _sample_statistics(plan: planning.Plan, samples: int, classes: int, logit_by
     logits = samples * classes * logit_bytes
     # Labels have no mass of their own to be kept; label and member come with the statistics.
     results = 4 * n * (int(SAMPLE_STATISTICS.value) - 1 + 2)
-    # Every block of rows goes through all targets, to count positives.
+    # Labels are read to see which are ignored and for the cross-entropy; every block of rows counts positives among all.
     blocks = -(-n // plan.sample_logits.samples)
     return Work(
         "sample_statistics",
-        requested=2 * logits + results + 8 * samples * (1 + blocks),
+        requested=2 * logits + results + 8 * samples * (2 + blocks),
         compulsory=2 * logits + results + 8 * samples,
         flops=0,
         programs=blocks,
