@@ -263,7 +263,7 @@ class _Stages:
                 "WITH_SAMPLE": configuration.terms.WITH_SAMPLE,
                 "SAMPLES": tile.samples,
                 "CLASSES": tile.classes,
-                "TARGETS": 256,
+                "TARGETS": min(256, 1024 // tile.samples),
             },
             # Rows that are not aligned are read one logit at a time, which takes more registers than a thread has.
             {"num_warps": tile.warps * (2 if self._logits["VECTOR"] == 1 else 1)},
