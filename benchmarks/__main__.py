@@ -5,8 +5,9 @@
     python -m benchmarks --output FOLDER
 
 The first table has all providers on the batches of common data sets, the second how time and memory grow with samples and
-classes, the third what a training step spends on the loss of each method, and the last what the kernels are forecast to
-take on GPUs that are not here. ``providers.py``, ``timing.py``, ``memory.py`` and ``work.py`` say what each figure is.
+classes, the third what a training step spends on the loss of each method, the fourth what a step by the kernels costs the
+host, and the last what the kernels are forecast to take on GPUs that are not here. ``providers.py``, ``timing.py``,
+``memory.py`` and ``work.py`` say what each figure is.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import forecast, plots, report, scaling, step_share
+from benchmarks import forecast, host_cost, plots, report, scaling, step_share
 from benchmarks.cases import CASES, CLASS_SERIES, SAMPLE_SERIES
+from benchmarks.checks import UnavailableError
 from benchmarks.machine import describe, measure_ceilings
 from benchmarks.measure import measure_case, measure_series
 from benchmarks.results import Measurement
@@ -54,6 +56,7 @@ def bench(device: str, output: Path, console: Console) -> None:
     with stage("training steps", console):
         shares = step_share.measure(device, STEP_SECONDS)
     console.print(step_share.table(shares))
+    host = _host_cost(console)
     with stage("what GPUs would have to do", console):
         forecasts = forecast.forecast()
     console.print(forecast.table(forecasts))
@@ -65,6 +68,7 @@ def bench(device: str, output: Path, console: Console) -> None:
         "series": series,
         "exponents": exponents,
         "step_shares": shares,
+        "host_cost": host,
         "forecasts": forecasts,
     }
     report.write_json(output / "results.json", content)
@@ -88,6 +92,17 @@ def _series(device: str, console: Console) -> list[Measurement]:
             for measured in measure_series(cases, device):
                 found += measured
     return found
+
+
+def _host_cost(console: Console) -> list[host_cost.Cost]:
+    try:
+        with stage("what a step costs the host", console):
+            costs = host_cost.measure_parts()
+    except UnavailableError as error:
+        console.print(f"host cost left out: {error}", markup=False)
+        return []
+    console.print(host_cost.table(costs))
+    return costs
 
 
 @contextmanager

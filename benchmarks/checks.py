@@ -22,6 +22,11 @@ import yaml
 from benchmarks.cases import Case
 from benchmarks.timing import Spread, ratios, spread
 
+
+class UnavailableError(RuntimeError):
+    """Something can't be measured here; the message says why, and what to install."""
+
+
 LIMITS = Path(__file__).with_name("limits.yaml")
 
 
@@ -36,8 +41,15 @@ class Rule(NamedTuple):
 _TIME = Rule(runs=5, margin=1.15, attempts=3)
 _EXACT = Rule(runs=1, margin=1.05, attempts=1)
 
-RULES = {"forward": _TIME, "forward and backward": _TIME, "peak memory": _EXACT, "instructions": _EXACT}
-"""By what is measured: times of the loss alone and with its gradient, and of the latter bytes and instructions."""
+RULES = {
+    "forward": _TIME,
+    "forward and backward": _TIME,
+    "host cost": _TIME,
+    "peak memory": _EXACT,
+    "instructions": _EXACT,
+}
+"""By what is measured: times of the loss alone and with its gradient, the time that the latter costs the host where kernels
+compute it, and its bytes and instructions."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cases import Case, make_inputs
+from benchmarks.checks import UnavailableError
 from bickd_kernels import bilateral_loss
 
 BACKENDS = {"torch": "torch", "reference": "reference"}
@@ -47,10 +48,6 @@ _COUNTED = re.compile(r"lib(torch|c10|gomp|stdc\+\+|[cm][.-])|ld-")
 
 _LINE = re.compile(r"\s*([\d,]+)\s.*\[(?P<library>[^\]]*)\]$")
 """``1,234  file:function [library]``; functions of the interpreter may come without a library."""
-
-
-class UnavailableError(RuntimeError):
-    """Instructions can't be counted here; the message says why, and what to install."""
 
 
 def count(case: Case, names: Sequence[str]) -> dict[str, list[float]]:

@@ -8,15 +8,11 @@ nothing survives in a cache from one launch to the next.
 
 from typing import NamedTuple
 
-from bickd_kernels.backends.triton import launch
-from bickd_kernels.backends.triton.row_statistics import ROW_STATISTICS
+from bickd_kernels.backends.triton import planning
+from bickd_kernels.backends.triton.scratch import SAMPLE_STATISTICS
 
-TARGET = launch.Target("cuda", "90", 32)
+TARGET = planning.Target("cuda", "90", 32)
 """The tiles are the same for every GPU of NVIDIA."""
-
-
-CONTRAST_TEMPERATURE = 0.2
-"""The default; only below ``launch.SHARP`` are there other launches."""
 
 
 class Work(NamedTuple):
@@ -29,8 +25,8 @@ class Work(NamedTuple):
     programs: int | None
 
 
-def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
-    """The launches of a training step on the general path, the exponentials of both sides kept or those of classes not.
+def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
+    """The launches of forward and backward, the exponentials of both sides kept or those of classes not.
 
     Args:
         samples: ``B``.
@@ -38,8 +34,8 @@ def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> li
         logit_bytes: bytes of a logit, the same for student, teacher and gradient.
         parts: how many float16 numbers an operand of a product is made of, 1 or 2.
     """
-    plan = launch.plan(samples, classes, parts, CONTRAST_TEMPERATURE, TARGET)
-    works = [_row_statistics(plan, samples, classes, logit_bytes), _class_statistics(plan, samples, classes, logit_bytes)]
+    plan = planning.plan(samples, classes, parts, TARGET)
+    works = [_sample_statistics(plan, samples, classes, logit_bytes), _class_statistics(plan, samples, classes, logit_bytes)]
     works.append(_similarity_tiles(plan))
     if plan.recomputed:
         # Each part is read and each sum written once, of both kinds.
@@ -51,28 +47,29 @@ def general_path(samples: int, classes: int, logit_bytes: int, parts: int) -> li
     return works
 
 
-def _row_statistics(plan: launch.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+def _sample_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
     n = plan.padded_samples
     logits = samples * classes * logit_bytes
-    results = 4 * n * (int(ROW_STATISTICS.value) + 2)
-    # Every block of rows goes through all targets, to count positives.
-    blocks = -(-n // plan.row_rows)
+    # Labels have no mass of their own to be kept; label and member come with the statistics.
+    results = 4 * n * (int(SAMPLE_STATISTICS.value) - 1 + 2)
+    # Labels are read to see which are ignored and for the cross-entropy; every block of rows counts positives among all.
+    blocks = -(-n // plan.sample_logits.samples)
     return Work(
-        "row_statistics",
-        requested=2 * logits + results + 8 * samples * (1 + blocks),
+        "sample_statistics",
+        requested=2 * logits + results + 8 * samples * (2 + blocks),
         compulsory=2 * logits + results + 8 * samples,
         flops=0,
         programs=blocks,
     )
 
 
-def _class_statistics(plan: launch.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+def _class_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
     n, m = plan.padded_samples, plan.padded_classes
-    reads = 1 if n <= plan.column_rows else 2
+    reads = 1 if n <= plan.class_logits.samples else 2
     logits = samples * classes * logit_bytes
     results = 4 * _units(plan) + 12 * m
     # Every block of classes reads what stage 1 found out about every sample.
-    blocks = m // plan.column_width
+    blocks = m // plan.class_logits.classes
     return Work(
         "class_statistics",
         requested=2 * reads * logits + results + blocks * 4 * (n + 6 * samples),
@@ -82,22 +79,22 @@ def _class_statistics(plan: launch.Plan, samples: int, classes: int, logit_bytes
     )
 
 
-def _units(plan: launch.Plan) -> int:
+def _units(plan: planning.Plan) -> int:
     """Bytes of one network's unit vectors of one side."""
     return 2 * plan.parts * plan.padded_samples * plan.padded_classes
 
 
-def _products(plan: launch.Plan) -> int:
+def _products(plan: planning.Plan) -> int:
     """Products of float16 matrices that make one product: three of the parts, without that of both low parts."""
     return 1 if plan.parts == 1 else 3
 
 
-def _kept(plan: launch.Plan) -> tuple[int, int]:
+def _kept(plan: planning.Plan) -> tuple[int, int]:
     """Bytes of the exponentials that are kept of classes and of samples."""
     return 0 if plan.recomputed else 4 * plan.padded_classes**2, 4 * plan.padded_samples**2
 
 
-def _similarity_tiles(plan: launch.Plan) -> Work:
+def _similarity_tiles(plan: planning.Plan) -> Work:
     n, m, n_tiles, m_tiles = plan.padded_samples, plan.padded_classes, plan.sample_tiles, plan.class_tiles
     vectors, tiles = m_tiles * m + n_tiles * n, m_tiles**2 + n_tiles**2
     # Parts of both sums and of the positives; label and weight of the vectors of both operands.
@@ -111,7 +108,7 @@ def _similarity_tiles(plan: launch.Plan) -> Work:
     )
 
 
-def _slope_tiles(plan: launch.Plan, samples: int) -> Work:
+def _slope_tiles(plan: planning.Plan, samples: int) -> Work:
     n, m, n_tiles, m_tiles = plan.padded_samples, plan.padded_classes, plan.sample_tiles, plan.class_tiles
     units, (kept_classes, kept_samples) = _units(plan), _kept(plan)
     class_partials = 1 if plan.recomputed else m_tiles
@@ -143,15 +140,15 @@ def _slope_tiles(plan: launch.Plan, samples: int) -> Work:
     )
 
 
-def _logit_gradient(plan: launch.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+def _logit_gradient(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
     m, m_tiles = plan.padded_classes, plan.class_tiles
     projections = 1 if plan.recomputed else plan.sample_tiles
     logits, slopes = samples * classes * logit_bytes, 4 * samples * classes
-    in_blocks = min(m, -(-classes // plan.row_block) * plan.row_block)
+    in_blocks = min(m, -(-classes // plan.sample_logits.classes) * plan.sample_logits.classes)
     # Weight, length and h of the classes, by every block of rows and twice.
     of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + projections) + 8
     of_samples = samples * (4 * (9 + m_tiles) + 8)
-    blocks = -(-samples // plan.row_rows)
+    blocks = -(-samples // plan.sample_logits.samples)
     return Work(
         "logit_gradient",
         requested=3 * logits + 4 * slopes + blocks * of_classes + of_samples,
@@ -165,25 +162,3 @@ def _scale(samples: int, classes: int, logit_bytes: int) -> Work:
     """Backward: from the gradient in float32 to that of the student's dtype."""
     moved = samples * classes * (4 + logit_bytes) + 4
     return Work("scale of the gradient (PyTorch)", moved, moved, 0, programs=None)
-
-
-def small_path(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
-    """The launch of a training step on the small path and the scaling of its gradient; only compulsory bytes and flops.
-
-    Scratch memory is written and read by one program: it does not leave the cache.
-    """
-    plan = launch.small_plan(samples, classes, parts, TARGET)
-    n, m = plan.padded_samples, plan.padded_classes
-    logits, gradient = samples * classes * logit_bytes, 4 * samples * classes
-    products = 1 if parts == 1 else 3
-    moved = 2 * logits + gradient + 8 * samples + 20
-    return [
-        Work("small_problem", moved, moved, 4 * n * m * (n + m) * products, programs=1),
-        _scale(samples, classes, logit_bytes),
-    ]
-
-
-def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
-    """The launches of forward and backward as the backend chooses them."""
-    path = small_path if launch.is_small(samples, classes, TARGET) else general_path
-    return path(samples, classes, logit_bytes, parts)

@@ -1,4 +1,4 @@
-"""``make bench-check``: whether the torch backend has become slower or larger, relative to what computes the same.
+"""``make bench-check``: whether the torch backend has become slower or larger, and the way to the kernels longer.
 
     python -m benchmarks.regressions            checks the limits of limits.yaml; into runs/bench/check.json
     python -m benchmarks.regressions --measure  prints the limits that the rule gives on this machine
@@ -19,9 +19,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import instructions
+from benchmarks import host_cost, instructions
 from benchmarks.cases import Case, make_inputs
-from benchmarks.checks import RULES, Check, Values, Verdict, grouped, judge, limits_by_rule, load, providers_of
+from benchmarks.checks import (
+    RULES,
+    Check,
+    UnavailableError,
+    Values,
+    Verdict,
+    grouped,
+    judge,
+    limits_by_rule,
+    load,
+    providers_of,
+)
 from benchmarks.machine import describe
 from benchmarks.memory import peak_bytes
 from benchmarks.providers import forward, forward_and_backward, providers
@@ -77,7 +88,7 @@ def print_limits(checks: Sequence[Check], console: Console) -> None:
         with console.status(_description(group)):
             try:
                 renewed = limits_by_rule(group, lambda: measure(group))  # noqa: B023
-            except instructions.UnavailableError as error:
+            except UnavailableError as error:
                 console.print(f"# left out: {error}", markup=False)
                 continue
         for old, new in zip(group, renewed, strict=True):
@@ -89,11 +100,13 @@ def measure(group: Sequence[Check]) -> Values:
     """One measurement of everything that a group of checks compares.
 
     Raises:
-        instructions.UnavailableError: where instructions can't be counted.
+        UnavailableError: where that can't be measured.
     """
     what, case, names = group[0].what, group[0].case, providers_of(group)
     if what == "instructions":
         return instructions.count(case, names)
+    if what == "host cost":
+        return host_cost.measure_ratio(case)
     return _memory(case, names) if what == "peak memory" else _times(what, case, names)
 
 
@@ -113,7 +126,7 @@ def table(verdicts: Sequence[Verdict]) -> Table:
 def _verdicts(group: Sequence[Check]) -> list[Verdict]:
     try:
         return judge(group, lambda: measure(group))
-    except instructions.UnavailableError as error:
+    except UnavailableError as error:
         return [Verdict(check, left_out=str(error)) for check in group]
 
 

@@ -111,9 +111,16 @@ def test_one_measurement_decides_all_checks_of_a_batch_and_a_thing_and_times_com
 def test_the_limits_of_the_repository_are_of_what_can_be_measured() -> None:
     found = load()
     assert {check.what for check in found} == set(RULES)
-    assert {name for check in found for name in (check.provider, check.relative_to)} == {"torch", "reference", "products"}
+    assert {name for check in found for name in (check.provider, check.relative_to)} == {
+        "torch",
+        "triton",
+        "reference",
+        "products",
+    }
     counted = [check for check in found if check.what == "instructions"]
     assert {name for check in counted for name in (check.provider, check.relative_to)} <= set(instructions.BACKENDS)
+    on_the_host = [(check.provider, check.relative_to) for check in found if check.what == "host cost"]
+    assert on_the_host == [("triton", "reference")]
     for batch in ((64, 100), (256, 1000), (1024, 1000)):
         for what in ("forward and backward", "peak memory"):
             names = {check.relative_to for check in found if (*check.case[1:3], check.what) == (*batch, what)}

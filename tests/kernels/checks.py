@@ -12,7 +12,7 @@ from cases import Inputs, as_double, batch_of, evaluate, settings_of
 from torch import Tensor
 
 from bickd_kernels.backends import triton as kernels
-from bickd_kernels.backends.triton import launch
+from bickd_kernels.backends.triton import planning
 
 FLOAT32_GRADE = 2e-6
 SINGLE_FLOAT16 = 1.5e-3
@@ -37,7 +37,10 @@ def step(kind: str, inputs: Inputs, backend: ModuleType = kernels, **options: fl
 def assert_right(actual: Step, kind: str, inputs: Inputs, **options: Any) -> None:
     """Compares a step with the float64 definition of the same numbers."""
     loss, gradient = evaluate(kind, as_double(inputs), backend="reference", **options)
-    parts = launch.parts_of(inputs.student.dtype, settings_of(kind, **options), *inputs.student.shape)
+    settings = settings_of(kind, **options)
+    parts = planning.parts_of(
+        inputs.student.dtype, *inputs.student.shape, settings.temperature, settings.contrast_temperature
+    )
     assert torch.isfinite(loss), "the definition has no finite loss here: compare otherwise"
     torch.testing.assert_close(actual.loss.double(), loss, rtol=1e-6 if parts == 2 else 1e-4, atol=1e-6)
     bound = (FLOAT32_GRADE if parts == 2 else SINGLE_FLOAT16) * float(gradient.abs().max()) + NOTHING

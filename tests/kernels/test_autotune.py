@@ -5,8 +5,9 @@ import torch
 from cases import evaluate, make_inputs
 from simulate import simulator
 
-from bickd_kernels.backends.triton import general, launch
-from bickd_kernels.backends.triton.contrast import similarity_tiles, slope_tiles
+from bickd_kernels.backends.triton import planning, stages
+from bickd_kernels.backends.triton.similarity_tiles import similarity_tiles
+from bickd_kernels.backends.triton.slope_tiles import slope_tiles
 
 CONFIGURATIONS = 12
 
@@ -15,9 +16,9 @@ def test_every_configuration_is_tried_once_and_computes_the_same(monkeypatch: py
     inputs = make_inputs(5, 140, dtype=torch.float32)
     with simulator():
         expected = evaluate("bickd", inputs)
-    monkeypatch.setattr(launch, "AUTOTUNE", True)
-    monkeypatch.setattr(general, "similarity_kernel", launch.tunable(similarity_tiles))
-    monkeypatch.setattr(general, "slope_kernel", launch.tunable(slope_tiles))
+    monkeypatch.setattr(planning, "AUTOTUNE", True)
+    monkeypatch.setattr(stages, "similarity_kernel", planning.tunable(similarity_tiles))
+    monkeypatch.setattr(stages, "slope_kernel", planning.tunable(slope_tiles))
     with simulator() as session:
         first = evaluate("bickd", inputs)
         assert session.launches == 5 + 2 * CONFIGURATIONS

@@ -15,6 +15,7 @@ from simulate import simulator
 from ttsem.sanitize import KernelFault
 
 import bickd_kernels.backends.triton as kernels
+from bickd_kernels.backends.triton.planning import LogitTile
 
 Planting = Callable[..., ModuleType]
 
@@ -23,7 +24,7 @@ _names = (f"planted_kernels_{number}" for number in itertools.count())
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planting]:
-    """Makes a copy of the backend in which ``right`` of a file reads ``wrong``, and which takes the general path."""
+    """Makes a copy of the backend in which ``right`` of a file reads ``wrong``."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def plant(file: str, right: str, wrong: str) -> ModuleType:
@@ -36,13 +37,16 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plantin
                 assert text.count(right) == 1, f"{file} has {text.count(right)} times {right!r}"
                 text = text.replace(right, wrong)
             (folder / source.name).write_text(text.replace("bickd_kernels.backends.triton", name))
-        copy = importlib.import_module(name)
-        copy.launch.SMALL = 0
-        return copy
+        return importlib.import_module(name)
 
     yield plant
     for name in [name for name in sys.modules if name.startswith("planted_kernels_")]:
         del sys.modules[name]
+
+
+def few_logits(classes: int) -> LogitTile:
+    """Rows in several tiles, so that sums have to be rescaled."""
+    return LogitTile(4, 32, warps=4)
 
 
 def check(backend: ModuleType) -> None:
@@ -61,7 +65,7 @@ def test_a_copy_without_a_fault_passes(planted: Planting) -> None:
     ("file", "right", "wrong", "kind"),
     [
         pytest.param(
-            "row_statistics.py",
+            "sample_statistics.py",
             "x = tl.load(student_row + column[None, :], mask=inside, other=minus_infinity)",
             "x = tl.load(student_row + column[None, :])",
             "oob_read",
@@ -69,15 +73,15 @@ def test_a_copy_without_a_fault_passes(planted: Planting) -> None:
         ),
         pytest.param(
             "logit_gradient.py",
-            "stored = in_batch[:, None] & in_row[None, :]",
-            "stored = (row >= 0)[:, None] & in_row[None, :]",
+            "stored = in_gradient[:, None] & in_row[None, :]",
+            "stored = (wanted >= 0)[:, None] & in_row[None, :]",
             "oob_write",
             id="gradient written past its end",
         ),
         pytest.param(
-            "contrast.py",
-            "tl.store(sums + tile_j.to(tl.int64) * vectors + i, tl.sum(e, axis=1))",
-            "tl.store(sums + i, tl.sum(e, axis=1))",
+            "similarity_tiles.py",
+            "tl.store(side.partial_sums + tile_j.to(tl.int64) * vectors + i, tl.sum(e, axis=1))",
+            "tl.store(side.partial_sums + i, tl.sum(e, axis=1))",
             "race",
             id="tiles that share a partial sum",
         ),
@@ -93,14 +97,17 @@ def test_a_fault_of_memory_stops_the_launch(planted: Planting, file: str, right:
     ("file", "right", "wrong"),
     [
         pytest.param(
-            "row_statistics.py",
+            "sample_statistics.py",
             "tl.store(out + TEACHER_LENGTH * padded_samples, 0.5 * tl.log2(y_squares) - y_normalizer, mask=in_buffer)",
             "pass",
             id="a statistic never written",
         ),
-        pytest.param("contrast.py", "pushed - tl.where(positive", "pushed + tl.where(positive", id="pull turned into push"),
+        pytest.param("slope_tiles.py", "pushed - tl.where", "pushed + tl.where", id="pull turned into push"),
         pytest.param(
-            "contrast.py", "column_sums = sums + partials * vectors", "column_sums = sums", id="row sums for column sums"
+            "slope_tiles.py",
+            "column_sums = row_sums + tl.cast(tiles, tl.int64) * vectors",
+            "column_sums = row_sums",
+            id="row sums for column sums",
         ),
         pytest.param(
             "logit_gradient.py", "return unit * (g - unit * h[None, :])", "return unit * g", id="no projection of a column"
@@ -112,7 +119,7 @@ def test_a_fault_of_memory_stops_the_launch(planted: Planting, file: str, right:
             id="no correction by the softmax",
         ),
         pytest.param(
-            "row_statistics.py", "x_max, new_x_max, 2.0 * scale)", "x_max, new_x_max, scale)", id="squares rescaled once"
+            "sample_statistics.py", "x_max, new_x_max, 2.0 * scale)", "x_max, new_x_max, scale)", id="squares rescaled once"
         ),
         pytest.param("loss.py", "(0.5 * LN_2)", "(0.5)", id="logarithms to the base 2"),
     ],
@@ -121,13 +128,12 @@ def test_a_wrong_number_does_not_pass(
     planted: Planting, file: str, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = planted(file, right, wrong)
-    # Rows in several tiles, so that sums have to be rescaled.
-    monkeypatch.setattr(backend.launch, "row_tile", lambda classes, elements: (4, 32, 4))
+    monkeypatch.setattr(backend.stages.planning, "tile_of_logits", few_logits)
     with pytest.raises(AssertionError):
         check(backend)
 
 
 def test_several_tiles_of_a_row_pass_without_a_fault(planted: Planting, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = planted("loss.py", "samples = tl.zeros", "samples = tl.zeros")
-    monkeypatch.setattr(backend.launch, "row_tile", lambda classes, elements: (4, 32, 4))
+    monkeypatch.setattr(backend.stages.planning, "tile_of_logits", few_logits)
     check(backend)

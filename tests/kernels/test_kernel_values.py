@@ -5,29 +5,27 @@ from collections.abc import Iterator
 import pytest
 import torch
 from cases import KINDS, SHAPES, as_double, call, evaluate, make_inputs, relative_error, with_absences
-from checks import assert_right, settings_of, step
+from checks import assert_right, step
 from simulate import simulator
 
-from bickd_kernels.backends.triton import launch
+from bickd_kernels.backends.triton import planning
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 LARGER_SHAPES = ((211, 37), (37, 211), (1, 307), (307, 1), (5, 100), (6, 1000), (3, 1024))
 
 PATHS = {
-    "small": {},
-    "general": {"SMALL": 0},
-    "recomputed": {"SMALL": 0, "KEPT_CLASSES": 0},
+    "kept": {},
+    "recomputed": {"KEPT_CLASSES": 0},
     "panels": {"KEPT_BYTES": 4 * 64 * 64 * 4},
-    "partial sums": {"SMALL": 0, "MAX_PARTIALS": 1},
-    "panels and partial sums": {"KEPT_BYTES": 4 * 64 * 64 * 4, "MAX_PARTIALS": 1},
-    "class statistics in blocks": {"SMALL": 0, "RESIDENT_SAMPLES": 16},
+    "partial sums": {"MAX_TILES": 1},
+    "panels and partial sums": {"KEPT_BYTES": 4 * 64 * 64 * 4, "MAX_TILES": 1},
+    "class statistics in blocks": {"RESIDENT_SAMPLES": 16},
 }
-"""By what is set in ``launch``, small shapes take the paths of large ones."""
+"""By what is set in ``planning``, small shapes take the paths of large ones."""
 
 LAUNCHES = {
-    "small": 1,
-    "general": 5,
+    "kept": 5,
     "recomputed": 6,
     # Four tiles of classes in panels of one, and two tiles of samples in one panel.
     "panels": 5 + 4 * 2,
@@ -36,15 +34,15 @@ LAUNCHES = {
     "class statistics in blocks": 5,
 }
 
-PATH_SHAPES = {"small": (100, 70)}
-ANY_OTHER_PATH_SHAPE = (70, 200)
+PATH_SHAPE = (70, 200)
+"""Several tiles on every path."""
 
 
 def take(path: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Makes the next steps take this path, and returns a shape that has several tiles on it."""
+    """Makes the next steps take this path, and returns a shape for them."""
     for name, value in PATHS[path].items():
-        monkeypatch.setattr(launch, name, value)
-    return PATH_SHAPES.get(path, ANY_OTHER_PATH_SHAPE)
+        monkeypatch.setattr(planning, name, value)
+    return PATH_SHAPE
 
 
 @pytest.fixture
@@ -63,21 +61,7 @@ def test_they_are_the_definition(kind: str, dtype: torch.dtype, shape: tuple[int
         actual = step(kind, inputs)
     # The simulator leaves a launch of very many accesses unchecked; the same kernels are checked at the other shapes.
     assert session.races_unchecked == 0 or max(shape) >= 1000
-    assert session.launches == (1 if max(shape) <= 128 else 5)
-    assert_right(actual, kind, inputs)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_general_path_is_the_definition_at_any_size(
-    kind: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    take("general", monkeypatch)
-    inputs = make_inputs(*shape, dtype=torch.float32)
-    with simulator() as session:
-        actual = step(kind, inputs)
     assert session.launches == 5
-    assert session.races_unchecked == 0
     assert_right(actual, kind, inputs)
 
 
@@ -92,7 +76,7 @@ def test_every_path_is_the_definition(path: str, dtype: torch.dtype, monkeypatch
     assert_right(actual, "bickd", inputs)
 
 
-@pytest.mark.parametrize("path", ["small", "general", "recomputed"])
+@pytest.mark.parametrize("path", ["kept", "recomputed"])
 @pytest.mark.parametrize("stage_and_cc", [("ttgir", 80), ("ttgir", 90), ("ttgir", 100)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lowering_for_a_gpu_keeps_the_values(
@@ -114,7 +98,7 @@ def test_lowering_for_a_gpu_keeps_the_values_of_large_problems(path: str, cc: in
 
 
 def test_more_classes_than_are_kept_are_the_definition() -> None:
-    classes = launch.KEPT_CLASSES + 60
+    classes = planning.KEPT_CLASSES + 60
     inputs = make_inputs(5, classes, dtype=torch.float32)
     with simulator(races="off") as session:
         actual = step("bickd", inputs)
@@ -124,11 +108,8 @@ def test_more_classes_than_are_kept_are_the_definition() -> None:
 
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.05, 0.1, 1.0])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("path", ["small", "general"])
-def test_any_contrast_temperature(
-    path: str, dtype: torch.dtype, contrast_temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = make_inputs(*take(path, monkeypatch), dtype=dtype)
+def test_any_contrast_temperature(dtype: torch.dtype, contrast_temperature: float) -> None:
+    inputs = make_inputs(*PATH_SHAPE, dtype=dtype)
     with simulator(races="off"):
         actual = step("bickd", inputs, contrast_temperature=contrast_temperature)
     assert_right(actual, "bickd", inputs, contrast_temperature=contrast_temperature)
@@ -159,10 +140,9 @@ def test_a_sharp_softmax_of_narrow_logits(dtype: torch.dtype, contrast_temperatu
 
 
 @pytest.mark.usefixtures("high_precision")
-@pytest.mark.parametrize("path", ["small", "general"])
-def test_float32_products_follow_the_precision_that_pytorch_allows(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = make_inputs(*take(path, monkeypatch), dtype=torch.float32)
-    assert launch.parts_of(torch.float32, settings_of("bickd"), 16, 16) == 1
+def test_float32_products_follow_the_precision_that_pytorch_allows() -> None:
+    inputs = make_inputs(*PATH_SHAPE, dtype=torch.float32)
+    assert planning.parts_of(torch.float32, 16, 16, temperature=2.0, contrast_temperature=0.2) == 1
     with simulator(races="off"):
         lowered = step("bickd", inputs)
         torch.set_float32_matmul_precision("highest")
@@ -173,12 +153,9 @@ def test_float32_products_follow_the_precision_that_pytorch_allows(path: str, mo
     assert_right(lowered, "bickd", inputs)
 
 
-@pytest.mark.parametrize("path", ["small", "general"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_gradient_comes_in_the_dtype_of_the_student(
-    dtype: torch.dtype, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = make_inputs(*take(path, monkeypatch), dtype=dtype)
+def test_the_gradient_comes_in_the_dtype_of_the_student(dtype: torch.dtype) -> None:
+    inputs = make_inputs(*PATH_SHAPE, dtype=dtype)
     with simulator(races="off"):
         loss, gradient = evaluate("bickd", inputs)
     _, expected = evaluate("bickd", as_double(inputs), backend="reference")
@@ -189,18 +166,17 @@ def test_the_gradient_comes_in_the_dtype_of_the_student(
     assert relative_error(gradient, expected) <= rounding + (2e-6 if dtype == torch.float32 else 1.5e-3)
 
 
-@pytest.mark.parametrize(("path", "launches"), [("small", 1), ("general", 4)])
-def test_without_a_gradient_only_what_the_loss_needs_runs(path: str, launches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = make_inputs(*take(path, monkeypatch), dtype=torch.float32)
+def test_without_a_gradient_only_what_the_loss_needs_runs() -> None:
+    inputs = make_inputs(*PATH_SHAPE, dtype=torch.float32)
     with simulator() as session:
         loss = call("bickd", inputs)
-    assert session.launches == launches
+    assert session.launches == 4
     assert not loss.requires_grad
     expected = call("bickd", as_double(inputs), backend="reference")
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0.0)
 
 
-@pytest.mark.parametrize("path", ["small", "general", "recomputed"])
+@pytest.mark.parametrize("path", ["kept", "recomputed"])
 def test_two_calls_give_the_same_bits(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(*take(path, monkeypatch), dtype=torch.float32)
     with simulator(races="off"):

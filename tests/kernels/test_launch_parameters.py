@@ -9,18 +9,13 @@ from cases import KINDS, Inputs, evaluate, make_inputs, typical_errors, with_abs
 from checks import FLOAT32_GRADE, SINGLE_FLOAT16, Step, assert_right, step
 from simulate import simulator
 
-from bickd_kernels.backends.triton import launch
+from bickd_kernels.backends.triton import planning
 
 SHAPE = (70, 140)
 """Samples and classes of 2 and 3 tiles, the last of each not full."""
 
 ROW_OF_TILES = 4 * 64 * 64 * 3
 """The bytes of similarities of one row of tiles of classes."""
-
-
-@pytest.fixture(autouse=True)
-def several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "SMALL", 0)
 
 
 def check(kind: str, inputs: Inputs, launches: int, **options: Any) -> None:
@@ -40,23 +35,23 @@ def check(kind: str, inputs: Inputs, launches: int, **options: Any) -> None:
 def test_panels_of_both_sides_and_uneven_ones(
     kind: str, kept_bytes: int, launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(planning, "KEPT_BYTES", kept_bytes)
     inputs = make_inputs(*SHAPE, dtype=torch.float32)
     check(kind, with_absences(inputs) if kind == "bickd" else inputs, launches)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[::-1]])
 def test_partial_sums_of_one_side_only(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "MAX_PARTIALS", 2)
+    monkeypatch.setattr(planning, "MAX_TILES", 2)
     check("bickd", with_absences(make_inputs(*shape, dtype=torch.bfloat16)), 6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("needed", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("needed", ["class_wise_weight", "sample_wise_weight"])
 def test_partial_sums_where_only_one_side_is_computed(kind: str, needed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "MAX_PARTIALS", 1)
+    monkeypatch.setattr(planning, "MAX_TILES", 1)
     inputs = make_inputs(*SHAPE, dtype=torch.float32)
-    weights = {"class_weight": 0.0, "sample_weight": 0.0, needed: 0.7}
+    weights = {"class_wise_weight": 0.0, "sample_wise_weight": 0.0, needed: 0.7}
     with simulator() as session:
         actual = step(kind, inputs, **weights)
     assert session.launches == 6
@@ -65,19 +60,19 @@ def test_partial_sums_where_only_one_side_is_computed(kind: str, needed: str, mo
 
 def test_without_a_class_side_its_partial_sums_are_not_added_up() -> None:
     # More classes than are kept: the partial sums of the class side are added up, where there is one.
-    inputs = make_inputs(4, launch.KEPT_CLASSES + 60, dtype=torch.bfloat16)
+    inputs = make_inputs(4, planning.KEPT_CLASSES + 60, dtype=torch.bfloat16)
     with simulator(races="off") as session:
-        actual = step("bilateral", inputs, class_weight=0.0)
+        actual = step("bilateral", inputs, class_wise_weight=0.0)
     assert session.launches == 5
-    assert_right(actual, "bilateral", inputs, class_weight=0.0)
+    assert_right(actual, "bilateral", inputs, class_wise_weight=0.0)
 
 
 @pytest.mark.parametrize(("samples", "dtype"), [(300, torch.bfloat16), (140, torch.float32), (300, torch.float32)])
 def test_similarities_are_formed_again_of_as_many_samples_as_fit(
     samples: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "KEPT_CLASSES", 0)
-    fits = samples * (2 if dtype == torch.float32 else 1) <= launch.RECOMPUTED_ENTRIES
+    monkeypatch.setattr(planning, "KEPT_CLASSES", 0)
+    fits = samples * (2 if dtype == torch.float32 else 1) <= planning.RECOMPUTED_ENTRIES
     check("bickd", make_inputs(samples, 50, dtype=dtype), 6 if fits else 5)
 
 
@@ -86,15 +81,15 @@ def test_similarities_are_formed_again_of_as_many_samples_as_fit(
 def test_similarities_of_a_sharp_contrast_are_not_formed_again(
     dtype: torch.dtype, contrast_temperature: float, launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "KEPT_CLASSES", 0)
+    monkeypatch.setattr(planning, "KEPT_CLASSES", 0)
     check("bickd", make_inputs(*SHAPE, dtype=dtype), launches, contrast_temperature=contrast_temperature)
 
 
 @pytest.mark.parametrize("kept_classes", [2048, 0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_parameters_for_amd(dtype: torch.dtype, kept_classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "current_target", lambda: launch.Target("hip", "gfx942", 64))
-    monkeypatch.setattr(launch, "KEPT_CLASSES", kept_classes)
+    monkeypatch.setattr(planning, "current_target", lambda: planning.Target("hip", "gfx942", 64))
+    monkeypatch.setattr(planning, "KEPT_CLASSES", kept_classes)
     check("bickd", with_absences(make_inputs(*SHAPE, dtype=dtype)), 5 if kept_classes else 6)
 
 
@@ -109,7 +104,7 @@ def test_tiles_of_128_in_float32(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("rows", "block"), [(1, 16), (4, 32), (16, 256)])
 def test_any_tile_of_rows(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "row_tile", lambda classes, elements: (rows, block, 4))
+    monkeypatch.setattr(planning, "tile_of_logits", lambda classes: planning.LogitTile(rows, block, warps=4))
     check("bickd", with_absences(make_inputs(35, 70, dtype=torch.float32)), 5)
 
 
@@ -120,11 +115,8 @@ def test_any_remainder_of_samples(samples: int) -> None:
 
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.05, 0.1, 0.2, 0.5, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_typical_errors_stay_within_their_bounds_at_any_sharpness(
-    dtype: torch.dtype, contrast_temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_typical_errors_stay_within_their_bounds_at_any_sharpness(dtype: torch.dtype, contrast_temperature: float) -> None:
     """The root mean square over several batches, relative to the loss and to the largest entry of the gradient."""
-    monkeypatch.setattr(launch, "SMALL", 128)
 
     def by_kernels(inputs: Inputs) -> Step:
         with simulator(races="off"):

@@ -4,6 +4,7 @@ The snapshot is one file of ``resources/`` for each target and dtype. ``make aot
 """
 
 import json
+import math
 import os
 from dataclasses import asdict
 from functools import cache
@@ -21,10 +22,10 @@ SHAPES = ((64, 100), (128, 100), (256, 1000), (1024, 1000), (256, 21841))
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-PRODUCTS = {"similarity_tiles", "slope_tiles", "small_problem"}
+PRODUCTS = {"similarity_tiles", "slope_tiles"}
 """The kernels that multiply matrices."""
 
-READERS_OF_LOGITS = {"row_statistics", "class_statistics", "logit_gradient", "small_problem"}
+READERS_OF_LOGITS = {"sample_statistics", "class_statistics", "logit_gradient"}
 
 SNAPSHOTS = Path(__file__).with_name("resources")
 
@@ -48,10 +49,17 @@ def as_json(found: dict[str, list[Resources]]) -> Any:
     return json.loads(json.dumps({shape: [asdict(kernel) for kernel in kernels] for shape, kernels in found.items()}))
 
 
+def bits_at_a_time(kernel: str, classes: int, dtype: torch.dtype) -> int:
+    """How wide loads can be: rows of 100 16-bit logits are aligned to 8 bytes, those of 21841 to their elements."""
+    if kernel in READERS_OF_LOGITS:
+        return 8 * math.gcd(16, classes * dtype.itemsize)
+    return 32 if kernel == "partial_sums" else 128
+
+
 @pytest.mark.parametrize(("target", "dtype"), TARGET_AND_DTYPE)
 def test_kernels_fit_and_use_what_the_gpu_has(target: str, dtype: str) -> None:
     found = resources(target, dtype)
-    assert [len(kernels) for kernels in found.values()] == [1, 1, 5, 5, 6]
+    assert [len(kernels) for kernels in found.values()] == [5, 5, 5, 5, 6]
     for shape, kernels in found.items():
         for kernel in kernels:
             where = f"{kernel.kernel} for {shape} {dtype} on {target}: {kernel}"
@@ -60,22 +68,10 @@ def test_kernels_fit_and_use_what_the_gpu_has(target: str, dtype: str) -> None:
             assert kernel.tensor_memory <= 512, where
             assert kernel.fp64_arithmetic == 0, where
             assert (kernel.matrix_instructions > 0) == (kernel.kernel in PRODUCTS), where
-            # Rows of an odd number of classes are not aligned: their logits can only be read one by one.
-            if not (shape.endswith("21841") and kernel.kernel in READERS_OF_LOGITS | {"partial_sums"}):
-                assert kernel.widest_load == 128, where
-                assert 16 not in kernel.global_loads, where
+            bits = bits_at_a_time(kernel.kernel, int(shape.split("x")[1]), DTYPES[dtype])
+            assert kernel.widest_load >= bits, where
+            assert 16 not in kernel.global_loads or bits <= 16, where
     if os.environ.get("BICKD_RENEW_SNAPSHOT") == "1":
         SNAPSHOTS.mkdir(exist_ok=True)
         (SNAPSHOTS / f"{target}-{dtype}.json").write_text(json.dumps(as_json(found), indent=1) + "\n")
     assert as_json(found) == json.loads((SNAPSHOTS / f"{target}-{dtype}.json").read_text()), "make aot-snapshot renews it"
-
-
-@pytest.mark.parametrize("shape", SHAPES[:2])
-def test_barriers_between_the_stages_of_a_small_problem_order_global_memory_on_amd(shape: tuple[int, int]) -> None:
-    inputs = make_inputs(*shape, dtype=torch.float32)
-    with recording("gfx942") as kernels:
-        bickd_loss(inputs.student.requires_grad_(), inputs.teacher, inputs.target).backward()
-    (kernel,) = kernels
-    fences = [line for line in kernel.asm["llir"].splitlines() if 'fence syncscope("workgroup") release' in line]
-    # A fence of shared memory alone is marked so; the four barriers between the five stages must not be.
-    assert sum("!mmra" not in fence for fence in fences) == 4

@@ -15,14 +15,14 @@ from cases import Inputs, evaluate, make_inputs, typical_errors
 from checks import FLOAT32_GRADE, Step, step
 from simulate import simulator
 
-from bickd_kernels.backends.triton import launch
+from bickd_kernels.backends.triton import planning
 
 GPUS = [("a100", 80), ("h100", 90)]
 """Models of tensor cores, and the compute capabilities of their GPUs."""
 
 
 class Path(NamedTuple):
-    """A shape, the launches of a step, what is set in ``launch`` for it, and the sharpest contrast that takes the path."""
+    """A shape, the launches of a step, what is set in ``planning`` for it, and the sharpest contrast that takes the path."""
 
     shape: tuple[int, int]
     launches: int
@@ -31,9 +31,8 @@ class Path(NamedTuple):
 
 
 PATHS = {
-    "small": Path((128, 128), 1, {}, 0.02),
-    "general": Path((70, 200), 5, {"SMALL": 0}, 0.02),
-    "recomputed": Path((200, 70), 6, {"SMALL": 0, "KEPT_CLASSES": 0}, launch.SHARP),
+    "kept": Path((70, 200), 5, {}, 0.02),
+    "recomputed": Path((200, 70), 6, {"KEPT_CLASSES": 0}, planning.SHARP),
 }
 
 
@@ -62,7 +61,7 @@ def test_every_path_has_float32_grade(
 ) -> None:
     path = PATHS[name]
     for parameter, value in path.parameters.items():
-        monkeypatch.setattr(launch, parameter, value)
+        monkeypatch.setattr(planning, parameter, value)
     options = {"contrast_temperature": path.sharpest} if sharp else {}
 
     def by_kernels(inputs: Inputs) -> Step:

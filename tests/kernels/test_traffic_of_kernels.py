@@ -7,10 +7,10 @@ from checks import step
 from simulate import simulator
 from traffic import LaunchTraffic, count_traffic
 
-from benchmarks.kernel_traffic import general_path
-from bickd_kernels.backends.triton import launch
+from benchmarks.kernel_traffic import training_step
+from bickd_kernels.backends.triton import planning
 
-GENERAL = ["row_statistics", "class_statistics", "similarity_tiles", "slope_tiles", "logit_gradient"]
+GENERAL = ["sample_statistics", "class_statistics", "similarity_tiles", "slope_tiles", "logit_gradient"]
 
 
 def traffic_of(inputs: Inputs) -> dict[str, LaunchTraffic]:
@@ -29,20 +29,17 @@ def general_step() -> tuple[Inputs, dict[str, LaunchTraffic]]:
 def test_the_statistics_read_each_logit_once(general_step: tuple[Inputs, dict[str, LaunchTraffic]]) -> None:
     inputs, traffic = general_step
     assert list(traffic) == GENERAL
-    for kernel in ("row_statistics", "class_statistics"):
+    for kernel in ("sample_statistics", "class_statistics"):
         for logits in (inputs.student, inputs.teacher):
             assert (traffic[kernel].counts_of(logits).loads == 1).all()
             assert (traffic[kernel].counts_of(logits).stores == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(5, 37), (9, 150)])
-def test_the_statistics_read_each_logit_once_whether_or_not_rows_are_aligned(
-    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch, "SMALL", 0)
+def test_the_statistics_read_each_logit_once_whether_or_not_rows_are_aligned(shape: tuple[int, int]) -> None:
     inputs = make_inputs(*shape, dtype=torch.float32)
     traffic = traffic_of(inputs)
-    for kernel in ("row_statistics", "class_statistics"):
+    for kernel in ("sample_statistics", "class_statistics"):
         for logits in (inputs.student, inputs.teacher):
             assert (traffic[kernel].counts_of(logits).loads == 1).all()
 
@@ -69,15 +66,15 @@ def test_products_touch_no_logits(general_step: tuple[Inputs, dict[str, LaunchTr
 @pytest.mark.parametrize(("dtype", "parts"), [(torch.bfloat16, 1), (torch.float32, 2)])
 def test_every_kernel_requests_the_bytes_of_the_formulas(dtype: torch.dtype, parts: int, shape: tuple[int, int]) -> None:
     inputs = make_inputs(*shape, dtype=dtype)
-    works = {work.kernel: work for work in general_path(*shape, inputs.student.element_size(), parts)}
+    works = {work.kernel: work for work in training_step(*shape, inputs.student.element_size(), parts)}
     for kernel, traffic in traffic_of(inputs).items():
         assert traffic.requested_bytes == works[kernel].requested, kernel
 
 
 def test_the_path_that_keeps_no_similarities_requests_the_bytes_of_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "KEPT_CLASSES", 0)
+    monkeypatch.setattr(planning, "KEPT_CLASSES", 0)
     traffic = traffic_of(make_inputs(70, 200, dtype=torch.float32))
-    works = {work.kernel: work for work in general_path(70, 200, 4, 2) if work.programs is not None}
+    works = {work.kernel: work for work in training_step(70, 200, 4, 2) if work.programs is not None}
     assert list(traffic) == list(works)
     assert {kernel: counted.requested_bytes for kernel, counted in traffic.items()} == {
         kernel: work.requested for kernel, work in works.items()
@@ -86,19 +83,8 @@ def test_the_path_that_keeps_no_similarities_requests_the_bytes_of_the_formulas(
 
 def test_no_launch_touches_less_than_the_formulas_call_compulsory() -> None:
     traffic = traffic_of(make_inputs(70, 200, dtype=torch.float32))
-    for work in general_path(70, 200, 4, 2):
+    for work in training_step(70, 200, 4, 2):
         if work.programs is None:
             continue
         # A sum over tiles that one program writes and another reads is counted as one buffer, as are labels of both uses.
         assert traffic[work.kernel].compulsory_bytes == pytest.approx(work.compulsory, rel=0.05), work.kernel
-
-
-@pytest.mark.parametrize("shape", [(20, 30), (100, 90)])
-def test_one_launch_reads_logits_from_the_cache_and_writes_the_gradient_once(shape: tuple[int, int]) -> None:
-    inputs = make_inputs(*shape, dtype=torch.float32)
-    traffic = traffic_of(inputs)
-    assert list(traffic) == ["small_problem"]
-    counts = traffic["small_problem"]
-    assert (counts.counts_of(inputs.student).loads == 4).all()
-    assert (counts.counts_of(inputs.teacher).loads == 3).all()
-    assert (counts.counts["gradient"].stores == 1).all()

@@ -1,16 +1,4 @@
-"""The losses and their gradient in fused Triton kernels.
-
-Reading order, which is the order of the launches:
-
-    row_statistics      every sum over the classes of a sample; cross-entropy and KL
-    class_statistics    every sum over the samples of a class; the unit vectors
-    contrast            similarity_tiles, slope_tiles (with the program of ``loss``): both sides of the bilateral loss
-    partial_sums        between the two, where there are many tiles
-    logit_gradient      all parts together
-
-``general`` launches them. ``small`` launches ``small_problem``, which runs the same stages in one launch. ``primitives``
-holds the device functions that kernels share, ``launch`` the launch parameters.
-"""
+"""The losses and their gradient in fused Triton kernels; README.md has the data flow and the reading order."""
 
 import contextlib
 
@@ -18,16 +6,13 @@ import torch
 from torch import Tensor
 
 from bickd_kernels.backends.contract import Batch, Result, Settings
-from bickd_kernels.backends.triton import general, launch, small
+from bickd_kernels.backends.triton import stages
 
 
 def compute(batch: Batch, settings: Settings, gradient_rows: slice | None) -> Result:
-    """Loss, terms and gradient of a batch on a GPU, in float32."""
-    samples, classes = batch.student.shape
-    path = small if launch.is_small(samples, classes, launch.current_target()) else general
+    """Loss and terms of a batch on a GPU and the gradient of the samples ``gradient_rows``, or of none, in float32."""
     with _on_device_of(batch.student):
-        result = path.compute(batch, settings, gradient_rows is not None)
-    return result if result.gradient is None else result._replace(gradient=result.gradient[gradient_rows])
+        return stages.compute(batch, settings, gradient_rows)
 
 
 def _on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

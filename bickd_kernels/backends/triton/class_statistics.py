@@ -5,98 +5,101 @@
     Pc_ac       = 2^(log2 P_ac - log2 |P_c|)            class vectors, stored (C, B)
     Pr_ac       = 2^(log2 P_ac - log2 |P_a|)            sample vectors, stored (B, C)
 
-and the same of ``Q``. Grid: one program for ``WIDTH`` classes. Reads ``x``, ``y``, ``rows``; writes ``columns``,
-``labels``, ``weights`` and the unit vectors, with zeros where they are padded to whole tiles, so that later stages need
-no mask. Up to ``ROW_BLOCK`` samples stay on chip between the statistics and the vectors: one read of the logits. Larger
-batches are read a second time for the vectors.
+and the same of ``Q``. Grid: one program for ``CLASSES`` classes. Reads ``x``, ``y``, ``statistics``, the samples'
+``members``; writes ``lengths``, the classes' ``labels`` and ``members``, and the unit vectors, with zeros where they are
+padded to whole tiles, so that later stages need no mask. Up to ``SAMPLES`` samples stay on chip between the statistics and
+the vectors: one read of the logits. Larger batches are read a second time for the vectors.
 """
 
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.primitives import LOG2_E, UNIT_SCALE, finite_or_zero, high_part, low_part, rescaled
-from bickd_kernels.backends.triton.row_statistics import (
+from bickd_kernels.backends.triton.primitives import (
+    LOG2_E,
+    UNIT_SCALE,
+    finite_or_zero,
+    high_part,
+    logits_of,
+    low_part,
+    rescaled,
+)
+from bickd_kernels.backends.triton.scratch import (
     STUDENT_LENGTH,
     STUDENT_MAX,
     STUDENT_NORMALIZER,
     TEACHER_LENGTH,
     TEACHER_MAX,
     TEACHER_NORMALIZER,
+    as_float16,
+    as_int32,
+    buffers,
 )
-
-COLUMN_STATISTICS = 1
-"""How many numbers are kept for a class: the log2 of the length of the student's column."""
 
 
 @triton.jit
 def log_probabilities(
-    logits,
-    rows,
-    row,
-    column,
-    valid,
-    stride,
-    classes,
-    padded_samples,
-    scale,
-    MAX: tl.constexpr,
-    NORMALIZER: tl.constexpr,
+    row, statistics, sample, column, valid, inside, padded_samples, scale, MAX: tl.constexpr, NORMALIZER: tl.constexpr
 ):
     """``log2 softmax`` of these samples and classes, -inf outside the batch, and which classes have a logit above -inf."""
-    inside = valid[:, None] & (column < classes)[None, :]
-    offsets = row.to(tl.int64)[:, None] * stride + column[None, :]
-    tile = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(tl.float32)
+    tile = tl.load(row + column[None, :], mask=inside, other=float("-inf")).to(tl.float32)
     seen = tl.max((tile != float("-inf")).to(tl.int32), axis=0)
-    maximum = tl.load(rows + MAX * padded_samples + row, mask=valid, other=0.0)
-    normalizer = tl.load(rows + NORMALIZER * padded_samples + row, mask=valid, other=0.0)
+    maximum = tl.load(statistics + MAX * padded_samples + sample, mask=valid, other=0.0)
+    normalizer = tl.load(statistics + NORMALIZER * padded_samples + sample, mask=valid, other=0.0)
     return (tile - maximum[:, None]) * scale - normalizer[:, None], seen
 
 
 @triton.jit
-def block_of_samples(
-    start,
-    column,
-    student,
-    teacher,
-    rows,
-    sample_weights,
-    student_stride,
-    teacher_stride,
-    classes,
-    padded_samples,
-    scale,
-    ROW_BLOCK: tl.constexpr,
-):
-    """``ROW_BLOCK`` samples: which they are and which are in the batch, and what ``log_probabilities`` gives of both."""
-    row = start + tl.arange(0, ROW_BLOCK)
-    valid = tl.load(sample_weights + row, mask=row < padded_samples, other=0.0) > 0.0
+def tile_of_samples(logits, memory, start, column, padded_samples, scale, SAMPLES: tl.constexpr):
+    """``SAMPLES`` samples: which they are and which are in the batch, and what ``log_probabilities`` gives of both."""
+    sample = start + tl.arange(0, SAMPLES)
+    valid = tl.load(memory.samples.members + sample, mask=sample < padded_samples, other=0.0) > 0.0
+    inside = valid[:, None] & (column < logits.classes)[None, :]
+    wide = sample.to(tl.int64)[:, None]
     x, x_seen = log_probabilities(
-        student, rows, row, column, valid, student_stride, classes, padded_samples, scale, STUDENT_MAX, STUDENT_NORMALIZER
+        logits.student + wide * logits.student_stride,
+        memory.statistics,
+        sample=sample,
+        column=column,
+        valid=valid,
+        inside=inside,
+        padded_samples=padded_samples,
+        scale=scale,
+        MAX=STUDENT_MAX,
+        NORMALIZER=STUDENT_NORMALIZER,
     )
     y, y_seen = log_probabilities(
-        teacher, rows, row, column, valid, teacher_stride, classes, padded_samples, scale, TEACHER_MAX, TEACHER_NORMALIZER
+        logits.teacher + wide * logits.teacher_stride,
+        memory.statistics,
+        sample=sample,
+        column=column,
+        valid=valid,
+        inside=inside,
+        padded_samples=padded_samples,
+        scale=scale,
+        MAX=TEACHER_MAX,
+        NORMALIZER=TEACHER_NORMALIZER,
     )
-    return row, valid, x, x_seen, y, y_seen
+    return sample, valid, x, x_seen, y, y_seen
 
 
 @triton.jit
-def store_units(units, offsets, log_units, inside, in_buffer, part, PARTS: tl.constexpr):
+def store_units(units, offsets, log_units, inside, in_buffer, low_offset, PARTS: tl.constexpr):
     """Writes a tile of unit vectors from their logarithms; zero for what is not part of the batch."""
     values = tl.where(inside, tl.exp2(log_units) * UNIT_SCALE, 0.0)
     high = high_part(values)
     tl.store(units + offsets, high, mask=in_buffer)
     if PARTS == 2:
-        tl.store(units + part + offsets, low_part(values, high), mask=in_buffer)
+        tl.store(units + low_offset + offsets, low_part(values, high), mask=in_buffer)
 
 
 @triton.jit
 def store_both_units(
     log_p,
-    column_length,
-    rows,
+    class_length,
+    statistics,
     class_units,
     sample_units,
-    row,
+    sample,
     column,
     valid,
     present,
@@ -108,18 +111,19 @@ def store_both_units(
     PARTS: tl.constexpr,
 ):
     """Class vectors and sample vectors of one network, each contiguous along its vectors."""
-    part = tl.cast(padded_samples, tl.int64) * padded_classes
+    low_offset = tl.cast(padded_samples, tl.int64) * padded_classes
     inside = valid[:, None] & present[None, :]
-    in_buffer = (row < padded_samples)[:, None]
+    in_buffer = (sample < padded_samples)[:, None]
     if WITH_CLASS:
         first = tl.min(column, axis=0)
-        tile = class_units + first.to(tl.int64) * padded_samples
-        offsets = (column - first)[None, :] * padded_samples + row[:, None]
-        store_units(tile, offsets, log_p - column_length[None, :], inside, in_buffer, part, PARTS)
+        tile = as_float16(class_units) + first.to(tl.int64) * padded_samples
+        offsets = (column - first)[None, :] * padded_samples + sample[:, None]
+        store_units(tile, offsets, log_p - class_length[None, :], inside, in_buffer, low_offset, PARTS=PARTS)
     if WITH_SAMPLE:
-        row_length = tl.load(rows + LENGTH * padded_samples + row, mask=valid, other=0.0)
-        offsets = row.to(tl.int64)[:, None] * padded_classes + column[None, :]
-        store_units(sample_units, offsets, log_p - row_length[:, None], inside, in_buffer, part, PARTS)
+        sample_length = tl.load(statistics + LENGTH * padded_samples + sample, mask=valid, other=0.0)
+        offsets = sample.to(tl.int64)[:, None] * padded_classes + column[None, :]
+        tile = as_float16(sample_units)
+        store_units(tile, offsets, log_p - sample_length[:, None], inside, in_buffer, low_offset, PARTS=PARTS)
 
 
 @triton.jit
@@ -133,54 +137,50 @@ def column_sums(log_p, maximum, total):
 
 @triton.jit
 def class_statistics(
-    student,  # in   (B, C) logits, rows student_stride_v * VECTOR apart
-    teacher,  # in   (B, C) logits, rows teacher_stride_v * VECTOR apart
-    rows,  # in   (ROW_STATISTICS, padded_samples) float32
-    sample_weights,  # in   (padded_samples,) float32, 0 for what is not in the batch
-    columns,  # out  (padded_classes,) float32: log2 of the student's column lengths
-    labels,  # out  (padded_classes,) int32: the class itself
-    weights,  # out  (padded_classes,) float32: 1, or 0 for what is no class of the batch
-    class_student,  # out  (PARTS, padded_classes, padded_samples) float16
-    class_teacher,  # out  (PARTS, padded_classes, padded_samples) float16
-    sample_student,  # out  (PARTS, padded_samples, padded_classes) float16
-    sample_teacher,  # out  (PARTS, padded_samples, padded_classes) float16
-    classes_v,
-    student_stride_v,
-    teacher_stride_v,
+    student,  # in   (B, C) logits, as LogitSizes describes them
+    teacher,  # in   (B, C) logits
+    scratch,  # in   statistics, members of the samples; out  lengths, labels and members of the classes, unit vectors
+    sizes,  # LogitSizes
     padded_samples,
     padded_classes,
-    temperature,
-    first_program,
+    numbers,  # Numbers
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
     VECTOR: tl.constexpr,
     PARTS: tl.constexpr,
-    ROW_BLOCK: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    SAMPLES: tl.constexpr,  # of a tile of logits
+    CLASSES: tl.constexpr,  # of a tile of logits
+    RESIDENT: tl.constexpr,  # whether SAMPLES are all
 ):
-    classes = classes_v * VECTOR
-    student_stride = student_stride_v * VECTOR
-    teacher_stride = teacher_stride_v * VECTOR
-    scale = LOG2_E / temperature.to(tl.float32)
-    column = (first_program + tl.program_id(0)) * WIDTH + tl.arange(0, WIDTH)
+    memory = buffers(
+        scratch,
+        samples=padded_samples.to(tl.int64),
+        classes=padded_classes.to(tl.int64),
+        kept_samples=0,
+        PARTS=PARTS,
+        TILE=TILE,
+        WITH_CLASS=WITH_CLASS,
+        WITH_SAMPLE=WITH_SAMPLE,
+    )
+    logits = logits_of(student, teacher, sizes, VECTOR=VECTOR)
+    scale = LOG2_E / numbers.temperature
+    column = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
 
-    x_max = tl.full((WIDTH,), float("-inf"), tl.float32)
-    y_max = tl.full((WIDTH,), float("-inf"), tl.float32)
-    x_total = tl.zeros((WIDTH,), tl.float32)
-    y_total = tl.zeros((WIDTH,), tl.float32)
-    row, valid, x, in_student, y, in_teacher = block_of_samples(
-        0, column, student, teacher, rows, sample_weights, student_stride, teacher_stride, classes, padded_samples, scale,
-        ROW_BLOCK,
-    )  # fmt: skip
+    x_max = tl.full((CLASSES,), float("-inf"), tl.float32)
+    y_max = tl.full((CLASSES,), float("-inf"), tl.float32)
+    x_total = tl.zeros((CLASSES,), tl.float32)
+    y_total = tl.zeros((CLASSES,), tl.float32)
+    sample, valid, x, in_student, y, in_teacher = tile_of_samples(
+        logits, memory, start=0, column=column, padded_samples=padded_samples, scale=scale, SAMPLES=SAMPLES
+    )
     x_max, x_total = column_sums(x, x_max, x_total)
     y_max, y_total = column_sums(y, y_max, y_total)
     if not RESIDENT:
-        for start in range(ROW_BLOCK, padded_samples, ROW_BLOCK):
-            row, valid, x, x_seen, y, y_seen = block_of_samples(
-                start, column, student, teacher, rows, sample_weights, student_stride, teacher_stride, classes,
-                padded_samples, scale, ROW_BLOCK,
-            )  # fmt: skip
+        for start in range(SAMPLES, padded_samples, SAMPLES):
+            sample, valid, x, x_seen, y, y_seen = tile_of_samples(
+                logits, memory, start=start, column=column, padded_samples=padded_samples, scale=scale, SAMPLES=SAMPLES
+            )
             in_student |= x_seen
             in_teacher |= y_seen
             x_max, x_total = column_sums(x, x_max, x_total)
@@ -189,21 +189,46 @@ def class_statistics(
     present = (in_student & in_teacher) != 0
     x_length = finite_or_zero(x_max) + 0.5 * tl.log2(x_total)
     y_length = finite_or_zero(y_max) + 0.5 * tl.log2(y_total)
-    tl.store(columns + column, tl.where(present, x_length, 0.0))
-    tl.store(labels + column, column)
-    tl.store(weights + column, present.to(tl.float32))
+    tl.store(memory.lengths + column, tl.where(present, x_length, 0.0))
+    tl.store(as_int32(memory.classes.labels) + column, column)
+    tl.store(memory.classes.members + column, present.to(tl.float32))
 
-    for start in range(0, padded_samples, ROW_BLOCK):
+    for start in range(0, padded_samples, SAMPLES):
         if not RESIDENT:
-            row, valid, x, x_seen, y, y_seen = block_of_samples(
-                start, column, student, teacher, rows, sample_weights, student_stride, teacher_stride, classes,
-                padded_samples, scale, ROW_BLOCK,
-            )  # fmt: skip
+            sample, valid, x, x_seen, y, y_seen = tile_of_samples(
+                logits, memory, start=start, column=column, padded_samples=padded_samples, scale=scale, SAMPLES=SAMPLES
+            )
         store_both_units(
-            x, x_length, rows, class_student, sample_student, row, column, valid, present,
-            padded_samples, padded_classes, STUDENT_LENGTH, WITH_CLASS, WITH_SAMPLE, PARTS,
-        )  # fmt: skip
+            x,
+            x_length,
+            memory.statistics,
+            class_units=memory.classes.student,
+            sample_units=memory.samples.student,
+            sample=sample,
+            column=column,
+            valid=valid,
+            present=present,
+            padded_samples=padded_samples,
+            padded_classes=padded_classes,
+            LENGTH=STUDENT_LENGTH,
+            WITH_CLASS=WITH_CLASS,
+            WITH_SAMPLE=WITH_SAMPLE,
+            PARTS=PARTS,
+        )
         store_both_units(
-            y, y_length, rows, class_teacher, sample_teacher, row, column, valid, present,
-            padded_samples, padded_classes, TEACHER_LENGTH, WITH_CLASS, WITH_SAMPLE, PARTS,
-        )  # fmt: skip
+            y,
+            y_length,
+            memory.statistics,
+            class_units=memory.classes.teacher,
+            sample_units=memory.samples.teacher,
+            sample=sample,
+            column=column,
+            valid=valid,
+            present=present,
+            padded_samples=padded_samples,
+            padded_classes=padded_classes,
+            LENGTH=TEACHER_LENGTH,
+            WITH_CLASS=WITH_CLASS,
+            WITH_SAMPLE=WITH_SAMPLE,
+            PARTS=PARTS,
+        )

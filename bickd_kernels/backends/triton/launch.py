@@ -1,282 +1,144 @@
-"""Launch parameters: what is kept and what is formed again, shapes of tiles, warps and pipeline stages.
+"""A launch on its shortest way: after the first one of a configuration, what Triton compiled is launched directly.
 
-Everything here is a heuristic on the batch, the precision and the target. ``BICKD_AUTOTUNE=1`` in the environment lets
-Triton measure the pipelines of the matrix products instead, once for each padded shape.
+Before a launch, Triton looks at every argument and option to find the kernel that was compiled for such. That takes longer
+than the launch. Here it happens once for a configuration, because nothing that it depends on changes within one: sizes and
+constants are equal, dtypes are part of the configuration, and tensors are aligned to 16 bytes. ``run`` says when.
 """
 
-import math
-import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 import triton
 from torch import Tensor
+from triton import knobs
+from triton.runtime.jit import JITFunction
 
-from bickd_kernels.backends.contract import Settings
-
-KEPT_CLASSES = 2048
-"""Up to here ``E`` of the class side (16 MB) is kept from its sums to the gradient: reading it is cheaper than a product."""
-
-KEPT_BYTES = 64 * 2**20
-"""The most that is ever kept of a similarity matrix. Beyond, it is formed again: on chip, or in panels of this size."""
-
-RECOMPUTED_ENTRIES = 512
-"""Class vectors of up to this many float16 numbers fit on chip, so that their similarities need not be kept."""
-
-RESIDENT_SAMPLES = 1024
-"""Batches up to this are read once by class statistics."""
-
-MAX_PARTIALS = 32
-"""With more tiles than this, partial sums are added up by a launch of their own."""
-
-SHARP = 0.1
-"""Contrast temperatures below this magnify what similarities lose: products get float32 grade, and ``E`` is not formed
-again, as what is summed and what is divided by the sum would differ by their rounding."""
-
-FEW = 16
-"""Fewer samples or classes than this get products of float32 grade, which cost nothing there."""
-
-AUTOTUNE = os.environ.get("BICKD_AUTOTUNE", "0") == "1"
-"""Read once, when the first loss is computed by this backend."""
-
-TRITON_VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
-
-SMALL = 128
-"""Up to this many samples and classes, one program computes everything in one launch."""
+KNOWN_TRITON = (3, 4) <= tuple(int(part) for part in triton.__version__.split(".")[:2]) <= (3, 8)
+"""Whether a compiled kernel takes what ``Launch`` passes to its ``run``. Of another Triton all launches are its own."""
 
 
-class Target(NamedTuple):
-    """What the kernels are compiled for: ``"cuda"`` or ``"hip"``, the compute capability (90) or name (gfx942)."""
+class LogitSizes(NamedTuple):
+    """Sizes of logits as kernels take them. What ends in ``_v`` is in units of ``VECTOR`` elements.
 
-    backend: str
-    arch: str
-    warp_size: int
+    Triton derives the width of loads from what divides an offset, and sees of a run-time number only whether 16 does.
+    """
 
-    def warps(self, threads: int) -> int:
-        """The number of warps that have this many threads."""
-        return max(1, threads // self.warp_size)
-
-
-class Terms(NamedTuple):
-    """Which terms are computed, by the names that the kernels have for it."""
-
-    WITH_CE: bool
-    WITH_KD: bool
-    WITH_CLASS: bool
-    WITH_SAMPLE: bool
+    samples: int
+    classes_v: int
+    student_stride_v: int
+    """Between two samples."""
+    teacher_stride_v: int
 
 
-class Logits(NamedTuple):
-    """Logits with contiguous rows, which are all aligned to ``vector`` elements."""
+class Numbers(NamedTuple):
+    """The options of a loss that are numbers. The weight of a term that is not computed is 0."""
+
+    temperature: float
+    contrast_temperature: float
+    kd_temperature: float
+    ce_weight: float
+    kd_weight: float
+    class_wise_weight: float
+    sample_wise_weight: float
+    label_smoothing: float
+
+
+class Varying(NamedTuple):
+    """The arguments of kernels that are others in every call; those of a kernel have the names of these."""
 
     student: Tensor
+    """Logits ``(B, C)`` with contiguous rows."""
     teacher: Tensor
-    vector: int
+    """Logits ``(B, C)`` with contiguous rows."""
+    target: Tensor
+    """Labels, int64 ``(B,)``, or probabilities of the classes, ``(B, C)`` of a floating dtype, contiguous; any tensor where
+    there are none, as no kernel reads it."""
+    scratch: Tensor
+    """float32, as ``scratch.buffers`` lays it out."""
+    loss: Tensor
+    """float32, a scalar."""
+    terms: Tensor
+    """float32 ``(4,)``."""
+    gradient: Tensor
+    """float32, a row of ``C`` for each sample that it is wanted of; any tensor where it is not wanted."""
+    numbers: Numbers
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
-        """The kernels' ``classes_v, student_stride_v, teacher_stride_v``."""
-        stride, teacher_stride = self.student.stride(0), self.teacher.stride(0)
-        return self.student.shape[1] // self.vector, stride // self.vector, teacher_stride // self.vector
+    def aligned(self) -> bool:
+        """Whether every tensor begins at a multiple of 16 bytes."""
+        student, teacher, target, scratch, loss, terms, gradient, _ = self
+        addresses = student.data_ptr() | teacher.data_ptr() | target.data_ptr() | scratch.data_ptr()
+        return (addresses | loss.data_ptr() | terms.data_ptr() | gradient.data_ptr()) % 16 == 0
 
 
-TileRows = tuple[int, int]
-"""The first row of tiles, and how many."""
+class Launch:
+    """One of the launches of a configuration."""
+
+    def __init__(
+        self, kernel: Any, programs: Sequence[int], arguments: dict[str, Any], options: dict[str, int] | None = None
+    ) -> None:
+        """Args:
+        kernel: a function of ``triton.jit``, tuned by Triton perhaps.
+        programs: the grid.
+        arguments: all that ``Varying`` does not have, by name.
+        options: warps and stages.
+        """
+        self.kernel = kernel
+        self.programs = (*programs, 1, 1)[:3]
+        self._named = {**arguments, **(options or {})}
+        self._varying = [name for name in kernel.arg_names if name in Varying._fields]
+        self._in_order = [arguments.get(name) for name in kernel.arg_names]
+        self._places = [(kernel.arg_names.index(name), Varying._fields.index(name)) for name in self._varying]
+        self._compiled: Any = None
+        self._run: Callable[..., Any] | None = None
+
+    def search(self, varying: Varying, *, keep: bool) -> None:
+        """Launches on the current device what Triton finds or compiles.
+
+        Args:
+            varying: the arguments of this call.
+            keep: whether Triton would take the same compiled kernel for every call of this configuration.
+        """
+        named = {name: getattr(varying, name) for name in self._varying}
+        compiled = self.kernel[self.programs](**named, **self._named)
+        if keep and isinstance(self.kernel, JITFunction):
+            self._compiled, self._run = compiled, compiled.run
+
+    def repeat(self, varying: Varying, stream: Any) -> bool:
+        """Launches on this stream of the current device what was kept, if something was; whether it did."""
+        if self._run is None or self.kernel.pre_run_hooks:
+            return False
+        arguments = self._in_order.copy()
+        for place, field in self._places:
+            arguments[place] = varying[field]
+        compiled = self._compiled
+        # Behind the metadata come that of the launch, and hooks before and after it.
+        self._run(*self.programs, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments)
+        return True
 
 
-class Plan(NamedTuple):
-    """Launch parameters of the general path. A batch is padded to whole tiles."""
+def run(launches: Sequence[Launch], varying: Varying, backend: str) -> None:
+    """The launches of a call one after the other, on the current device and stream.
 
-    parts: int
-    tile: int
-    step: int
-    padded_samples: int
-    padded_classes: int
-    row_rows: int
-    row_block: int
-    row_warps: int
-    column_width: int
-    column_rows: int
-    column_warps: int
-    partials: int
-    recomputed: int
-    recomputed_tile: int
-    warps: int
-    stages: int
+    On GPUs of NVIDIA they are direct where tensors are aligned and nobody watches. For AMD, Triton also asks whether a
+    tensor is a part of a storage beyond 2 GB.
 
-    @property
-    def sample_tiles(self) -> int:
-        """Tiles along the samples."""
-        return self.padded_samples // self.tile
-
-    @property
-    def class_tiles(self) -> int:
-        """Tiles along the classes."""
-        return self.padded_classes // self.tile
-
-    @property
-    def sample_panels(self) -> list[TileRows]:
-        """The panels in which ``E`` of the sample side is kept."""
-        return panels(self.sample_tiles, self.tile)
-
-    @property
-    def class_panels(self) -> list[TileRows]:
-        """The panels in which ``E`` of the class side is kept, or one of all tiles where it is formed again on chip."""
-        return [(0, self.class_tiles)] if self.recomputed else panels(self.class_tiles, self.tile)
-
-
-def current_target() -> Target:
-    """The target of the current device."""
-    target = triton.runtime.driver.active.get_current_target()
-    return Target(target.backend, str(target.arch), target.warp_size)
-
-
-def float32_products_lowered() -> bool:
-    """Whether ``torch.set_float32_matmul_precision`` allows products of float32 numbers to be less exact."""
-    return torch.get_float32_matmul_precision() != "highest"
-
-
-def parts_of(dtype: torch.dtype, settings: Settings, samples: int, classes: int) -> int:
-    """How many float16 numbers an operand of a product is made of: 1, or 2 for products of float32 grade.
-
-    One has the precision of TF32, an error of the gradient below 1.5e-3 where neither temperature sharpens it. It is
-    enough for 16-bit logits, and for float32 logits where ``torch.set_float32_matmul_precision`` allows TF32. Of a few
-    samples or classes, though, pulls and pushes may cancel, and their errors are all that is left.
+    Args:
+        launches: of a configuration that has the dtypes and the device of ``varying``.
+        varying: the arguments of this call.
+        backend: ``"cuda"`` or ``"hip"``.
     """
-    narrow = dtype != torch.float32 or float32_products_lowered()
-    sharp = settings.contrast_temperature < SHARP or settings.temperature < 1.0
-    return 1 if narrow and not sharp and min(samples, classes) >= FEW else 2
+    driver = triton.runtime.driver.active
+    direct = KNOWN_TRITON and backend == "cuda" and varying.aligned and not _watched()
+    stream = driver.get_current_stream(driver.get_current_device()) if direct else None
+    for launch in launches:
+        if not (direct and launch.repeat(varying, stream)):
+            launch.search(varying, keep=direct)
 
 
-def terms_of(settings: Settings, target: Tensor | None) -> Terms:
-    """The terms of a call: those with a weight, and cross-entropy only with targets."""
-    ce, kd, class_wise, sample_wise = settings.computed
-    return Terms(ce and target is not None, kd, class_wise, sample_wise)
-
-
-def weights_of(settings: Settings) -> list[float]:
-    """The weights as the kernels take them; a term that is not computed has weight 0."""
-    return list(settings.weights)
-
-
-def logits_of(student: Tensor, teacher: Tensor) -> Logits:
-    """Logits as the kernels read them: copied only where the classes of a row are strided.
-
-    ``vector`` is the largest number of elements, up to 16 bytes, that divides ``C`` and the strides. Kernels get these
-    sizes divided by it: Triton derives the width of loads from what divides an offset, and sees of a run-time number only
-    whether 16 does.
-    """
-    student, teacher = (logits if logits.stride(1) == 1 else logits.contiguous() for logits in (student, teacher))
-    widest = 16 // min(student.element_size(), teacher.element_size())
-    return Logits(student, teacher, math.gcd(widest, student.shape[1], student.stride(0), teacher.stride(0)))
-
-
-def round_up(size: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-size // multiple) * multiple
-
-
-def row_tile(classes: int, elements: int) -> tuple[int, int, int]:
-    """Samples and classes of a tile of ``elements`` logits, whole rows or long parts of them, and warps for it."""
-    block = min(triton.next_power_of_2(classes), 1024)
-    return max(1, min(16, elements // block)), block, 4
-
-
-def plan(samples: int, classes: int, parts: int, contrast_temperature: float, target: Target) -> Plan:
-    """Launch parameters for a batch."""
-    tile = 64 if max(samples, classes) <= 1024 else 128
-    padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
-    fits = samples * parts <= RECOMPUTED_ENTRIES
-    recomputed = padded_classes > KEPT_CLASSES and fits and contrast_temperature >= SHARP
-    if recomputed:
-        padded_samples = max(tile, triton.next_power_of_2(samples))
-    row_rows, row_block, row_warps = row_tile(classes, 2048)
-    column_rows = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
-    # 16 logits of each network a thread: more do not stay in registers.
-    column_width = 16 if column_rows <= 256 else 4 if column_rows * parts > 1024 else 8
-    # The tile and the vectors it is multiplied with have to fit into registers and shared memory together.
-    recomputed_tile = 16 if target.backend == "hip" else 64 if padded_samples <= 256 and parts == 1 else 32
-    tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_PARTIALS)
-    return Plan(
-        parts=parts,
-        tile=tile,
-        step=32,
-        padded_samples=padded_samples,
-        padded_classes=padded_classes,
-        row_rows=row_rows,
-        row_block=row_block,
-        row_warps=row_warps,
-        column_width=column_width,
-        column_rows=column_rows,
-        column_warps=target.warps(max(128, column_rows * column_width // 16)),
-        partials=triton.next_power_of_2(tiles),
-        recomputed=padded_samples if recomputed else 0,
-        recomputed_tile=recomputed_tile,
-        warps=8 if tile == 128 or target.warp_size == 64 else 4,
-        stages=3,
-    )
-
-
-def is_small(samples: int, classes: int, target: Target) -> bool:
-    """Whether one program computes the whole batch."""
-    # Triton 3.6 fails to compile it for AMD.
-    compiles = target.backend == "cuda" or TRITON_VERSION >= (3, 7)
-    return max(samples, classes) <= SMALL and compiles
-
-
-class SmallPlan(NamedTuple):
-    """Launch parameters of the small path."""
-
-    tile: int
-    step: int
-    padded_samples: int
-    padded_classes: int
-    row_rows: int
-    column_width: int
-    partials: int
-    warps: int
-    stages: int
-
-
-def small_plan(samples: int, classes: int, parts: int, target: Target) -> SmallPlan:
-    """Launch parameters for a batch of at most ``SMALL`` samples and classes."""
-    tile = 64
-    padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
-    return SmallPlan(
-        tile=tile,
-        step=32,
-        padded_samples=padded_samples,
-        padded_classes=padded_classes,
-        row_rows=32,
-        column_width=32,
-        partials=max(padded_samples, padded_classes) // tile,
-        warps=8,
-        stages=2,
-    )
-
-
-def panels(tiles: int, tile: int) -> list[TileRows]:
-    """The panels of rows of tiles in which a similarity matrix of ``tiles ** 2`` tiles is kept within the budget."""
-    rows = max(1, min(tiles, KEPT_BYTES // (4 * tile * tile * tiles)))
-    return [(first, min(rows, tiles - first)) for first in range(0, tiles, rows)]
-
-
-def tunable(kernel: Any) -> Any:
-    """A kernel of matrix products as ``product`` launches it."""
-    if not AUTOTUNE:
-        return kernel
-    configurations = [
-        triton.Config({"STEP": step}, num_warps=warps, num_stages=stages)
-        for step in (32, 64)
-        for warps in (4, 8)
-        for stages in (2, 3, 4)
-    ]
-    return triton.autotune(configurations, key=["padded_classes", "padded_samples", "PARTS", "TILE"])(kernel)
-
-
-def product(kernel: Any, programs: int, plan: Plan, *arguments: Any, **constants: Any) -> None:
-    """Launches a ``tunable`` kernel, with the plan's pipeline or the one that was measured to be the fastest."""
-    constants.update(PARTS=plan.parts, TILE=plan.tile)
-    if not AUTOTUNE:
-        constants.update(STEP=plan.step, num_warps=plan.warps, num_stages=plan.stages)
-    kernel[(programs,)](*arguments, **constants)
+def _watched() -> bool:
+    """Whether somebody sees launches: by hooks, as profilers do, or in place of Triton's method, as simulators do."""
+    before, after = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    # A chain of hooks, or in Triton 3.4 a function or None.
+    hooked = getattr(before, "calls", before) or getattr(after, "calls", after)
+    return bool(hooked) or JITFunction.run.__module__ != JITFunction.__module__

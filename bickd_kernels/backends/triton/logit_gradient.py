@@ -1,157 +1,175 @@
 """Stage 5, the logit gradient: everything put together, written once, in float32.
 
     A = Pc * (Gc - Pc * hc),   D = Pr * (Gr - Pr * hr)
-    d loss / d x = class_weight / (t C k) * (A - P * sum_c A) + sample_weight / (t B k) * D
-                   + ce_weight / B * (softmax(x) - onehot(l)) + kd_weight T / B * (P_T - Q_T)
+    d loss / d x = class_wise_weight / (t C k) * (A - P * sum_c A) + sample_wise_weight / (t B k) * D
+                   + ce_weight / B * (softmax(x) sum_c l_c - l) + kd_weight T / B * (P_T - Q_T)
 
-with ``B`` and ``C`` the samples and classes of the batch. Grid: one program for ``ROWS``
-samples, which goes over the classes twice, first for ``sum_c A``. Reads ``x``, ``y``, ``l``, the statistics and the slopes
-``G``; writes the gradient, 0 for a sample that is not in the batch.
+with ``B`` and ``C`` the samples and classes of the batch, and ``l`` the distribution that the cross-entropy expects. Grid:
+one program for ``SAMPLES`` samples, which goes over the classes twice, first for ``sum_c A``. Reads ``x``, ``y``, ``l``, the
+statistics and the slopes ``G``; writes the gradient of the samples that it is wanted of, 0 for one that is not in the batch.
 """
 
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.primitives import LOG2_E
-from bickd_kernels.backends.triton.row_statistics import (
+from bickd_kernels.backends.triton.primitives import LOG2_E, logits_of
+from bickd_kernels.backends.triton.scratch import (
     CE_MAX,
     CE_NORMALIZER,
     STUDENT_KD_NORMALIZER,
     STUDENT_LENGTH,
     STUDENT_MAX,
     STUDENT_NORMALIZER,
+    TARGET_MASS,
     TEACHER_KD_NORMALIZER,
     TEACHER_MAX,
+    buffers,
 )
 
 
 @triton.jit
-def sum_of_rows(partials, count, stride, offsets, mask):
-    """``sum_p partials[p, offsets]``, one row after the other."""
-    total = tl.zeros(offsets.shape, tl.float32)
-    for part in range(0, count):
-        total += tl.load(partials + part.to(tl.int64) * stride + offsets, mask=mask, other=0.0)
+def sum_of_projections(side, vectors, tiles, i, mask):
+    """``h_i = sum_tile projections[tile, i]``, one after the other."""
+    total = tl.zeros(i.shape, tl.float32)
+    for tile in range(0, tiles):
+        total += tl.load(side.projections + tl.cast(tile, tl.int64) * vectors + i, mask=mask, other=0.0)
     return total
 
 
 @triton.jit
-def class_slope(log_p, column, columns, slopes, slope_offsets, projections, projection_count, inside, padded_classes):
+def class_slope(log_p, memory, column, offsets, inside, tiles, padded_classes):
     """``A``, a tile of it; 0 for what is no class of the batch."""
     in_buffer = column < padded_classes
-    length = tl.load(columns + column, mask=in_buffer, other=0.0)
-    h = sum_of_rows(projections, projection_count, padded_classes, column, in_buffer)
+    length = tl.load(memory.lengths + column, mask=in_buffer, other=0.0)
+    h = sum_of_projections(memory.classes, vectors=padded_classes, tiles=tiles, i=column, mask=in_buffer)
     unit = tl.where(inside, tl.exp2(log_p - length[None, :]), 0.0)
-    g = tl.load(slopes + slope_offsets, mask=inside, other=0.0)
+    g = tl.load(memory.classes.slopes + offsets, mask=inside, other=0.0)
     return unit * (g - unit * h[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_sample", "wanted_samples"])
 def logit_gradient(
-    student,  # in   (B, C) logits, rows student_stride_v * VECTOR apart
-    teacher,  # in   (B, C) logits, rows teacher_stride_v * VECTOR apart
-    target,  # in   (B,) int64; read for the cross-entropy only
-    rows,  # in   (ROW_STATISTICS, padded_samples) float32
-    sample_weights,  # in   (padded_samples,) float32, 0 for what is not in the batch
-    columns,  # in   (padded_classes,) float32: log2 of the student's column lengths
-    class_weights,  # in   (padded_classes,) float32, 0 for what is no class of the batch
-    class_slopes,  # in   (padded_samples, padded_classes) float32
-    class_projections,  # in   (class_projection_count, padded_classes) float32
-    sample_slopes,  # in   (padded_samples, padded_classes) float32
-    sample_projections,  # in   (sample_projection_count, padded_samples) float32
-    counts,  # in   (2,) float32: samples and classes of the batch
-    gradient,  # out  (B, C) float32, contiguous
-    samples,
-    classes_v,
-    student_stride_v,
-    teacher_stride_v,
+    student,  # in   (B, C) logits, as LogitSizes describes them
+    teacher,  # in   (B, C) logits
+    target,  # in   labels (B,) int64 or PROBABILITIES (B, C), contiguous; read for the cross-entropy only
+    scratch,  # in   statistics, lengths, counts, members, slopes, projections
+    gradient,  # out  (wanted_samples, C) float32, contiguous
+    sizes,  # LogitSizes
     padded_samples,
     padded_classes,
-    class_projection_count,
-    sample_projection_count,
-    temperature,
-    contrast_temperature,
-    kd_temperature,
-    ce_weight,
-    kd_weight,
-    class_weight,
-    sample_weight,
-    first_program,
+    first_sample,  # the gradient is wanted of this one
+    wanted_samples,  # and so many in all
+    numbers,  # Numbers
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
+    PROBABILITIES: tl.constexpr,
+    SMOOTHED: tl.constexpr,
     VECTOR: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+    TILE: tl.constexpr,
+    CLASS_PROJECTIONS: tl.constexpr,  # how many tiles projections of a class come from; 0: one for each tile of samples
+    SAMPLES: tl.constexpr,  # of a tile of logits
+    CLASSES: tl.constexpr,  # of a tile of logits
 ):
-    classes = classes_v * VECTOR
-    temperature = temperature.to(tl.float32)
-    contrast_temperature = contrast_temperature.to(tl.float32)
-    kd_temperature = kd_temperature.to(tl.float32)
-    scale = LOG2_E / temperature
-    kd_scale = LOG2_E / kd_temperature
+    memory = buffers(
+        scratch,
+        samples=padded_samples.to(tl.int64),
+        classes=padded_classes.to(tl.int64),
+        kept_samples=0,
+        PARTS=PARTS,
+        TILE=TILE,
+        WITH_CLASS=WITH_CLASS,
+        WITH_SAMPLE=WITH_SAMPLE,
+    )
+    logits = logits_of(student, teacher, sizes, VECTOR=VECTOR)
+    classes = logits.classes
+    scale = LOG2_E / numbers.temperature
+    kd_scale = LOG2_E / numbers.kd_temperature
+    slope_scale = numbers.temperature * numbers.contrast_temperature
 
-    row = (first_program + tl.program_id(0)) * ROWS + tl.arange(0, ROWS)
-    in_batch = row < samples
-    valid = tl.load(sample_weights + row, mask=in_batch, other=0.0) > 0.0
-    wide_row = row.to(tl.int64)[:, None]
-    student_row = student + wide_row * (student_stride_v * VECTOR)
-    teacher_row = teacher + wide_row * (teacher_stride_v * VECTOR)
-    slope_row = wide_row * padded_classes
-    statistic = rows + row
+    wanted = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
+    in_gradient = wanted < wanted_samples
+    sample = first_sample + wanted
+    valid = tl.load(memory.samples.members + sample, mask=in_gradient, other=0.0) > 0.0
+    wide = sample.to(tl.int64)[:, None]
+    student_row = student + wide * logits.student_stride
+    teacher_row = teacher + wide * logits.teacher_stride
+    slope_row = wide * padded_classes
+    statistic = memory.statistics + sample
     x_max = tl.load(statistic + STUDENT_MAX * padded_samples, mask=valid, other=0.0)[:, None]
     normalizer = tl.load(statistic + STUDENT_NORMALIZER * padded_samples, mask=valid, other=0.0)[:, None]
-    sample_count = tl.load(counts)
+    sample_count = tl.load(memory.counts)
 
-    sum_of_a = tl.zeros((ROWS,), tl.float32)
+    sum_of_a = tl.zeros((SAMPLES,), tl.float32)
     if WITH_CLASS:
-        class_factor = class_weight.to(tl.float32) / (temperature * contrast_temperature * tl.load(counts + 1))
-        for start in range(0, classes, BLOCK):
-            column = start + tl.arange(0, BLOCK)
+        class_factor = numbers.class_wise_weight / (slope_scale * tl.load(memory.counts + 1))
+        class_projections = padded_samples // TILE if CLASS_PROJECTIONS == 0 else CLASS_PROJECTIONS
+        for start in range(0, classes, CLASSES):
+            column = start + tl.arange(0, CLASSES)
             in_row = column < classes
-            present = tl.load(class_weights + column, mask=in_row, other=0.0) > 0.0
+            present = tl.load(memory.classes.members + column, mask=in_row, other=0.0) > 0.0
             x = tl.load(student_row + column[None, :], mask=valid[:, None] & in_row[None, :], other=0.0).to(tl.float32)
-            sum_of_a += tl.sum(
-                class_slope(
-                    (x - x_max) * scale - normalizer, column, columns, class_slopes, slope_row + column[None, :],
-                    class_projections, class_projection_count, valid[:, None] & present[None, :], padded_classes,
-                ),
-                axis=1,
-            )  # fmt: skip
+            a = class_slope(
+                (x - x_max) * scale - normalizer,
+                memory,
+                column=column,
+                offsets=slope_row + column[None, :],
+                inside=valid[:, None] & present[None, :],
+                tiles=class_projections,
+                padded_classes=padded_classes,
+            )
+            sum_of_a += tl.sum(a, axis=1)
     if WITH_SAMPLE:
-        sample_factor = sample_weight.to(tl.float32) / (temperature * contrast_temperature * sample_count)
+        sample_factor = numbers.sample_wise_weight / (slope_scale * sample_count)
         length = tl.load(statistic + STUDENT_LENGTH * padded_samples, mask=valid, other=0.0)[:, None]
-        h = sum_of_rows(sample_projections, sample_projection_count, padded_samples, row, valid)[:, None]
+        tiles = padded_classes // TILE
+        h = sum_of_projections(memory.samples, vectors=padded_samples, tiles=tiles, i=sample, mask=valid)[:, None]
     if WITH_KD:
-        kd_factor = kd_weight.to(tl.float32) * kd_temperature / sample_count
+        kd_factor = numbers.kd_weight * numbers.kd_temperature / sample_count
         y_max = tl.load(statistic + TEACHER_MAX * padded_samples, mask=valid, other=0.0)[:, None]
         x_kd_normalizer = tl.load(statistic + STUDENT_KD_NORMALIZER * padded_samples, mask=valid, other=0.0)[:, None]
         y_kd_normalizer = tl.load(statistic + TEACHER_KD_NORMALIZER * padded_samples, mask=valid, other=0.0)[:, None]
     if WITH_CE:
-        ce_factor = ce_weight.to(tl.float32) / sample_count
-        label = tl.load(target + row, mask=valid, other=0)[:, None]
+        ce_factor = numbers.ce_weight / sample_count
+        mass = tl.full((SAMPLES, 1), 1.0, tl.float32)
+        if PROBABILITIES:
+            target_row = target + wide * classes
+            mass = tl.load(statistic + TARGET_MASS * padded_samples, mask=valid, other=0.0)[:, None]
+        else:
+            label = tl.load(target + sample, mask=valid, other=0)[:, None]
+        if SMOOTHED:
+            smoothing = numbers.label_smoothing
+            share = smoothing * tl.load(memory.counts + 2)
+            mass = (1.0 - smoothing) * mass + tl.where(share > 0.0, smoothing, 0.0)
         ce_max = tl.load(statistic + CE_MAX * padded_samples, mask=valid, other=0.0)[:, None]
         ce_normalizer = tl.load(statistic + CE_NORMALIZER * padded_samples, mask=valid, other=0.0)[:, None]
 
-    for start in range(0, classes, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+    for start in range(0, classes, CLASSES):
+        column = start + tl.arange(0, CLASSES)
         in_row = column < classes
         inside = valid[:, None] & in_row[None, :]
         loaded = inside
-        if WITH_KD or WITH_CLASS or WITH_SAMPLE:
-            inside &= (tl.load(class_weights + column, mask=in_row, other=0.0) > 0.0)[None, :]
+        if WITH_KD or WITH_CLASS or WITH_SAMPLE or SMOOTHED:
+            inside &= (tl.load(memory.classes.members + column, mask=in_row, other=0.0) > 0.0)[None, :]
         x = tl.load(student_row + column[None, :], mask=loaded, other=0.0).to(tl.float32)
         log_p = (x - x_max) * scale - normalizer
-        total = tl.zeros((ROWS, BLOCK), tl.float32)
+        total = tl.zeros((SAMPLES, CLASSES), tl.float32)
         if WITH_CLASS:
             a = class_slope(
-                log_p, column, columns, class_slopes, slope_row + column[None, :],
-                class_projections, class_projection_count, inside, padded_classes,
-            )  # fmt: skip
+                log_p,
+                memory,
+                column=column,
+                offsets=slope_row + column[None, :],
+                inside=inside,
+                tiles=class_projections,
+                padded_classes=padded_classes,
+            )
             total += class_factor * (a - tl.where(inside, tl.exp2(log_p), 0.0) * sum_of_a[:, None])
         if WITH_SAMPLE:
             unit = tl.where(inside, tl.exp2(log_p - length), 0.0)
-            g = tl.load(sample_slopes + slope_row + column[None, :], mask=inside, other=0.0)
+            g = tl.load(memory.samples.slopes + slope_row + column[None, :], mask=inside, other=0.0)
             total += sample_factor * (unit * (g - unit * h))
         if WITH_KD:
             y = tl.load(teacher_row + column[None, :], mask=loaded, other=0.0).to(tl.float32)
@@ -160,7 +178,15 @@ def logit_gradient(
             total += tl.where(inside, kd_factor * (p_kd - q_kd), 0.0)
         if WITH_CE:
             softmax = tl.exp2((x - ce_max) * LOG2_E - ce_normalizer)
-            onehot = (column[None, :] == label).to(tl.float32)
-            total += tl.where(loaded, ce_factor * (softmax - onehot), 0.0)
-        stored = in_batch[:, None] & in_row[None, :]
-        tl.store(gradient + wide_row * classes + column[None, :], tl.where(valid[:, None], total, 0.0), mask=stored)
+            if PROBABILITIES:
+                expected = tl.load(target_row + column[None, :], mask=loaded, other=0.0).to(tl.float32)
+            else:
+                expected = (column[None, :] == label).to(tl.float32)
+            if SMOOTHED:
+                expected = (1.0 - smoothing) * expected + tl.where(inside, share, 0.0)
+            if PROBABILITIES or SMOOTHED:
+                softmax *= mass
+            total += tl.where(loaded, ce_factor * (softmax - expected), 0.0)
+        stored = in_gradient[:, None] & in_row[None, :]
+        out = gradient + wanted.to(tl.int64)[:, None] * classes + column[None, :]
+        tl.store(out, tl.where(valid[:, None], total, 0.0), mask=stored)

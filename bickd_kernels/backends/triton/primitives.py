@@ -6,6 +6,8 @@ A product of unit vectors has float16 operands. With ``PARTS == 1`` each operand
 product is added up from zero on the tensor cores, and to the sum of all steps in float32.
 """
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -17,6 +19,33 @@ UNIT_SCALE = tl.constexpr(16384.0)
 
 SLOPE_SCALE = tl.constexpr(32768.0)
 """The same for the derivative by a similarity, whose entries lie in [-1, 1] before they are divided by ``n k``."""
+
+
+class Logits(NamedTuple):
+    """Logits in a kernel."""
+
+    student: Any
+    """Pointer to ``(B, C)`` logits."""
+    teacher: Any
+    """Pointer to ``(B, C)`` logits, of another dtype perhaps."""
+    student_stride: Any
+    """Elements between two samples."""
+    teacher_stride: Any
+    samples: Any
+    classes: Any
+
+
+@triton.jit
+def logits_of(student, teacher, sizes, VECTOR: tl.constexpr):
+    """What kernels get as ``launch.LogitSizes`` in units of elements, so that the compiler sees what divides it."""
+    return Logits(
+        student=student,
+        teacher=teacher,
+        student_stride=sizes.student_stride_v * VECTOR,
+        teacher_stride=sizes.teacher_stride_v * VECTOR,
+        samples=sizes.samples,
+        classes=sizes.classes_v * VECTOR,
+    )
 
 
 @triton.jit
@@ -61,11 +90,11 @@ def dot_of_parts(left_high, left_low, right_high, right_low, accumulator, PARTS:
 
 
 @triton.jit
-def sum_of_partials(partials, stride, count, offsets, COUNT: tl.constexpr):
-    """``sum_p partials[p, offsets]`` over the first ``count <= COUNT`` rows, always in the same order."""
-    part = tl.arange(0, COUNT)
+def sum_over_tiles(partial_sums, vectors, tiles, i, MOST_TILES: tl.constexpr):
+    """``sum_tile partial_sums[tile, i]`` over the first ``tiles <= MOST_TILES`` rows, always in the same order."""
+    tile = tl.arange(0, MOST_TILES)
     values = tl.load(
-        partials + part[:, None].to(tl.int64) * stride + offsets[None, :], mask=(part < count)[:, None], other=0.0
+        partial_sums + tile[:, None].to(tl.int64) * vectors + i[None, :], mask=(tile < tiles)[:, None], other=0.0
     )
     return tl.sum(values, axis=0)
 

@@ -1,0 +1,208 @@
+"""The plan of a call: what is kept and what is formed again, shapes of tiles, warps and pipeline stages.
+
+Everything here is a heuristic on the batch, the precision and the target. ``BICKD_AUTOTUNE=1`` in the environment lets
+Triton measure the pipelines of the matrix products instead, once for each padded shape.
+"""
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from bickd_kernels.backends.triton.contrast import TileRows
+
+KEPT_CLASSES = 2048
+"""Up to here ``E`` of the class side (16 MB) is kept from its sums to the gradient: reading it is cheaper than a product."""
+
+KEPT_BYTES = 64 * 2**20
+"""The most that is ever kept of a similarity matrix. Beyond, it is formed again: on chip, or in panels of this size."""
+
+RECOMPUTED_ENTRIES = 512
+"""Class vectors of up to this many float16 numbers fit on chip, so that their similarities need not be kept."""
+
+RESIDENT_SAMPLES = 1024
+"""Batches up to this are read once by class statistics."""
+
+MAX_TILES = 32
+"""With more tiles than this along a side, its partial sums are added up by a launch of their own."""
+
+SHARP = 0.1
+"""Contrast temperatures below this magnify what similarities lose: products get float32 grade, and ``E`` is not formed
+again, as what is summed and what is divided by the sum would differ by their rounding."""
+
+FEW = 16
+"""Fewer samples or classes than this get products of float32 grade, which cost nothing there."""
+
+AUTOTUNE = os.environ.get("BICKD_AUTOTUNE", "0") == "1"
+"""Read once, when the first loss is computed by this backend."""
+
+
+class Target(NamedTuple):
+    """What the kernels are compiled for: ``"cuda"`` or ``"hip"``, the compute capability (90) or name (gfx942)."""
+
+    backend: str
+    arch: str
+    warp_size: int
+
+    def warps(self, threads: int) -> int:
+        """The number of warps that have this many threads."""
+        return max(1, threads // self.warp_size)
+
+
+class LogitTile(NamedTuple):
+    """The logits that a program works on at a time."""
+
+    samples: int
+    classes: int
+    warps: int
+    """Of the program."""
+
+
+class Plan(NamedTuple):
+    """Launch parameters. A batch is padded to whole tiles."""
+
+    parts: int
+    """How many float16 numbers an entry of a unit vector is made of: 1, or 2 for products of float32 grade."""
+    tile: int
+    """Vectors along both sides of a tile of similarities; entries and vectors of a tile of slopes."""
+    step: int
+    """Entries of the vectors, or vectors, that a product takes at a time."""
+    padded_samples: int
+    """Samples in whole tiles."""
+    padded_classes: int
+    """Classes in whole tiles."""
+    sample_logits: LogitTile
+    """Of sample statistics and of the logit gradient."""
+    class_logits: LogitTile
+    """Of class statistics."""
+    most_tiles: int
+    """Tiles along the longer side whose partial sums no launch of their own adds up, or the next power of 2."""
+    recomputed: int
+    """The entries of a class vector where ``E`` of the classes is formed again on chip, else 0."""
+    recomputed_tile: int
+    """Class vectors of a tile of such an ``E``."""
+    warps: int
+    """Of a program of the two kernels of matrix products."""
+    stages: int
+    """Of the pipelines of the same."""
+
+    @property
+    def sample_tiles(self) -> int:
+        """Tiles along the samples."""
+        return self.padded_samples // self.tile
+
+    @property
+    def class_tiles(self) -> int:
+        """Tiles along the classes."""
+        return self.padded_classes // self.tile
+
+    @property
+    def class_panels(self) -> list[TileRows]:
+        """The panels in which ``E`` of the class side is kept, or one of all tiles where it is formed again on chip."""
+        return (
+            [TileRows(0, self.class_tiles)] if self.recomputed else panels(self.class_tiles, self.tile, 0, self.class_tiles)
+        )
+
+    def sample_panels(self, first: int, stop: int) -> list[TileRows]:
+        """The panels in which ``E`` of the sample side is kept, where the gradient is wanted from one sample to another."""
+        return panels(self.sample_tiles, self.tile, first // self.tile, -(-stop // self.tile))
+
+    @property
+    def classes_added_up(self) -> bool:
+        """Whether a launch of its own adds up the partial sums of the classes."""
+        return self.class_tiles > MAX_TILES or self.recomputed > 0
+
+    @property
+    def samples_added_up(self) -> bool:
+        """Whether a launch of its own adds up the partial sums of the samples."""
+        return self.sample_tiles > MAX_TILES
+
+
+def current_target() -> Target:
+    """The target of the current device."""
+    driver = triton.runtime.driver.active
+    return _target_of(driver, driver.get_current_device())
+
+
+@functools.lru_cache
+def _target_of(driver: Any, _device: int) -> Target:
+    target = driver.get_current_target()
+    return Target(target.backend, str(target.arch), target.warp_size)
+
+
+def float32_products_lowered() -> bool:
+    """Whether ``torch.set_float32_matmul_precision`` allows products of float32 numbers to be less exact."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def parts_of(dtype: torch.dtype, samples: int, classes: int, temperature: float, contrast_temperature: float) -> int:
+    """How many float16 numbers an operand of a product is made of: 1, or 2 for products of float32 grade.
+
+    One has the precision of TF32, an error of the gradient below 1.5e-3 where neither temperature sharpens it. It is
+    enough for 16-bit logits, and for float32 logits where ``torch.set_float32_matmul_precision`` allows TF32. Of a few
+    samples or classes, though, pulls and pushes may cancel, and their errors are all that is left.
+    """
+    narrow = dtype != torch.float32 or float32_products_lowered()
+    sharp = contrast_temperature < SHARP or temperature < 1.0
+    return 1 if narrow and not sharp and min(samples, classes) >= FEW else 2
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-size // multiple) * multiple
+
+
+def tile_of_logits(classes: int) -> LogitTile:
+    """A tile of whole rows of logits, or of long parts of them."""
+    block = min(triton.next_power_of_2(classes), 1024)
+    return LogitTile(max(1, min(16, 2048 // block)), block, warps=4)
+
+
+def plan(samples: int, classes: int, parts: int, target: Target, *, sharp: bool = False) -> Plan:
+    """Launch parameters for a batch; ``sharp`` says that the contrast temperature is below ``SHARP``."""
+    tile = 64 if max(samples, classes) <= 1024 else 128
+    padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
+    recomputed = padded_classes > KEPT_CLASSES and samples * parts <= RECOMPUTED_ENTRIES and not sharp
+    if recomputed:
+        padded_samples = max(tile, triton.next_power_of_2(samples))
+    resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
+    # 16 logits of each network a thread: more do not stay in registers.
+    width = 16 if resident <= 256 else 4 if resident * parts > 1024 else 8
+    # The tile and the vectors it is multiplied with have to fit into registers and shared memory together.
+    recomputed_tile = 16 if target.backend == "hip" else 64 if padded_samples <= 256 and parts == 1 else 32
+    tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
+    return Plan(
+        parts=parts,
+        tile=tile,
+        step=32,
+        padded_samples=padded_samples,
+        padded_classes=padded_classes,
+        sample_logits=tile_of_logits(classes),
+        class_logits=LogitTile(resident, width, warps=target.warps(max(128, resident * width // 16))),
+        most_tiles=triton.next_power_of_2(tiles),
+        recomputed=padded_samples if recomputed else 0,
+        recomputed_tile=recomputed_tile,
+        warps=8 if tile == 128 or target.warp_size == 64 else 4,
+        stages=3,
+    )
+
+
+def panels(tiles: int, tile: int, first: int, stop: int) -> list[TileRows]:
+    """The panels in which these tile rows of a similarity matrix of ``tiles ** 2`` tiles are kept within the budget."""
+    count = max(1, KEPT_BYTES // (4 * tile * tile * tiles))
+    return [TileRows(start, min(count, stop - start)) for start in range(first, stop, count)]
+
+
+def tunable(kernel: Any) -> Any:
+    """A kernel of matrix products, with the plan's pipeline or the one that is measured to be the fastest."""
+    if not AUTOTUNE:
+        return kernel
+    configurations = [
+        triton.Config({"STEP": step}, num_warps=warps, num_stages=stages)
+        for step in (32, 64)
+        for warps in (4, 8)
+        for stages in (2, 3, 4)
+    ]
+    return triton.autotune(configurations, key=["padded_classes", "padded_samples", "PARTS", "TILE"])(kernel)

@@ -1,0 +1,293 @@
+"""Stage 1, sample statistics: every sum over the classes of one sample, from one read of the logits.
+
+    log2 sum_c 2^(s (x_c - max x)),  s = log2(e) / t      normalizer of P (and of Q, of both at T, of softmax(x))
+    log2 |P_a| = 1/2 log2 sum_c p_c^2 - log2 sum_c p_c    length, from the same exponentials p_c
+    ce_a = log sum_c exp(x_c) - x_l                       with a label l; else with the distribution that is expected
+    kl_a = sum_c q_c (log q_c - log p_c)                  at the temperature T
+
+Grid: one program for ``SAMPLES`` samples. Reads ``x``, ``y``, ``l``; writes ``statistics`` and the samples' ``labels`` and
+``members``. The sums are online: a running maximum, and sums that are rescaled when it grows.
+
+A class that student or teacher gives -inf in every sample is no class of the batch and belongs to no sum but that of the
+cross-entropy. It matters only where the other side has something in that class, so a tile that holds -inf on one side
+only, and no other, looks at its whole columns. Smoothing gives every class of the batch a share, and asks of every -inf.
+"""
+
+import triton
+import triton.language as tl
+
+from bickd_kernels.backends.triton.primitives import LN_2, LOG2_E, finite_or_zero, logits_of, rescaled
+from bickd_kernels.backends.triton.scratch import (
+    CE,
+    CE_MAX,
+    CE_NORMALIZER,
+    KL,
+    STUDENT_KD_NORMALIZER,
+    STUDENT_LENGTH,
+    STUDENT_MAX,
+    STUDENT_NORMALIZER,
+    TARGET_MASS,
+    TEACHER_KD_NORMALIZER,
+    TEACHER_LENGTH,
+    TEACHER_MAX,
+    TEACHER_NORMALIZER,
+    as_int32,
+    buffers,
+)
+
+
+@triton.jit
+def in_batch(sample, samples, target, members, ignore_index, LABELS: tl.constexpr, PROBABILITIES: tl.constexpr):
+    """Which of the samples belong to the batch: none beyond its end, and none that is ignored."""
+    valid = sample < samples
+    if LABELS:
+        valid &= tl.load(target + sample, mask=valid, other=ignore_index) != ignore_index
+    if PROBABILITIES:
+        valid &= tl.load(members + sample, mask=valid, other=0.0) > 0.0
+    return valid
+
+
+@triton.jit
+def absent_classes(
+    logits,
+    target,
+    members,
+    column,
+    ignore_index,
+    LABELS: tl.constexpr,
+    PROBABILITIES: tl.constexpr,
+    SAMPLES: tl.constexpr,
+):
+    """Which of the classes ``column`` have -inf in every sample of the batch, on one side at least."""
+    in_student = tl.zeros_like(column)
+    in_teacher = tl.zeros_like(column)
+    for start in range(0, logits.samples, SAMPLES):
+        sample = start + tl.arange(0, SAMPLES)
+        valid = in_batch(
+            sample,
+            logits.samples,
+            target,
+            members,
+            ignore_index=ignore_index,
+            LABELS=LABELS,
+            PROBABILITIES=PROBABILITIES,
+        )
+        inside = valid[:, None] & (column < logits.classes)[None, :]
+        wide = sample.to(tl.int64)[:, None]
+        x = tl.load(logits.student + wide * logits.student_stride + column[None, :], mask=inside, other=float("-inf"))
+        y = tl.load(logits.teacher + wide * logits.teacher_stride + column[None, :], mask=inside, other=float("-inf"))
+        in_student |= tl.max((x != float("-inf")).to(tl.int32), axis=0)
+        in_teacher |= tl.max((y != float("-inf")).to(tl.int32), axis=0)
+    return (in_student & in_teacher) == 0
+
+
+@triton.jit
+def add_both(first, second, other_first, other_second):
+    """Combines two sums of a reduction."""
+    return first + other_first, second + other_second
+
+
+@triton.jit
+def positives_of(label, target, samples, ignore_index, TARGETS: tl.constexpr):
+    """How many samples have each label."""
+    count = tl.zeros_like(label)
+    for start in range(0, samples, TARGETS):
+        sample = start + tl.arange(0, TARGETS)
+        other = tl.load(target + sample, mask=sample < samples, other=ignore_index)
+        count += tl.sum((label[:, None] == other[None, :]).to(label.dtype), axis=1)
+    return count
+
+
+@triton.jit
+def sample_statistics(
+    student,  # in   (B, C) logits, as LogitSizes describes them
+    teacher,  # in   (B, C) logits
+    target,  # in   LABELS: (B,) int64; PROBABILITIES: (B, C) of a floating dtype, contiguous; else not read
+    scratch,  # in   PROBABILITIES: members of the samples; out  statistics; labels and members of the samples
+    sizes,  # LogitSizes
+    padded_samples,
+    padded_classes,
+    ignore_index,
+    numbers,  # Numbers
+    LABELS: tl.constexpr,
+    PROBABILITIES: tl.constexpr,
+    BY_LABEL: tl.constexpr,  # whether samples of one label are positives of each other
+    SMOOTHED: tl.constexpr,  # whether targets are smoothed
+    WITH_CE: tl.constexpr,
+    WITH_KD: tl.constexpr,
+    WITH_SAMPLE: tl.constexpr,
+    VECTOR: tl.constexpr,
+    SAMPLES: tl.constexpr,  # of a tile of logits
+    CLASSES: tl.constexpr,  # of a tile of logits
+    TARGETS: tl.constexpr,  # that are looked at in a step of counting positives
+):
+    # Nothing here depends on what follows the samples' labels and members.
+    memory = buffers(
+        scratch,
+        samples=padded_samples.to(tl.int64),
+        classes=padded_classes.to(tl.int64),
+        kept_samples=0,
+        PARTS=1,
+        TILE=16,
+        WITH_CLASS=False,
+        WITH_SAMPLE=False,
+    )
+    logits = logits_of(student, teacher, sizes, VECTOR=VECTOR)
+    classes = logits.classes
+    scale = LOG2_E / numbers.temperature
+    kd_scale = LOG2_E / numbers.kd_temperature
+    minus_infinity = float("-inf")
+
+    sample = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
+    valid = in_batch(
+        sample,
+        logits.samples,
+        target,
+        memory.samples.members,
+        ignore_index=ignore_index,
+        LABELS=LABELS,
+        PROBABILITIES=PROBABILITIES,
+    )
+    label = sample.to(tl.int64)
+    member = tl.full((SAMPLES,), 1.0, tl.float32)
+    if LABELS:
+        label = tl.load(target + sample, mask=valid, other=ignore_index)
+        if WITH_SAMPLE and BY_LABEL:
+            member = 1.0 / positives_of(label, target, logits.samples, ignore_index, TARGETS=TARGETS).to(tl.float32)
+    # A label that names no class has no logit: NaN rather than a number that means nothing.
+    nameless = (label < 0) | (label >= classes)
+    label = label.to(tl.int32)
+    in_buffer = sample < padded_samples
+    # Outside the batch every label is different, so that nothing is a positive of it.
+    kept_label = tl.where(valid, label if BY_LABEL else sample, -1 - sample)
+    tl.store(as_int32(memory.samples.labels) + sample, kept_label, mask=in_buffer)
+    if not PROBABILITIES:
+        tl.store(memory.samples.members + sample, tl.where(valid, member, 0.0), mask=in_buffer)
+    student_row = student + sample.to(tl.int64)[:, None] * logits.student_stride
+    teacher_row = teacher + sample.to(tl.int64)[:, None] * logits.teacher_stride
+    target_row = target + sample.to(tl.int64)[:, None] * classes
+
+    x_max = tl.full((SAMPLES,), minus_infinity, tl.float32)
+    y_max = tl.full((SAMPLES,), minus_infinity, tl.float32)
+    ce_max = tl.full((SAMPLES,), minus_infinity, tl.float32)
+    x_sum = tl.zeros((SAMPLES,), tl.float32)
+    y_sum = tl.zeros((SAMPLES,), tl.float32)
+    x_squares = tl.zeros((SAMPLES,), tl.float32)
+    y_squares = tl.zeros((SAMPLES,), tl.float32)
+    x_kd_sum = tl.zeros((SAMPLES,), tl.float32)
+    y_kd_sum = tl.zeros((SAMPLES,), tl.float32)
+    divergence = tl.zeros((SAMPLES,), tl.float32)
+    ce_sum = tl.zeros((SAMPLES,), tl.float32)
+    target_logit = tl.zeros((SAMPLES,), tl.float32)
+    # Of targets that are probabilities, and of the uniform distribution but for its normalization: what they add up to, and
+    # how far the logits that they expect are below the largest.
+    target_mass = tl.zeros((SAMPLES,), tl.float32)
+    target_gap = tl.zeros((SAMPLES,), tl.float32)
+    uniform_mass = 0.0
+    uniform_gap = tl.zeros((SAMPLES,), tl.float32)
+
+    for start in range(0, classes, CLASSES):
+        column = start + tl.arange(0, CLASSES)
+        inside = valid[:, None] & (column < classes)[None, :]
+        x = tl.load(student_row + column[None, :], mask=inside, other=minus_infinity).to(tl.float32)
+        y = tl.load(teacher_row + column[None, :], mask=inside, other=minus_infinity).to(tl.float32)
+
+        if WITH_CE:
+            new_max = tl.maximum(ce_max, tl.max(x, axis=1))
+            growth = finite_or_zero(new_max) - finite_or_zero(ce_max)
+            ce_sum = rescaled(ce_sum, ce_max, new_max, LOG2_E)
+            ce_sum += tl.sum(tl.exp2((x - finite_or_zero(new_max)[:, None]) * LOG2_E), axis=1)
+            ce_max = new_max
+            if LABELS:
+                target_logit += tl.sum(tl.where(label[:, None] == column[None, :], x, 0.0), axis=1)
+            if PROBABILITIES:
+                expected = tl.load(target_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
+                # A class of probability 0 adds 0, also where its logit is -inf.
+                gap = tl.where(expected == 0.0, 0.0, expected * (finite_or_zero(ce_max)[:, None] - x))
+                # In one reduction: Triton does not compile a sum in a loop that something else in the loop reads.
+                mass_of_tile, gap_of_tile = tl.reduce((expected, gap), 1, add_both)
+                target_gap += target_mass * growth + gap_of_tile
+                target_mass += mass_of_tile
+
+        doubtful = (x == minus_infinity) != (y == minus_infinity)
+        if SMOOTHED:
+            doubtful |= (x == minus_infinity) & inside
+        present = column < classes
+        if tl.max(tl.max(doubtful.to(tl.int32), axis=1), axis=0) > 0:
+            present = ~absent_classes(
+                logits,
+                target,
+                memory.samples.members,
+                column=column,
+                ignore_index=ignore_index,
+                LABELS=LABELS,
+                PROBABILITIES=PROBABILITIES,
+                SAMPLES=SAMPLES,
+            )
+            x = tl.where(present[None, :], x, minus_infinity)
+            y = tl.where(present[None, :], y, minus_infinity)
+        if SMOOTHED:
+            gap = tl.where(present[None, :], finite_or_zero(ce_max)[:, None] - x, 0.0)
+            uniform_gap += uniform_mass * growth + tl.sum(gap, axis=1)
+            uniform_mass += tl.sum(present.to(tl.float32), axis=0)
+
+        new_x_max = tl.maximum(x_max, tl.max(x, axis=1))
+        new_y_max = tl.maximum(y_max, tl.max(y, axis=1))
+        x_shifted = x - finite_or_zero(new_x_max)[:, None]
+        y_shifted = y - finite_or_zero(new_y_max)[:, None]
+
+        p = tl.exp2(x_shifted * scale)
+        x_sum = rescaled(x_sum, x_max, new_x_max, scale) + tl.sum(p, axis=1)
+        x_squares = rescaled(x_squares, x_max, new_x_max, 2.0 * scale) + tl.sum(p * p, axis=1)
+        q = tl.exp2(y_shifted * scale)
+        y_sum = rescaled(y_sum, y_max, new_y_max, scale) + tl.sum(q, axis=1)
+        y_squares = rescaled(y_squares, y_max, new_y_max, 2.0 * scale) + tl.sum(q * q, axis=1)
+
+        if WITH_KD:
+            x_kd_sum = rescaled(x_kd_sum, x_max, new_x_max, kd_scale)
+            x_kd_sum += tl.sum(tl.exp2(x_shifted * kd_scale), axis=1)
+            # sum q (y - max y - (x - max x)): the shift of both maxima moves every difference alike.
+            moved = finite_or_zero(y_max) - finite_or_zero(new_y_max) - (finite_or_zero(x_max) - finite_or_zero(new_x_max))
+            moved = tl.where(y_kd_sum == 0.0, 0.0, y_kd_sum * moved)
+            factor = tl.exp2((y_max - finite_or_zero(new_y_max)) * kd_scale)
+            divergence = tl.where(factor == 0.0, 0.0, (divergence + moved) * factor)
+            q_kd = tl.exp2(y_shifted * kd_scale)
+            y_kd_sum = y_kd_sum * factor + tl.sum(q_kd, axis=1)
+            # A class of teacher probability 0 adds 0, also where the difference of logits is infinite or undefined.
+            divergence += tl.sum(tl.where(q_kd == 0.0, 0.0, q_kd * (y_shifted - x_shifted)), axis=1)
+
+        x_max = new_x_max
+        y_max = new_y_max
+
+    out = memory.statistics + sample
+    x_normalizer = tl.log2(x_sum)
+    y_normalizer = tl.log2(y_sum)
+    tl.store(out + STUDENT_MAX * padded_samples, finite_or_zero(x_max), mask=in_buffer)
+    tl.store(out + TEACHER_MAX * padded_samples, finite_or_zero(y_max), mask=in_buffer)
+    tl.store(out + STUDENT_NORMALIZER * padded_samples, x_normalizer, mask=in_buffer)
+    tl.store(out + TEACHER_NORMALIZER * padded_samples, y_normalizer, mask=in_buffer)
+    tl.store(out + STUDENT_LENGTH * padded_samples, 0.5 * tl.log2(x_squares) - x_normalizer, mask=in_buffer)
+    tl.store(out + TEACHER_LENGTH * padded_samples, 0.5 * tl.log2(y_squares) - y_normalizer, mask=in_buffer)
+    if WITH_KD:
+        x_kd_normalizer = tl.log2(x_kd_sum)
+        y_kd_normalizer = tl.log2(y_kd_sum)
+        kl = divergence / (y_kd_sum * numbers.kd_temperature) + (x_kd_normalizer - y_kd_normalizer) * LN_2
+        tl.store(out + STUDENT_KD_NORMALIZER * padded_samples, x_kd_normalizer, mask=in_buffer)
+        tl.store(out + TEACHER_KD_NORMALIZER * padded_samples, y_kd_normalizer, mask=in_buffer)
+        tl.store(out + KL * padded_samples, tl.where(valid, kl, 0.0), mask=in_buffer)
+    if WITH_CE:
+        if PROBABILITIES:
+            tl.store(out + TARGET_MASS * padded_samples, target_mass, mask=in_buffer)
+        else:
+            target_mass += 1.0
+            target_logit = tl.where(nameless, float("nan"), target_logit)
+            target_gap = finite_or_zero(ce_max) - target_logit
+        ce_normalizer = tl.log2(ce_sum)
+        ce = target_mass * (ce_normalizer * LN_2) + target_gap
+        if SMOOTHED:
+            smoothing = numbers.label_smoothing
+            uniform = ce_normalizer * LN_2 + uniform_gap / tl.maximum(uniform_mass, 1.0)
+            ce = (1.0 - smoothing) * ce + tl.where(uniform_mass > 0.0, smoothing * uniform, 0.0)
+        tl.store(out + CE_MAX * padded_samples, finite_or_zero(ce_max), mask=in_buffer)
+        tl.store(out + CE_NORMALIZER * padded_samples, ce_normalizer, mask=in_buffer)
+        tl.store(out + CE * padded_samples, tl.where(valid, ce, 0.0), mask=in_buffer)

@@ -1,0 +1,161 @@
+"""Scratch memory: one float32 array for a call, in which a stage finds what the stages before it wrote.
+
+``n`` and ``m`` are samples and classes padded to whole tiles. A *side* is ``v`` vectors of ``d`` entries: the classes
+(``v, d = m, n``) or the samples (``v, d = n, m``). The buffers in their order, of float32 where no dtype is given:
+
+    statistics       (SAMPLE_STATISTICS, n)    of each sample, by the indices below
+    lengths          (m,)                      log2 of the length of the student's column of a class
+    counts           (3,)                      samples and classes of the batch, 1 where there is none; the share of a class
+                                               in the uniform distribution over these classes
+    of both sides, the classes first:
+    labels           (v,) int32                equal for vectors that are positives of each other
+    members          (v,)                      1 / number of positives of a vector; 0 of one that is not in the batch
+    of a side that is computed, the classes first:
+    student          (PARTS, v, d) float16     unit vectors, times ``UNIT_SCALE``
+    teacher          (PARTS, v, d) float16
+    partial_sums     (2, v / TILE, v)          sums of ``E`` within a tile: of its rows, of its columns
+    sums             (2, v)                    the same added up, where ``partial_sums`` is launched
+    positives        (v / TILE, v / TILE)      sums of ``members_i (1 - S_ij)`` over the positives within a tile
+    for a gradient, of a side that is computed, the classes first:
+    projections      (d / TILE, v)             sums of ``U_id G_id`` within a tile
+    slopes           (n, m)                    ``G``, as the logits lie
+    for a gradient, the samples first:
+    exponentials     (kept, v)                 ``E`` of the vectors that are kept at a time
+
+Every buffer begins at a multiple of 16 numbers, which the compiler can see: loads are as wide as they can be.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+SAMPLE_STATISTICS = tl.constexpr(13)
+"""How many numbers are kept of a sample; the following are their indices."""
+
+STUDENT_MAX = tl.constexpr(0)
+TEACHER_MAX = tl.constexpr(1)
+STUDENT_NORMALIZER = tl.constexpr(2)
+TEACHER_NORMALIZER = tl.constexpr(3)
+STUDENT_LENGTH = tl.constexpr(4)
+TEACHER_LENGTH = tl.constexpr(5)
+STUDENT_KD_NORMALIZER = tl.constexpr(6)
+TEACHER_KD_NORMALIZER = tl.constexpr(7)
+CE_MAX = tl.constexpr(8)
+CE_NORMALIZER = tl.constexpr(9)
+CE = tl.constexpr(10)
+KL = tl.constexpr(11)
+TARGET_MASS = tl.constexpr(12)
+"""What probabilities as targets add up to; not written where targets are labels."""
+
+
+class Side(NamedTuple):
+    """Where the buffers of a side begin: pointers to float32."""
+
+    labels: Any
+    members: Any
+    student: Any
+    teacher: Any
+    partial_sums: Any
+    sums: Any
+    positives: Any
+    projections: Any
+    slopes: Any
+    exponentials: Any
+
+
+class Scratch(NamedTuple):
+    """Where the buffers begin: pointers to float32. ``end`` is behind the last one but for the classes' exponentials."""
+
+    statistics: Any
+    lengths: Any
+    counts: Any
+    classes: Side
+    samples: Side
+    end: Any
+
+
+@triton.jit
+def buffers(
+    scratch,
+    samples,  # int64
+    classes,  # int64
+    kept_samples,  # int64: how many rows of ``E`` of the samples are kept at a time
+    PARTS: tl.constexpr,
+    TILE: tl.constexpr,
+    WITH_CLASS: tl.constexpr,
+    WITH_SAMPLE: tl.constexpr,
+):
+    """The layout. The host gets its size from the same lines, with ``scratch`` 0 and sizes that are Python integers."""
+    class_tiles = classes // TILE
+    sample_tiles = samples // TILE
+    units = samples * (classes // 2) * PARTS
+
+    statistics = scratch
+    lengths = statistics + samples * SAMPLE_STATISTICS
+    counts = lengths + classes
+    class_labels = counts + 16
+    class_members = class_labels + classes
+    sample_labels = class_members + classes
+    sample_members = sample_labels + samples
+
+    class_student = sample_members + samples
+    class_teacher = class_student + units * WITH_CLASS
+    class_partial_sums = class_teacher + units * WITH_CLASS
+    class_sums = class_partial_sums + classes * (2 * class_tiles * WITH_CLASS)
+    class_positives = class_sums + classes * (2 * WITH_CLASS)
+
+    sample_student = class_positives + (class_tiles * class_tiles * WITH_CLASS + 15) // 16 * 16
+    sample_teacher = sample_student + units * WITH_SAMPLE
+    sample_partial_sums = sample_teacher + units * WITH_SAMPLE
+    sample_sums = sample_partial_sums + samples * (2 * sample_tiles * WITH_SAMPLE)
+    sample_positives = sample_sums + samples * (2 * WITH_SAMPLE)
+
+    class_projections = sample_positives + (sample_tiles * sample_tiles * WITH_SAMPLE + 15) // 16 * 16
+    class_slopes = class_projections + classes * (sample_tiles * WITH_CLASS)
+    sample_projections = class_slopes + classes * (samples * WITH_CLASS)
+    sample_slopes = sample_projections + samples * (class_tiles * WITH_SAMPLE)
+    sample_exponentials = sample_slopes + samples * (classes * WITH_SAMPLE)
+    class_exponentials = sample_exponentials + samples * (kept_samples * WITH_SAMPLE)
+    return Scratch(
+        statistics=statistics,
+        lengths=lengths,
+        counts=counts,
+        classes=Side(
+            labels=class_labels,
+            members=class_members,
+            student=class_student,
+            teacher=class_teacher,
+            partial_sums=class_partial_sums,
+            sums=class_sums,
+            positives=class_positives,
+            projections=class_projections,
+            slopes=class_slopes,
+            exponentials=class_exponentials,
+        ),
+        samples=Side(
+            labels=sample_labels,
+            members=sample_members,
+            student=sample_student,
+            teacher=sample_teacher,
+            partial_sums=sample_partial_sums,
+            sums=sample_sums,
+            positives=sample_positives,
+            projections=sample_projections,
+            slopes=sample_slopes,
+            exponentials=sample_exponentials,
+        ),
+        end=class_exponentials,
+    )
+
+
+@triton.jit
+def as_float16(pointer):
+    """The buffer of float16 numbers that begins there."""
+    return pointer.to(tl.pointer_type(tl.float16))
+
+
+@triton.jit
+def as_int32(pointer):
+    """The buffer of int32 numbers that begins there."""
+    return pointer.to(tl.pointer_type(tl.int32))

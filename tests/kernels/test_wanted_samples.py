@@ -1,0 +1,56 @@
+"""The gradient of some samples out of all, as a process of several wants it: the same numbers, and less work."""
+
+import pytest
+import torch
+from cases import batch_of, make_inputs, settings_of, with_absences
+from checks import Step, assert_right
+from simulate import simulator
+
+from bickd_kernels.backends.triton import planning, stages
+from bickd_kernels.backends.triton.launch import Launch
+
+SHAPE = (150, 200)
+"""Three tiles of samples, the last not full."""
+
+WANTED = [slice(0, 50), slice(50, 100), slice(100, 150), slice(128, 150), slice(149, 150)]
+
+
+@pytest.mark.parametrize("kept_bytes", [planning.KEPT_BYTES, 0], ids=["kept", "panels"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_parts_of_a_gradient_are_the_gradient(
+    dtype: torch.dtype, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "KEPT_BYTES", kept_bytes)
+    inputs = with_absences(make_inputs(*SHAPE, dtype=dtype))
+    batch, settings = batch_of("bickd", inputs), settings_of("bickd")
+    with simulator(races="off"):
+        parts = [stages.compute(batch, settings, wanted) for wanted in WANTED[:3]]
+    for part in parts:
+        assert part.gradient.shape == (50, 200)
+        assert torch.equal(part.loss, parts[0].loss)
+    assert_right(Step(parts[0].loss, torch.cat([part.gradient for part in parts])), "bickd", inputs)
+
+
+def test_no_gradient_of_no_samples() -> None:
+    inputs = make_inputs(*SHAPE, dtype=torch.bfloat16)
+    with simulator(races="off") as session:
+        result = stages.compute(batch_of("bickd", inputs), settings_of("bickd"), slice(150, 150))
+        assert session.launches == 4
+    assert result.gradient.shape == (0, 200)
+    assert result.loss.isfinite()
+
+
+@pytest.mark.parametrize(("wanted", "tiles"), list(zip(WANTED, (1, 2, 2, 1, 1), strict=True)))
+def test_slopes_of_samples_are_formed_in_the_tiles_that_the_wanted_ones_meet(
+    wanted: slice, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Launch] = []
+    monkeypatch.setattr(stages, "run", lambda launches, *_: launched.extend(launches))
+    inputs = make_inputs(*SHAPE, dtype=torch.bfloat16)
+    with simulator():
+        stages.compute(batch_of("bickd", inputs), settings_of("bickd"), wanted)
+    programs = {launch.kernel.__name__: launch.programs[0] for launch in launched}
+    # The loss, a program for each of the 4 tiles of classes and 3 of samples, and those of the sample side.
+    assert programs["slope_tiles"] == 1 + 4 * 3 + tiles * 4
+    samples_of_a_program = planning.tile_of_logits(200).samples
+    assert programs["logit_gradient"] == -(-(wanted.stop - wanted.start) // samples_of_a_program)
