@@ -33,11 +33,14 @@ class Call(NamedTuple):
         Raises:
             ValueError: on the CPU a label that names no class.
         """
-        classes, target = self.student.shape[-1], self.target
-        if target is not None and is_labels(target):
+        student, teacher, target = self.student, self.teacher, self.target
+        classes = student.shape[-1]
+        labels = target is not None and is_labels(target)
+        if target is not None and labels:
             check_labels(target, classes, self.options.ignore_index)
-            target = target.reshape(-1).long()
-        elif target is not None:
-            target = target.reshape(-1, classes)
-        batch = Batch(self.student.reshape(-1, classes), self.teacher.reshape(-1, classes), target)
-        return batch, self.options.settings
+            target = target.long()
+        if student.dim() > 2:
+            student, teacher = student.reshape(-1, classes), teacher.reshape(-1, classes)
+            if target is not None:
+                target = target.reshape(-1) if labels else target.reshape(-1, classes)
+        return Batch(student, teacher, target), self.options.settings

@@ -93,12 +93,13 @@ class _Loss(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
         value, terms, gradient = loss_and_gradient(student, *call, True)
         ctx.mark_non_differentiable(terms)
+        ctx.set_materialize_grads(False)
         ctx.dtype, ctx.constants = student.dtype, len(call)
         ctx.save_for_backward(gradient)
         return value, terms
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         # What forward saved is a constant to autograd: differentiated again it would give a wrong number. A compiler traces
         # this function with gradients enabled, and refuses second derivatives itself.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -107,7 +108,9 @@ class _Loss(torch.autograd.Function):
                 'backend="reference", which autograd can differentiate twice'
             )
         (gradient,) = ctx.saved_tensors
-        return scaled_gradient(gradient, upstream, ctx.dtype), *[None] * ctx.constants
+        # Without an upstream gradient the loss takes no part in what is differentiated.
+        result = None if upstream is None else scaled_gradient(gradient, upstream, ctx.dtype)
+        return result, *[None] * ctx.constants
 
 
 def _differentiable_loss(student: Tensor, *call: Any) -> tuple[Tensor, Tensor]:

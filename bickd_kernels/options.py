@@ -6,7 +6,7 @@ A check names the option, says what it got and what is allowed.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Real
 from typing import Any, Literal, TypedDict
 
@@ -190,7 +190,7 @@ class BilateralOptions(_Options):
 
     temperature: float = 2.0
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """What a backend computes."""
         return Settings(
@@ -222,7 +222,7 @@ class BicKDOptions(_Options):
     bilateral_weight: float = 4.0
     label_smoothing: float = 0.0
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """What a backend computes."""
         weights = Weights(

@@ -23,7 +23,7 @@ MESSAGE_BYTES = 2048
 
 _ERROR_CHARACTERS = 300
 
-_host_groups: WeakKeyDictionary[ProcessGroup, ProcessGroup] = WeakKeyDictionary()
+_host_backends: WeakKeyDictionary[ProcessGroup, Any] = WeakKeyDictionary()
 
 
 def agree(group: ProcessGroup, *, rows: int, call: dict[str, Any]) -> tuple[int, ...]:
@@ -73,19 +73,20 @@ def _tell(group: ProcessGroup, answer: dict[str, Any]) -> list[dict[str, Any]]:
     own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     messages = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     try:
-        dist.all_gather(messages, own, group=_host_group(group))
+        _gather_on_hosts(group, messages, own)
     except RuntimeError as error:
         raise RuntimeError("not every process of the group called the loss within the group's time limit") from error
     return [json.loads(bytes(message.tolist()).rstrip(b"\0")) for message in messages]
 
 
-def _host_group(group: ProcessGroup) -> ProcessGroup:
-    """The same processes with a backend for tensors in host memory: a group of NCCL alone has none."""
+def _gather_on_hosts(group: ProcessGroup, messages: list[torch.Tensor], own: torch.Tensor) -> None:
     if "cpu:" in dist.get_backend_config(group):
-        return group
-    if group not in _host_groups:
-        ranks = dist.get_process_group_ranks(group)
-        host_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-        assert isinstance(host_group, dist.ProcessGroup)
-        _host_groups[group] = host_group
-    return _host_groups[group]
+        dist.all_gather(messages, own, group=group)
+        return
+    # A group of NCCL alone has no backend for tensors in host memory. Not dist.new_group: in PyTorch up to 2.11 it waits for
+    # ever where the ranks are in different numbers of groups.
+    if group not in _host_backends:
+        default_store = dist.distributed_c10d._get_default_store()
+        store = dist.PrefixStore(f"bickd_kernels/{group.group_name}", default_store)  # type: ignore[attr-defined]
+        _host_backends[group] = dist.ProcessGroupGloo(store, dist.get_rank(group), dist.get_world_size(group))
+    _host_backends[group].allgather([messages], [own]).wait()

@@ -28,9 +28,9 @@ RESIDENT_SAMPLES = 1024
 MAX_TILES = 32
 """With more tiles than this along a side, its partial sums are added up by a launch of their own."""
 
-SHARP = 0.1
-"""Contrast temperatures below this magnify what similarities lose: products get float32 grade, and ``E`` is not formed
-again, as what is summed and what is divided by the sum would differ by their rounding."""
+RECOMPUTED_CONTRAST = 0.2
+"""Similarities of float32 grade are not formed again for contrast temperatures below this: exponentials magnify the
+rounding in which they would differ from those in the sums."""
 
 FEW = 16
 """Fewer samples or classes than this get products of float32 grade, which cost nothing there."""
@@ -145,7 +145,7 @@ def parts_of(dtype: torch.dtype, samples: int, classes: int, temperature: float,
     samples or classes, though, pulls and pushes may cancel, and their errors are all that is left.
     """
     narrow = dtype != torch.float32 or float32_products_lowered()
-    sharp = contrast_temperature < SHARP or temperature < 1.0
+    sharp = contrast_temperature < 0.1 or temperature < 1.0
     return 1 if narrow and not sharp and min(samples, classes) >= FEW else 2
 
 
@@ -160,11 +160,16 @@ def tile_of_logits(classes: int) -> LogitTile:
     return LogitTile(max(1, min(16, 2048 // block)), block, warps=4)
 
 
-def plan(samples: int, classes: int, parts: int, target: Target, *, sharp: bool = False) -> Plan:
-    """Launch parameters for a batch; ``sharp`` says that the contrast temperature is below ``SHARP``."""
+def may_be_recomputed(parts: int, contrast_temperature: float) -> bool:
+    """Whether ``E``, formed again, is near enough to what was summed."""
+    return parts == 1 or contrast_temperature >= RECOMPUTED_CONTRAST
+
+
+def plan(samples: int, classes: int, parts: int, target: Target, *, recomputable: bool = True) -> Plan:
+    """Launch parameters for a batch; ``recomputable`` is what ``may_be_recomputed`` says."""
     tile = 64 if max(samples, classes) <= 1024 else 128
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
-    recomputed = padded_classes > KEPT_CLASSES and samples * parts <= RECOMPUTED_ENTRIES and not sharp
+    recomputed = padded_classes > KEPT_CLASSES and samples * parts <= RECOMPUTED_ENTRIES and recomputable
     if recomputed:
         padded_samples = max(tile, triton.next_power_of_2(samples))
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)

@@ -79,8 +79,8 @@ class Configuration(NamedTuple):
     terms: Terms
     parts: int
     """How many float16 numbers an entry of a unit vector is made of."""
-    sharp: bool
-    """Whether the contrast temperature is below ``planning.SHARP``."""
+    recomputable: bool
+    """Whether ``E``, formed again, is near enough to what was summed."""
     wanted: tuple[int, int] | None
     """The samples that the gradient is wanted of, from one to before another; None: of none."""
 
@@ -131,6 +131,7 @@ def _configuration(
     ce = ce and target is not None
     labels = is_labels(target)
     temperature, contrast_temperature = settings.temperature, settings.contrast_temperature
+    parts = planning.parts_of(student.dtype, samples, classes, temperature, contrast_temperature)
     return Configuration(
         driver=driver,
         device=driver.get_current_device(),
@@ -145,8 +146,8 @@ def _configuration(
         strides=(student.stride(0), teacher.stride(0)),
         ignore_index=settings.ignore_index,
         terms=Terms(ce, kd, class_wise, sample_wise),
-        parts=planning.parts_of(student.dtype, samples, classes, temperature, contrast_temperature),
-        sharp=contrast_temperature < planning.SHARP,
+        parts=parts,
+        recomputable=planning.may_be_recomputed(parts, contrast_temperature),
         wanted=None if wanted is None else wanted.indices(samples)[:2],
     )
 
@@ -169,7 +170,7 @@ class _Stages:
             configuration.classes,
             configuration.parts,
             configuration.target,
-            sharp=configuration.sharp,
+            recomputable=configuration.recomputable,
         )
         self.class_panels = self.plan.class_panels if terms.WITH_CLASS and wanted is not None else []
         self.sample_panels = self.plan.sample_panels(*wanted) if terms.WITH_SAMPLE and wanted is not None else []
