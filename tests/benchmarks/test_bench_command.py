@@ -10,6 +10,7 @@ import benchmarks.__main__ as command
 from benchmarks import measure, report
 from benchmarks.cases import Case
 from benchmarks.forecast import Forecast
+from benchmarks.host_cost import Cost
 from benchmarks.machine import Ceilings
 from benchmarks.measure import measure_case, measure_series
 from benchmarks.providers import Provider, providers
@@ -101,14 +102,23 @@ def test_the_command_prints_all_tables_and_writes_all_files(tmp_path: Path, monk
     monkeypatch.setattr(command.step_share, "measure", lambda *_: [share])
     forecast = Forecast(64, 100, "bfloat16", "triton", "H100 SXM", 8.0, 2, 0.1, 0.01)
     monkeypatch.setattr(command.forecast, "forecast", lambda: [forecast])
+    once = Spread(0.1, 0.1, 0.1)
+    monkeypatch.setattr(command.host_cost, "measure_parts", lambda: [Cost("a training step", once, once)])
     console = Console(width=170, record=True)
     command.bench("cpu", tmp_path / "bench", console)
 
     text = console.export_text()
-    for heading in ("Forward, and forward and backward", "Growth of forward and backward", "bickd", "H100 SXM", "PyTorch"):
+    for heading in (
+        "Forward, and forward and backward",
+        "Growth of forward and backward",
+        "bickd",
+        "the host",
+        "H100 SXM",
+        "PyTorch",
+    ):
         assert heading in text
     written = json.loads((tmp_path / "bench" / "results.json").read_text())
-    assert list(written) == ["machine", "ceilings", "cases", "series", "exponents", "step_shares", "forecasts"]
+    assert list(written) == ["machine", "ceilings", "cases", "series", "exponents", "step_shares", "host_cost", "forecasts"]
     assert written["ceilings"] == {"copy": 1e10, "matmul": 1e11}
     assert written["cases"][0]["case"] == SMALL._asdict()
     assert written["cases"][0]["forward_and_backward"].keys() == {"low", "median", "high"}
