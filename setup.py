@@ -60,7 +60,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["bickd_kernels*"]),
-    package_data={"bickd_kernels": ["py.typed"]},
+    package_data={"bickd_kernels": ["py.typed", "backends/triton/README.md"]},
     install_requires=[TORCH, "typing_extensions>=4.10"],
     extras_require={
         "triton": ["triton>=3.4"],
