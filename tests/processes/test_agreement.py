@@ -113,6 +113,19 @@ def test_after_an_error_the_group_goes_on(raised: list[dict[str, Exception | Non
         assert all(error is None for name, error in by_name.items() if name.startswith("after"))
 
 
+def mistaken_alone(rank: int) -> Exception | None:
+    """Rank 1 makes a mistake in a call that rank 0 never makes."""
+    error = attempt(kd_weight="0.9", compare_ranks=False) if rank == 1 else None
+    dist.barrier()
+    return error
+
+
+def test_a_mistake_is_told_to_nobody_where_ranks_are_not_compared(tmp_path: Path) -> None:
+    _, error = together(2, mistaken_alone, folder=tmp_path, seconds=60)
+    with pytest.raises(TypeError, match="^kd_weight must be a Python number, got str"):
+        raise error
+
+
 def call_late(rank: int) -> tuple[str, float]:
     group = dist.new_group([0, 1], timeout=timedelta(seconds=SECONDS))
     # The first call of a process imports the compiler, for seconds that are not to be taken for waiting.
