@@ -122,7 +122,7 @@ def mistaken_alone(rank: int) -> Exception | None:
 
 def test_a_mistake_is_told_to_nobody_where_ranks_are_not_compared(tmp_path: Path) -> None:
     _, error = together(2, mistaken_alone, folder=tmp_path, seconds=60)
-    with pytest.raises(TypeError, match="^kd_weight must be a Python number, got str"):
+    with pytest.raises(TypeError, match=r"^kd_weight must be a Python number, got str"):
         raise error
 
 
