@@ -30,8 +30,12 @@ _CALL = (
     "Tensor student, Tensor teacher, Tensor? target, Tensor numbers, str name, int ignore_index, bool return_terms, "
     "str? positives, str similarity, str backend, str group, bool compare_ranks"
 )
-_library.define(f"loss({_CALL}) -> (Tensor loss, Tensor terms)")
-_library.define(f"loss_and_gradient({_CALL}, bool needs_gradient) -> (Tensor loss, Tensor terms, Tensor gradient)")
+# CUDA graphs that a compiler makes leave these out, as they read numbers on the host. Older versions of PyTorch have no such tag.
+_TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
+_library.define(f"loss({_CALL}) -> (Tensor loss, Tensor terms)", tags=_TAGS)
+_library.define(
+    f"loss_and_gradient({_CALL}, bool needs_gradient) -> (Tensor loss, Tensor terms, Tensor gradient)", tags=_TAGS
+)
 _library.define("scaled_gradient(Tensor gradient, Tensor upstream, ScalarType dtype) -> Tensor")
 
 loss = torch.ops.bickd_kernels.loss.default

@@ -97,13 +97,23 @@ def test_lowering_for_a_gpu_keeps_the_values_of_large_problems(path: str, cc: in
     assert_right(actual, "bilateral_unlabelled", inputs)
 
 
-def test_more_classes_than_are_kept_are_the_definition() -> None:
-    classes = planning.KEPT_CLASSES + 60
-    inputs = make_inputs(5, classes, dtype=torch.float32)
+@pytest.mark.parametrize(("samples", "dtype", "launches"), [(16, torch.bfloat16, 6), (16, torch.float32, 6)])
+def test_more_classes_than_single_operands_keep_are_the_definition(
+    samples: int, dtype: torch.dtype, launches: int
+) -> None:
+    # Of single operands E is formed again; of float32 grade it is kept, in one panel, and only the partial sums are added up.
+    inputs = make_inputs(samples, planning.KEPT_CLASSES + 60, dtype=dtype)
     with simulator(races="off") as session:
         actual = step("bickd", inputs)
-    assert session.launches == 6
+    assert session.launches == launches
     assert_right(actual, "bickd", inputs)
+
+
+def test_float32_grade_keeps_twice_as_many_classes() -> None:
+    target = planning.Target("cuda", "90", 32)
+    for parts in (1, 2):
+        assert planning.plan(64, parts * planning.KEPT_CLASSES, parts, target).recomputed == 0
+        assert planning.plan(64, parts * planning.KEPT_CLASSES + 1, parts, target).recomputed > 0
 
 
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.05, 0.1, 1.0])
