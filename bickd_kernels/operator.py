@@ -30,7 +30,7 @@ _CALL = (
     "Tensor student, Tensor teacher, Tensor? target, Tensor numbers, str name, int ignore_index, bool return_terms, "
     "str? positives, str similarity, str backend, str group, bool compare_ranks"
 )
-# CUDA graphs that a compiler makes leave these out, as they read numbers on the host. Older versions of PyTorch have no such tag.
+# CUDA graphs that a compiler makes leave these out, as they read numbers on the host. Older PyTorch has no such tag.
 _TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
 _library.define(f"loss({_CALL}) -> (Tensor loss, Tensor terms)", tags=_TAGS)
 _library.define(

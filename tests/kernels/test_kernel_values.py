@@ -97,12 +97,10 @@ def test_lowering_for_a_gpu_keeps_the_values_of_large_problems(path: str, cc: in
     assert_right(actual, "bilateral_unlabelled", inputs)
 
 
-@pytest.mark.parametrize(("samples", "dtype", "launches"), [(16, torch.bfloat16, 6), (16, torch.float32, 6)])
-def test_more_classes_than_single_operands_keep_are_the_definition(
-    samples: int, dtype: torch.dtype, launches: int
-) -> None:
-    # Of single operands E is formed again; of float32 grade it is kept, in one panel, and only the partial sums are added up.
-    inputs = make_inputs(samples, planning.KEPT_CLASSES + 60, dtype=dtype)
+@pytest.mark.parametrize(("dtype", "launches"), [(torch.bfloat16, 6), (torch.float32, 5)])
+def test_more_classes_than_single_operands_keep_are_the_definition(dtype: torch.dtype, launches: int) -> None:
+    # Of single operands E is formed again, of float32 grade it is kept.
+    inputs = make_inputs(16, planning.KEPT_CLASSES + 60, dtype=dtype)
     with simulator(races="off") as session:
         actual = step("bickd", inputs)
     assert session.launches == launches
