@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 
+from bickd_kernels.processes.exchange import outlive_gloo
 from bickd_kernels.processes.group import ProcessGroup
 
 MESSAGE_BYTES = 2048
@@ -74,6 +75,7 @@ def _tell(group: ProcessGroup, answer: dict[str, Any]) -> list[dict[str, Any]]:
     messages = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     try:
         _gather_on_hosts(group, messages, own)
+        outlive_gloo(own, *messages)
     except RuntimeError as error:
         raise RuntimeError("not every process of the group called the loss within the group's time limit") from error
     return [json.loads(bytes(message.tolist()).rstrip(b"\0")) for message in messages]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bickd_kernels.processes.group import ProcessGroup
+
+_last_messages: deque[tuple[Tensor, ...]] = deque(maxlen=8)
 
 
 class Ranks(NamedTuple):
@@ -52,9 +55,21 @@ def gather_rows(ranks: Ranks, *tensors: Tensor) -> list[Tensor]:
         content = tensor.contiguous().view(-1).view(torch.uint8)
         part[: len(content)] = content
     gathered = message.new_empty((len(ranks.rows), len(message)))
-    dist.all_gather(list(gathered), message, group=ranks.group)
+    received = list(gathered)
+    dist.all_gather(received, message, group=ranks.group)
+    outlive_gloo(message, *received)
     parts = gathered.split(sizes, 1)
     return [_rows_of_all(ranks, part, tensor) for tensor, part in zip(tensors, parts, strict=True)]
+
+
+def outlive_gloo(*tensors: Tensor) -> None:
+    """Keeps the tensors of the last few messages in host memory.
+
+    A thread of Gloo holds its last message. If Python has dropped its tensors, PyTorch 2.8 has that thread wait for Python
+    when the group is destroyed, and Python for that thread, for ever.
+    """
+    if tensors[0].device.type == "cpu":
+        _last_messages.append(tensors)
 
 
 def _padded_bytes(tensor: Tensor, rows: int) -> int:
