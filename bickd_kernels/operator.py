@@ -31,7 +31,7 @@ _CALL = (
     "str? positives, str similarity, str backend, str group, bool compare_ranks"
 )
 # CUDA graphs that a compiler makes leave these out, as they read numbers on the host. Older PyTorch has no such tag.
-_TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
+_TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
 _library.define(f"loss({_CALL}) -> (Tensor loss, Tensor terms)", tags=_TAGS)
 _library.define(
     f"loss_and_gradient({_CALL}, bool needs_gradient) -> (Tensor loss, Tensor terms, Tensor gradient)", tags=_TAGS

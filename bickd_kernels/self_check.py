@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 
 CASES = (
-    # The kernels have a path for up to 128 classes and another one for more.
+    # One tile of the kernels, and several.
     Case(17, 29, torch.float32, True),
     Case(40, 150, torch.float32, False),
     Case(40, 150, torch.bfloat16, True),
