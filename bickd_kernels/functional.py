@@ -206,7 +206,7 @@ def _by_definition(
     name: str, options: Options, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Loss and terms by ``reference``, which autograd differentiates."""
-    group = None if options.group is None or options.group.size() == 1 else options.group
+    group = options.group_of_several
     call = Call(student_logits, teacher_logits, target, name, options, "reference", group)
     with torch.autocast(student_logits.device.type, enabled=False):
         if group is not None:

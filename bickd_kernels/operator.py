@@ -65,7 +65,7 @@ def flattened(options: Options, name: str, backend: str) -> tuple[Any, ...]:
         name: that of the public function.
         backend: a resolved name.
     """
-    group = "" if options.group is None or options.group.size() == 1 else options.group.group_name
+    group = options.group_of_several
     return (
         _packed(options, NUMBERS[name]),
         name,
@@ -74,7 +74,7 @@ def flattened(options: Options, name: str, backend: str) -> tuple[Any, ...]:
         options.positives,
         options.similarity,
         backend,
-        group,
+        "" if group is None else group.group_name,
         options.compare_ranks,
     )
 

@@ -168,6 +168,11 @@ class _Options:
     compare_ranks: bool = True
     backend: str = "auto"
 
+    @property
+    def group_of_several(self) -> ProcessGroup | None:
+        """The group, if it has more than one process: one alone is its own global batch."""
+        return None if self.group is None or self.group.size() == 1 else self.group
+
     def __post_init__(self) -> None:
         if torch.compiler.is_compiling():
             # A compiler may know no values. The operator makes the record again when it runs, and checks it then.
