@@ -157,7 +157,6 @@ def class_statistics(
         scratch,
         samples=padded_samples.to(tl.int64),
         classes=padded_classes.to(tl.int64),
-        kept_samples=0,
         PARTS=PARTS,
         TILE=TILE,
         WITH_CLASS=WITH_CLASS,

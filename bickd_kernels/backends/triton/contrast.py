@@ -1,15 +1,16 @@
-"""What stages 3 and 4 share: the contrast of unit vectors, which is the same computation for classes and for samples.
+"""What the stages of the contrast share: it is the same computation for classes and for samples.
 
 A side is ``n`` vectors of ``d`` entries for each network, ``U`` of the student and ``V`` of the teacher: the classes
 (``n = C, d = B``, ``M = Pc.T @ Qc``) or the samples (``n = B, d = C``, ``R = Pr @ Qr.T``). With ``k`` the contrast
 temperature and ``w`` the weights of the positives,
 
-    stage 3   S = U @ V.T,   E = exp((S - 1) / k),   rs_i = sum_j E_ij,   cs_j = sum_i E_ij
-    stage 4   W_ij = 1/2 E_ij (1/rs_i + 1/cs_j) - w_ij,   G = W @ V,   h_i = sum_d U_id G_id
+    similarity_tiles    S = U @ V.T,   E = exp((S - 1) / k),   rs_i = sum_j E_ij,   cs_j = sum_i E_ij
+    derivative_tiles    W_ij = 1/2 E_ij (1/rs_i + 1/cs_j) - w_ij
+    slope_tiles         G = W @ V,   h_i = sum_d U_id G_id
 
-``n k d loss / d S = W`` and ``n k P * d loss / d P = U * (G - U h)``: ``n`` and ``k`` are divided by in stage 5. No maximum
-is subtracted, because similarities lie in [0, 1]. Sums go through buffers of partial sums, one row a tile, which are added
-in a fixed order: the result is the same from run to run.
+``n k d loss / d S = W`` and ``n k P * d loss / d P = U * (G - U h)``: ``n`` and ``k`` are divided by in ``logit_gradient``.
+No maximum is subtracted, because similarities lie in [0, 1]. Sums go through buffers of partial sums, one row a tile, which
+are added in a fixed order: the result is the same from run to run.
 """
 
 from typing import NamedTuple
@@ -17,14 +18,38 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.primitives import LOG2_E
+from bickd_kernels.backends.triton.primitives import LOG2_E, high_part, low_part
+from bickd_kernels.backends.triton.scratch import as_float16, as_int32
+
+DERIVATIVE_SCALE = tl.constexpr(32768.0)
+"""Derivatives are stored times this: their entries lie in [-1, 1]."""
+
+
+class Panel(NamedTuple):
+    """A rectangle of tiles of a similarity matrix."""
+
+    first_row: int
+    rows: int
+    first_column: int
+    columns: int
 
 
 class TileRows(NamedTuple):
-    """Rows of tiles of a similarity matrix; a tile row has all its columns."""
+    """Rows of tiles of a similarity matrix, with all their columns."""
 
     first: int
     number: int
+
+
+@triton.jit
+def as_int32_panel(panel):
+    """A panel whose numbers have one type, whatever Triton made of their values."""
+    return Panel(
+        first_row=tl.cast(panel.first_row, tl.int32),
+        rows=tl.cast(panel.rows, tl.int32),
+        first_column=tl.cast(panel.first_column, tl.int32),
+        columns=tl.cast(panel.columns, tl.int32),
+    )
 
 
 @triton.jit
@@ -32,3 +57,39 @@ def exponentials_of(similarity, member_i, member_j, contrast_temperature):
     """``exp((S - 1) / k)``, and 0 where one of the two vectors is not part of the batch."""
     exponentials = tl.exp2((similarity - 1.0) * (LOG2_E / contrast_temperature))
     return tl.where((member_i > 0.0)[:, None] & (member_j > 0.0)[None, :], exponentials, 0.0)
+
+
+@triton.jit
+def positives_of_tile(side, i, j):
+    """Which pairs of a tile are positives of each other."""
+    labels = as_int32(side.labels)
+    return tl.load(labels + i)[:, None] == tl.load(labels + j)[None, :]
+
+
+@triton.jit
+def store_derivatives(
+    e,
+    side,
+    inverse_row_sums,
+    inverse_column_sums,
+    i,
+    j,
+    row,  # of the panel
+    column,  # of the panel
+    panel,  # Panel
+    with_positives,  # whether the tile may hold positives
+    PARTS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """``W`` of a tile, as float16 numbers."""
+    derivative = e * (inverse_row_sums[:, None] + inverse_column_sums[None, :]) * (0.5 * DERIVATIVE_SCALE)
+    if with_positives:
+        weight = tl.load(side.members + i) * DERIVATIVE_SCALE
+        derivative -= tl.where(positives_of_tile(side, i, j), weight[:, None], 0.0)
+    width = panel.columns * TILE
+    offsets = row.to(tl.int64)[:, None] * width + column[None, :]
+    derivatives = as_float16(side.derivatives)
+    high = high_part(derivative)
+    tl.store(derivatives + offsets, high)
+    if PARTS == 2:
+        tl.store(derivatives + tl.cast(panel.rows * TILE, tl.int64) * width + offsets, low_part(derivative, high))

@@ -69,7 +69,6 @@ def logit_gradient(
     VECTOR: tl.constexpr,
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
-    CLASS_PROJECTIONS: tl.constexpr,  # how many tiles projections of a class come from; 0: one for each tile of samples
     SAMPLES: tl.constexpr,  # of a tile of logits
     CLASSES: tl.constexpr,  # of a tile of logits
 ):
@@ -77,7 +76,6 @@ def logit_gradient(
         scratch,
         samples=padded_samples.to(tl.int64),
         classes=padded_classes.to(tl.int64),
-        kept_samples=0,
         PARTS=PARTS,
         TILE=TILE,
         WITH_CLASS=WITH_CLASS,
@@ -105,7 +103,7 @@ def logit_gradient(
     sum_of_a = tl.zeros((SAMPLES,), tl.float32)
     if WITH_CLASS:
         class_factor = numbers.class_wise_weight / (slope_scale * tl.load(memory.counts + 1))
-        class_projections = padded_samples // TILE if CLASS_PROJECTIONS == 0 else CLASS_PROJECTIONS
+        class_projections = padded_samples // TILE
         for start in range(0, classes, CLASSES):
             column = start + tl.arange(0, CLASSES)
             in_row = column < classes

@@ -22,29 +22,29 @@ def contrast_loss(
     ADDED_UP: tl.constexpr,
     TILE: tl.constexpr,
     MOST_TILES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """One side of the bilateral loss, 0 for an empty batch, and how many vectors it is the mean over."""
-    step = tl.arange(0, TILE)
-    logarithms = tl.zeros((TILE,), tl.float32)
-    members = tl.zeros((TILE,), tl.float32)
-    distances = tl.zeros((TILE,), tl.float32)
+    block = tl.arange(0, BLOCK)
+    logarithms = tl.zeros((BLOCK,), tl.float32)
+    members = tl.zeros((BLOCK,), tl.float32)
+    distances = tl.zeros((BLOCK,), tl.float32)
     tiles = vectors // TILE
-    if ADDED_UP:
-        added = 1
-        row_sums = side.sums
-    else:
-        added = tiles
-        row_sums = side.partial_sums
-    column_sums = row_sums + tl.cast(added, tl.int64) * vectors
-    for start in range(0, vectors, TILE):
-        i = start + step
-        member = tl.load(side.members + i) > 0.0
-        rs = sum_over_tiles(row_sums, vectors, added, i, MOST_TILES=MOST_TILES)
-        cs = sum_over_tiles(column_sums, vectors, added, i, MOST_TILES=MOST_TILES)
+    for start in range(0, vectors, BLOCK):
+        i = start + block
+        inside = i < vectors
+        member = tl.load(side.members + i, mask=inside, other=0.0) > 0.0
+        if ADDED_UP:
+            rs = tl.load(side.sums + i, mask=inside, other=0.0)
+            cs = tl.load(side.sums + vectors + i, mask=inside, other=0.0)
+        else:
+            of_columns = side.partial_sums + tl.cast(tiles, tl.int64) * vectors
+            rs = sum_over_tiles(side.partial_sums, vectors, tiles, i, inside, MOST_TILES=MOST_TILES)
+            cs = sum_over_tiles(of_columns, vectors, tiles, i, inside, MOST_TILES=MOST_TILES)
         logarithms += tl.where(member, tl.log2(rs) + tl.log2(cs), 0.0)
         members += member.to(tl.float32)
-    for start in range(0, tiles * tiles, TILE):
-        tile = start + step
+    for start in range(0, tiles * tiles, BLOCK):
+        tile = start + block
         distances += tl.load(side.positives + tile, mask=tile < tiles * tiles, other=0.0)
     count = tl.sum(members, axis=0)
     total = tl.sum(logarithms, axis=0) * (0.5 * LN_2) + tl.sum(distances, axis=0) / contrast_temperature
@@ -74,16 +74,17 @@ def loss_of_the_batch(
     SAMPLES_ADDED_UP: tl.constexpr,
     TILE: tl.constexpr,
     MOST_TILES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """The whole loss, by one program."""
-    step = tl.arange(0, TILE)
-    samples = tl.zeros((TILE,), tl.float32)
-    ce = tl.zeros((TILE,), tl.float32)
-    kl = tl.zeros((TILE,), tl.float32)
-    normalizers = tl.zeros((TILE,), tl.float32)
-    for start in range(0, padded_samples, TILE):
-        a = start + step
-        valid = tl.load(memory.samples.members + a) > 0.0
+    block = tl.arange(0, BLOCK)
+    samples = tl.zeros((BLOCK,), tl.float32)
+    ce = tl.zeros((BLOCK,), tl.float32)
+    kl = tl.zeros((BLOCK,), tl.float32)
+    normalizers = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, padded_samples, BLOCK):
+        a = start + block
+        valid = tl.load(memory.samples.members + a, mask=a < padded_samples, other=0.0) > 0.0
         samples += valid.to(tl.float32)
         statistic = memory.statistics + a
         if WITH_CE:
@@ -100,9 +101,10 @@ def loss_of_the_batch(
     total = 0.0
     tl.store(memory.counts, sample_count)
     if SMOOTHED:
-        members = tl.zeros((TILE,), tl.float32)
-        for start in range(0, padded_classes, TILE):
-            members += tl.load(memory.classes.members + start + step)
+        members = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, padded_classes, BLOCK):
+            column = start + block
+            members += tl.load(memory.classes.members + column, mask=column < padded_classes, other=0.0)
         class_count = tl.sum(members, axis=0)
         tl.store(memory.counts + 2, tl.where(class_count > 0.0, 1.0 / tl.maximum(class_count, 1.0), 0.0))
     if WITH_CE:
@@ -126,6 +128,7 @@ def loss_of_the_batch(
             ADDED_UP=CLASSES_ADDED_UP,
             TILE=TILE,
             MOST_TILES=MOST_TILES,
+            BLOCK=BLOCK,
         )
         term += not_a_number
         total += weighted(numbers.class_wise_weight, term)
@@ -141,6 +144,7 @@ def loss_of_the_batch(
             ADDED_UP=SAMPLES_ADDED_UP,
             TILE=TILE,
             MOST_TILES=MOST_TILES,
+            BLOCK=BLOCK,
         )
         term += not_a_number
         total += weighted(numbers.sample_wise_weight, term)

@@ -28,7 +28,6 @@ def partial_sums(
         scratch,
         samples=padded_samples.to(tl.int64),
         classes=padded_classes.to(tl.int64),
-        kept_samples=0,
         PARTS=PARTS,
         TILE=TILE,
         WITH_CLASS=WITH_CLASS,

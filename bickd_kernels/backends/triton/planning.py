@@ -1,4 +1,4 @@
-"""The plan of a call: what is kept and what is formed again, shapes of tiles, warps and pipeline stages.
+"""The plan of a call: what is kept and what is formed in panels, shapes of tiles, warps and pipeline stages.
 
 Everything here is a heuristic on the batch, the precision and the target. ``BICKD_AUTOTUNE=1`` in the environment lets
 Triton measure the pipelines of the matrix products instead, once for each padded shape.
@@ -6,22 +6,25 @@ Triton measure the pipelines of the matrix products instead, once for each padde
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 
-from bickd_kernels.backends.triton.contrast import TileRows
+from bickd_kernels.backends.triton.contrast import Panel
 
-KEPT_CLASSES = 2048
-"""Up to here ``E`` of the class side (16 MB) is kept from its sums to the gradient: reading it is cheaper than a product. Of
-float32 grade, whose products are three, up to twice as many classes (64 MB): measured on an H200, 0.51 ms against 1.13."""
+CACHED_BYTES = 16 * 2**20
+"""``E`` of a side up to this size stays in a cache: it is kept from its sums to the derivatives, which need it once more."""
 
 KEPT_BYTES = 64 * 2**20
-"""The most that is ever kept of a similarity matrix. Beyond, it is formed again: on chip, or in panels of this size."""
+"""A larger ``E`` up to this size is kept where a product takes longer than to write it to memory and to read it back."""
 
-RECOMPUTED_ENTRIES = 512
-"""Class vectors of up to this many float16 numbers fit on chip, so that their similarities need not be kept."""
+LONG_PRODUCT = 512
+"""A product of vectors of this many entries, times the float16 products that it is made of, takes that long."""
+
+PANEL_BYTES = 64 * 2**20
+"""The most that is held of the derivatives of a side whose ``E`` is not kept: they are formed panel by panel."""
 
 RESIDENT_SAMPLES = 1024
 """Batches up to this are read once by class statistics."""
@@ -29,9 +32,8 @@ RESIDENT_SAMPLES = 1024
 MAX_TILES = 32
 """With more tiles than this along a side, its partial sums are added up by a launch of their own."""
 
-RECOMPUTED_CONTRAST = 0.2
-"""Similarities of float32 grade are not formed again for contrast temperatures below this: exponentials magnify the
-rounding in which they would differ from those in the sums."""
+MANY_PROGRAMS = 100
+"""As many tiles of 128 as this keep a GPU busy."""
 
 FEW = 16
 """Fewer samples or classes than this get products of float32 grade, which cost nothing there."""
@@ -80,10 +82,6 @@ class Plan(NamedTuple):
     """Of class statistics."""
     most_tiles: int
     """Tiles along the longer side whose partial sums no launch of their own adds up, or the next power of 2."""
-    recomputed: int
-    """The entries of a class vector where ``E`` of the classes is formed again on chip, else 0."""
-    recomputed_tile: int
-    """Class vectors of a tile of such an ``E``."""
     warps: int
     """Of a program of the two kernels of matrix products."""
     stages: int
@@ -100,25 +98,28 @@ class Plan(NamedTuple):
         return self.padded_classes // self.tile
 
     @property
-    def class_panels(self) -> list[TileRows]:
-        """The panels in which ``E`` of the class side is kept, or one of all tiles where it is formed again on chip."""
-        return (
-            [TileRows(0, self.class_tiles)] if self.recomputed else panels(self.class_tiles, self.tile, 0, self.class_tiles)
-        )
+    def class_panels(self) -> list[Panel]:
+        """The panels in which derivatives of the class side are formed; a single one if its ``E`` is kept."""
+        return self._panels(0, self.class_tiles, self.class_tiles, self.padded_samples)
 
-    def sample_panels(self, first: int, stop: int) -> list[TileRows]:
-        """The panels in which ``E`` of the sample side is kept, where the gradient is wanted from one sample to another."""
-        return panels(self.sample_tiles, self.tile, first // self.tile, -(-stop // self.tile))
+    def sample_panels(self, first: int, stop: int) -> list[Panel]:
+        """The same of the sample side, where the gradient is wanted from one sample to another."""
+        first_row = first // self.tile
+        rows = -(-stop // self.tile) - first_row
+        return self._panels(first_row, rows, self.sample_tiles, self.padded_classes)
 
-    @property
-    def classes_added_up(self) -> bool:
-        """Whether a launch of its own adds up the partial sums of the classes."""
-        return self.class_tiles > MAX_TILES or self.recomputed > 0
+    def _panels(self, first_row: int, rows: int, tiles: int, length: int) -> list[Panel]:
+        """Of some rows of a similarity matrix of ``tiles ** 2`` tiles of vectors of ``length`` entries."""
+        entries = self.tile * self.tile
+        long_product = length * products_of(self.parts) >= LONG_PRODUCT
+        if 4 * entries * rows * tiles <= (KEPT_BYTES if long_product else CACHED_BYTES):
+            return [Panel(first_row, rows, 0, tiles)]
+        columns = min(tiles - 1, max(1, PANEL_BYTES // (2 * self.parts * entries * rows)))
+        return [Panel(first_row, rows, start, min(columns, tiles - start)) for start in range(0, tiles, columns)]
 
-    @property
-    def samples_added_up(self) -> bool:
-        """Whether a launch of its own adds up the partial sums of the samples."""
-        return self.sample_tiles > MAX_TILES
+    def added_up(self, tiles: int, panels: Sequence[Panel]) -> bool:
+        """Whether a launch of its own adds up the partial sums of a side."""
+        return tiles > MAX_TILES or len(panels) > 1
 
 
 def current_target() -> Target:
@@ -161,44 +162,37 @@ def tile_of_logits(classes: int) -> LogitTile:
     return LogitTile(max(1, min(16, 2048 // block)), block, warps=4)
 
 
-def may_be_recomputed(parts: int, contrast_temperature: float) -> bool:
-    """Whether ``E``, formed again, is near enough to what was summed."""
-    return parts == 1 or contrast_temperature >= RECOMPUTED_CONTRAST
+def products_of(parts: int) -> int:
+    """How many products of float16 matrices make one of operands in parts: that of both low parts is left out."""
+    return 1 if parts == 1 else 3
 
 
-def plan(samples: int, classes: int, parts: int, target: Target, *, recomputable: bool = True) -> Plan:
-    """Launch parameters for a batch; ``recomputable`` is what ``may_be_recomputed`` says."""
-    tile = 64 if max(samples, classes) <= 1024 else 128
+def tile_of_products(samples: int, classes: int) -> int:
+    """Large tiles read less, small ones are more programs."""
+    large = (-(-samples // 128)) ** 2 + (-(-classes // 128)) ** 2
+    return 128 if large >= MANY_PROGRAMS else 64
+
+
+def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
+    """Launch parameters for a batch."""
+    tile = tile_of_products(samples, classes)
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
-    recomputed = padded_classes > KEPT_CLASSES * parts and samples * parts <= RECOMPUTED_ENTRIES and recomputable
-    if recomputed:
-        padded_samples = max(tile, triton.next_power_of_2(samples))
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
     # 16 logits of each network a thread: more do not stay in registers.
     width = 16 if resident <= 256 else 4 if resident * parts > 1024 else 8
-    # The tile and the vectors it is multiplied with have to fit into registers and shared memory together.
-    recomputed_tile = 16 if target.backend == "hip" else 64 if padded_samples <= 256 and parts == 1 else 32
     tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
     return Plan(
         parts=parts,
         tile=tile,
-        step=32,
+        step=64 if parts == 1 else 32,
         padded_samples=padded_samples,
         padded_classes=padded_classes,
         sample_logits=tile_of_logits(classes),
         class_logits=LogitTile(resident, width, warps=target.warps(max(128, resident * width // 16))),
         most_tiles=triton.next_power_of_2(tiles),
-        recomputed=padded_samples if recomputed else 0,
-        recomputed_tile=recomputed_tile,
         warps=8 if tile == 128 or target.warp_size == 64 else 4,
         stages=3,
     )
-
-
-def panels(tiles: int, tile: int, first: int, stop: int) -> list[TileRows]:
-    """The panels in which these tile rows of a similarity matrix of ``tiles ** 2`` tiles are kept within the budget."""
-    count = max(1, KEPT_BYTES // (4 * tile * tile * tiles))
-    return [TileRows(start, min(count, stop - start)) for start in range(first, stop, count)]
 
 
 def tunable(kernel: Any) -> Any:

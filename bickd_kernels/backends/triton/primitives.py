@@ -17,9 +17,6 @@ LN_2 = tl.constexpr(0.6931471805599453)
 UNIT_SCALE = tl.constexpr(16384.0)
 """Unit vectors are stored times this: small entries are then normal float16 numbers, and large ones far below infinity."""
 
-SLOPE_SCALE = tl.constexpr(32768.0)
-"""The same for the derivative by a similarity, whose entries lie in [-1, 1] before they are divided by ``n k``."""
-
 
 class Logits(NamedTuple):
     """Logits in a kernel."""
@@ -90,13 +87,12 @@ def dot_of_parts(left_high, left_low, right_high, right_low, accumulator, PARTS:
 
 
 @triton.jit
-def sum_over_tiles(partial_sums, vectors, tiles, i, MOST_TILES: tl.constexpr):
+def sum_over_tiles(partial_sums, vectors, tiles, i, inside, MOST_TILES: tl.constexpr):
     """``sum_tile partial_sums[tile, i]`` over the first ``tiles <= MOST_TILES`` rows, always in the same order."""
-    tile = tl.arange(0, MOST_TILES)
-    values = tl.load(
-        partial_sums + tile[:, None].to(tl.int64) * vectors + i[None, :], mask=(tile < tiles)[:, None], other=0.0
-    )
-    return tl.sum(values, axis=0)
+    total = tl.zeros(i.shape, tl.float32)
+    for tile in tl.static_range(MOST_TILES):
+        total += tl.load(partial_sums + tl.cast(tile * vectors, tl.int64) + i, mask=inside & (tile < tiles), other=0.0)
+    return total
 
 
 @triton.jit

@@ -19,8 +19,9 @@
     for a gradient, of a side that is computed, the classes first:
     projections      (d / TILE, v)             sums of ``U_id G_id`` within a tile
     slopes           (n, m)                    ``G``, as the logits lie
-    for a gradient, the samples first:
-    exponentials     (kept, v)                 ``E`` of the vectors that are kept at a time
+    for a gradient, of the tiles of similarities that are held at a time, the samples first:
+    derivatives      (PARTS, rows, columns) float16   ``W``, times ``SLOPE_SCALE``
+    exponentials     (rows, v)                 ``E``, where it is kept
 
 Every buffer begins at a multiple of 16 numbers, which the compiler can see: loads are as wide as they can be.
 """
@@ -61,6 +62,7 @@ class Side(NamedTuple):
     positives: Any
     projections: Any
     slopes: Any
+    derivatives: Any
     exponentials: Any
 
 
@@ -75,16 +77,29 @@ class Scratch(NamedTuple):
     end: Any
 
 
+class Held(NamedTuple):
+    """How many tiles of a similarity matrix the scratch memory has room for."""
+
+    classes: int
+    """Of ``W``."""
+    samples: int
+    """Of ``W``."""
+    kept_samples: int
+    """Of ``E``."""
+
+
 @triton.jit
 def buffers(
     scratch,
     samples,  # int64
     classes,  # int64
-    kept_samples,  # int64: how many rows of ``E`` of the samples are kept at a time
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
+    held_classes=0,  # int64, like the following: the fields of ``Held``
+    held_samples=0,
+    kept_samples=0,
 ):
     """The layout. The host gets its size from the same lines, with ``scratch`` 0 and sizes that are Python integers."""
     class_tiles = classes // TILE
@@ -115,8 +130,10 @@ def buffers(
     class_slopes = class_projections + classes * (sample_tiles * WITH_CLASS)
     sample_projections = class_slopes + classes * (samples * WITH_CLASS)
     sample_slopes = sample_projections + samples * (class_tiles * WITH_SAMPLE)
-    sample_exponentials = sample_slopes + samples * (classes * WITH_SAMPLE)
-    class_exponentials = sample_exponentials + samples * (kept_samples * WITH_SAMPLE)
+    sample_derivatives = sample_slopes + samples * (classes * WITH_SAMPLE)
+    class_derivatives = sample_derivatives + held_samples * (TILE * TILE // 2 * PARTS)
+    sample_exponentials = class_derivatives + held_classes * (TILE * TILE // 2 * PARTS)
+    class_exponentials = sample_exponentials + kept_samples * (TILE * TILE)
     return Scratch(
         statistics=statistics,
         lengths=lengths,
@@ -131,6 +148,7 @@ def buffers(
             positives=class_positives,
             projections=class_projections,
             slopes=class_slopes,
+            derivatives=class_derivatives,
             exponentials=class_exponentials,
         ),
         samples=Side(
@@ -143,6 +161,7 @@ def buffers(
             positives=sample_positives,
             projections=sample_projections,
             slopes=sample_slopes,
+            derivatives=sample_derivatives,
             exponentials=sample_exponentials,
         ),
         end=class_exponentials,

@@ -1,15 +1,18 @@
 """Stage 3, similarities: tiles of ``S`` of both sides, the sums of ``E`` within them, and those over the positives.
 
 Grid: one program for a tile of the class side, then one for a tile of the sample side. Reads unit vectors, ``labels``,
-``members``; writes ``partial_sums``, ``positives`` and, of the tile rows that are kept, ``exponentials``.
+``members``; writes ``partial_sums``, ``positives`` and, of the rows that are kept, ``exponentials``.
+
+Where ``E`` is not kept, the same kernel runs once more for each panel of ``S``, when the sums are known (``SUMMED``): with
+the same products in the same order it has the very ``E`` that was summed, and writes the panel's ``derivatives``.
 """
 
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.contrast import exponentials_of
-from bickd_kernels.backends.triton.primitives import UNIT_SCALE, dot_of_parts
-from bickd_kernels.backends.triton.scratch import as_float16, as_int32, buffers
+from bickd_kernels.backends.triton.contrast import as_int32_panel, exponentials_of, positives_of_tile, store_derivatives
+from bickd_kernels.backends.triton.primitives import UNIT_SCALE, dot_of_parts, inverse_or_zero
+from bickd_kernels.backends.triton.scratch import as_float16, buffers
 
 
 @triton.jit
@@ -44,19 +47,32 @@ def similarities(
     return accumulator * (1.0 / (UNIT_SCALE * UNIT_SCALE))
 
 
-@triton.jit(do_not_specialize=["kept_samples", "class_tiles", "sample_tiles", "kept_class_tiles", "kept_sample_tiles"])
+@triton.jit
+def distances_of_positives(similarity, side, i, j, member_i, with_positives):
+    """``sum_j w_ij (1 - S_ij)`` within a tile, for each ``i``."""
+    distance = tl.zeros_like(member_i)
+    if with_positives:
+        positive = positives_of_tile(side, i, j)
+        distance = tl.sum(tl.where(positive, 1.0 - similarity, 0.0), axis=1) * member_i
+    # Zeros mask what is not in the batch, but 0 * NaN would not.
+    return tl.where(member_i > 0.0, distance, 0.0)
+
+
+@triton.jit(do_not_specialize=["held", "class_panel", "sample_panel", "kept_class_rows", "kept_sample_rows"])
 def similarity_tiles(
-    scratch,  # in   unit vectors, labels, members; out  partial_sums, positives, exponentials
+    scratch,  # in   unit vectors, labels, members, SUMMED: sums; out  partial_sums, positives, exponentials, SUMMED: derivatives
     padded_samples,
     padded_classes,
-    kept_samples,  # how many rows of E the scratch memory has for the samples
-    class_tiles,  # TileRows of M
-    sample_tiles,  # TileRows of R
-    kept_class_tiles,  # TileRows whose E is kept
-    kept_sample_tiles,  # TileRows whose E is kept
+    held,  # Held
+    class_panel,  # Panel of M
+    sample_panel,  # Panel of R
+    kept_class_rows,  # TileRows whose E is kept
+    kept_sample_rows,  # TileRows whose E is kept
     numbers,  # Numbers
+    BY_LABEL: tl.constexpr,  # whether samples of one label are positives of each other
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
+    SUMMED: tl.constexpr,  # whether the sums are known
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
     STEP: tl.constexpr,
@@ -65,31 +81,37 @@ def similarity_tiles(
         scratch,
         samples=padded_samples.to(tl.int64),
         classes=padded_classes.to(tl.int64),
-        kept_samples=tl.cast(kept_samples, tl.int64),
         PARTS=PARTS,
         TILE=TILE,
         WITH_CLASS=WITH_CLASS,
         WITH_SAMPLE=WITH_SAMPLE,
+        held_classes=tl.cast(held.classes, tl.int64),
+        held_samples=tl.cast(held.samples, tl.int64),
+        kept_samples=tl.cast(held.kept_samples, tl.int64),
     )
     program = tl.program_id(0)
-    class_programs = class_tiles.number * (padded_classes // TILE)
+    class_programs = class_panel.rows * class_panel.columns
     if program < class_programs:
         side = memory.classes
         vectors, length = tl.cast(padded_classes, tl.int32), tl.cast(padded_samples, tl.int32)
-        first = tl.cast(class_tiles.first, tl.int32)
-        first_kept, kept = tl.cast(kept_class_tiles.first, tl.int32), tl.cast(kept_class_tiles.number, tl.int32)
+        panel = as_int32_panel(class_panel)
+        first_kept, kept = tl.cast(kept_class_rows.first, tl.int32), tl.cast(kept_class_rows.number, tl.int32)
+        by_label = False
     else:
         program -= class_programs
         side = memory.samples
         vectors, length = tl.cast(padded_samples, tl.int32), tl.cast(padded_classes, tl.int32)
-        first = tl.cast(sample_tiles.first, tl.int32)
-        first_kept, kept = tl.cast(kept_sample_tiles.first, tl.int32), tl.cast(kept_sample_tiles.number, tl.int32)
+        panel = as_int32_panel(sample_panel)
+        first_kept, kept = tl.cast(kept_sample_rows.first, tl.int32), tl.cast(kept_sample_rows.number, tl.int32)
+        by_label = BY_LABEL
 
-    tiles = vectors // TILE
-    tile_i = first + program // tiles
-    tile_j = program % tiles
-    i = tile_i * TILE + tl.arange(0, TILE)
-    j = tile_j * TILE + tl.arange(0, TILE)
+    in_tile = tl.arange(0, TILE)
+    row = program // panel.columns
+    column = program % panel.columns
+    tile_i = panel.first_row + row
+    tile_j = panel.first_column + column
+    i = tile_i * TILE + in_tile
+    j = tile_j * TILE + in_tile
     similarity = similarities(
         as_float16(side.student),
         as_float16(side.teacher),
@@ -103,17 +125,29 @@ def similarity_tiles(
     )
     member_i = tl.load(side.members + i)
     e = exponentials_of(similarity, member_i, tl.load(side.members + j), numbers.contrast_temperature)
-
-    tl.store(side.partial_sums + tile_j.to(tl.int64) * vectors + i, tl.sum(e, axis=1))
-    tl.store(side.partial_sums + (tiles + tile_i).to(tl.int64) * vectors + j, tl.sum(e, axis=0))
-    labels = as_int32(side.labels)
-    positive = tl.load(labels + i)[:, None] == tl.load(labels + j)[None, :]
-    distance = tl.sum(tl.where(positive, 1.0 - similarity, 0.0), axis=1)
-    # Zeros mask what is not in the batch, but 0 * NaN would not.
-    distance = tl.where(member_i > 0.0, distance * member_i, 0.0)
-    # A sum of a matrix of one row: Triton 3.6 and 3.7 do not compile the sum of the vector for sm_100.
-    tl.store(side.positives + tile_i * tiles + tile_j + tl.arange(0, 1), tl.sum(distance[None, :], axis=1))
-    kept_i = tile_i - first_kept
-    if (kept_i >= 0) & (kept_i < kept):
-        row = kept_i * TILE + tl.arange(0, TILE)
-        tl.store(side.exponentials + row.to(tl.int64)[:, None] * vectors + j[None, :], e)
+    with_positives = (tile_i == tile_j) | by_label
+    if SUMMED:
+        store_derivatives(
+            e,
+            side,
+            inverse_row_sums=inverse_or_zero(tl.load(side.sums + i)),
+            inverse_column_sums=inverse_or_zero(tl.load(side.sums + vectors + j)),
+            i=i,
+            j=j,
+            row=row * TILE + in_tile,
+            column=column * TILE + in_tile,
+            panel=panel,
+            with_positives=with_positives,
+            PARTS=PARTS,
+            TILE=TILE,
+        )
+    else:
+        tiles = vectors // TILE
+        tl.store(side.partial_sums + tile_j.to(tl.int64) * vectors + i, tl.sum(e, axis=1))
+        tl.store(side.partial_sums + (tiles + tile_i).to(tl.int64) * vectors + j, tl.sum(e, axis=0))
+        distance = distances_of_positives(similarity, side, i=i, j=j, member_i=member_i, with_positives=with_positives)
+        # A sum of a matrix of one row: Triton 3.6 and 3.7 do not compile the sum of the vector for sm_100.
+        tl.store(side.positives + tile_i * tiles + tile_j + tl.arange(0, 1), tl.sum(distance[None, :], axis=1))
+        kept_row = tile_i - first_kept
+        if (kept_row >= 0) & (kept_row < kept):
+            tl.store(side.exponentials + (kept_row * TILE + in_tile).to(tl.int64)[:, None] * vectors + j[None, :], e)

@@ -1,9 +1,10 @@
 """The launches of a call and their order.
 
-    [valid_samples], sample_statistics, class_statistics, similarity_tiles, [partial_sums], slope_tiles, logit_gradient
+    [valid_samples], sample_statistics, class_statistics, similarity_tiles, [partial_sums], derivative_tiles, slope_tiles,
+    [similarity_tiles, slope_tiles for each panel], logit_gradient
 
-Five launches; one more where there are many tiles, and where targets are probabilities. Only a similarity matrix beyond
-``planning.KEPT_BYTES`` that is not formed again on chip takes more: two for each of its panels.
+Six launches; one more where there are many tiles, and where targets are probabilities. A similarity matrix that is too large
+to be kept takes two for each of its panels.
 """
 
 import functools
@@ -17,13 +18,14 @@ from torch import Tensor
 from bickd_kernels.backends.contract import Batch, Result, Settings
 from bickd_kernels.backends.triton import planning
 from bickd_kernels.backends.triton.class_statistics import class_statistics
-from bickd_kernels.backends.triton.contrast import TileRows
+from bickd_kernels.backends.triton.contrast import Panel, TileRows
+from bickd_kernels.backends.triton.derivative_tiles import derivative_tiles
 from bickd_kernels.backends.triton.launch import Launch, LogitSizes, Numbers, Varying, run
 from bickd_kernels.backends.triton.logit_gradient import logit_gradient
 from bickd_kernels.backends.triton.partial_sums import partial_sums
 from bickd_kernels.backends.triton.planning import Plan, Target, round_up
 from bickd_kernels.backends.triton.sample_statistics import sample_statistics
-from bickd_kernels.backends.triton.scratch import buffers
+from bickd_kernels.backends.triton.scratch import Held, buffers
 from bickd_kernels.backends.triton.similarity_tiles import similarity_tiles
 from bickd_kernels.backends.triton.slope_tiles import slope_tiles
 from bickd_kernels.backends.triton.valid_samples import valid_samples
@@ -32,7 +34,7 @@ from bickd_kernels.inputs import is_labels
 similarity_kernel = planning.tunable(similarity_tiles)
 slope_kernel = planning.tunable(slope_tiles)
 
-NO_TILES = TileRows(0, 0)
+NO_PANEL = Panel(0, 0, 0, 0)
 
 
 class Terms(NamedTuple):
@@ -79,8 +81,6 @@ class Configuration(NamedTuple):
     terms: Terms
     parts: int
     """How many float16 numbers an entry of a unit vector is made of."""
-    recomputable: bool
-    """Whether ``E``, formed again, is near enough to what was summed."""
     wanted: tuple[int, int] | None
     """The samples that the gradient is wanted of, from one to before another; None: of none."""
 
@@ -147,7 +147,6 @@ def _configuration(
         ignore_index=settings.ignore_index,
         terms=Terms(ce, kd, class_wise, sample_wise),
         parts=parts,
-        recomputable=planning.may_be_recomputed(parts, contrast_temperature),
         wanted=None if wanted is None else wanted.indices(samples)[:2],
     )
 
@@ -159,6 +158,21 @@ def prepare(configuration: Configuration) -> Prepared:
     return Prepared(stages.launches(), stages.scratch_elements)
 
 
+def tiles_of(panel: Panel) -> int:
+    """How many tiles a panel has."""
+    return panel.rows * panel.columns
+
+
+def most_tiles(panels: list[Panel]) -> int:
+    """How many tiles the largest panel of a side has."""
+    return tiles_of(panels[0]) if panels else 0
+
+
+def only(panels: list[Panel]) -> Panel:
+    """The panel of a side that has a single one, whose ``E`` is kept, else one without tiles."""
+    return panels[0] if len(panels) == 1 else NO_PANEL
+
+
 class _Stages:
     """Puts the launches of a configuration together."""
 
@@ -166,66 +180,60 @@ class _Stages:
         self.configuration = configuration
         terms, wanted = configuration.terms, configuration.wanted
         self.plan: Plan = planning.plan(
-            configuration.samples,
-            configuration.classes,
-            configuration.parts,
-            configuration.target,
-            recomputable=configuration.recomputable,
+            configuration.samples, configuration.classes, configuration.parts, configuration.target
         )
         self.class_panels = self.plan.class_panels if terms.WITH_CLASS and wanted is not None else []
         self.sample_panels = self.plan.sample_panels(*wanted) if terms.WITH_SAMPLE and wanted is not None else []
-        self.kept_samples = self.sample_panels[0].number * self.plan.tile if self.sample_panels else 0
+        self.kept_classes = only(self.class_panels)
+        self.kept_samples = only(self.sample_panels)
+        self.held = Held(most_tiles(self.class_panels), most_tiles(self.sample_panels), tiles_of(self.kept_samples))
         self.padded = {"padded_samples": self.plan.padded_samples, "padded_classes": self.plan.padded_classes}
         self.units = {"PARTS": self.plan.parts, "TILE": self.plan.tile}
+        self.added_up = {
+            "CLASSES_ADDED_UP": self.plan.added_up(self.plan.class_tiles, self.class_panels),
+            "SAMPLES_ADDED_UP": self.plan.added_up(self.plan.sample_tiles, self.sample_panels),
+        }
 
     @property
     def scratch_elements(self) -> int:
         """float32 numbers of scratch memory."""
-        plan = self.plan
+        plan, held = self.plan, self.held
         memory = buffers.fn(
             0,
             samples=plan.padded_samples,
             classes=plan.padded_classes,
-            kept_samples=self.kept_samples,
+            held_classes=held.classes,
+            held_samples=held.samples,
+            kept_samples=held.kept_samples,
             **self.units,
             **self.configuration.terms.sides,
         )
         if self.configuration.wanted is None:
             return int(memory.classes.projections)
-        kept_classes = self.class_panels[0].number * plan.tile if self.class_panels and not plan.recomputed else 0
-        return int(memory.end) + kept_classes * plan.padded_classes
+        return int(memory.end) + tiles_of(self.kept_classes) * plan.tile * plan.tile
 
     def launches(self) -> list[Launch]:
         """All launches, in their order."""
-        plan, terms = self.plan, self.configuration.terms
-        only_class_panel = self.class_panels[0] if len(self.class_panels) == 1 else NO_TILES
-        only_sample_panel = self.sample_panels[0] if len(self.sample_panels) == 1 else NO_TILES
+        terms, wanted = self.configuration.terms, self.configuration.wanted
         launches = [] if self.configuration.probabilities is None else [self._valid_samples()]
         launches.append(self._sample_statistics())
         if terms.compare or self.configuration.smoothed:
             launches.append(self._class_statistics())
         if terms.WITH_CLASS or terms.WITH_SAMPLE:
-            launches.append(
-                self._similarities(
-                    classes=TileRows(0, plan.class_tiles) if terms.WITH_CLASS else NO_TILES,
-                    samples=TileRows(0, plan.sample_tiles) if terms.WITH_SAMPLE else NO_TILES,
-                    kept_classes=NO_TILES if plan.recomputed else only_class_panel,
-                    kept_samples=only_sample_panel,
-                )
-            )
-        if terms.WITH_CLASS and plan.classes_added_up:
+            launches.append(self._sums_of_similarities())
+        if terms.WITH_CLASS and self.added_up["CLASSES_ADDED_UP"]:
             launches.append(self._partial_sums(of_classes=True))
-        if terms.WITH_SAMPLE and plan.samples_added_up:
+        if terms.WITH_SAMPLE and self.added_up["SAMPLES_ADDED_UP"]:
             launches.append(self._partial_sums(of_classes=False))
-        launches.append(self._slopes(only_class_panel, only_sample_panel))
-        for panel in self.class_panels if only_class_panel == NO_TILES else []:
-            launches.append(self._similarities(classes=panel, samples=NO_TILES, kept_classes=panel, kept_samples=NO_TILES))
-            launches.append(self._slopes(panel, NO_TILES))
-        for panel in self.sample_panels if only_sample_panel == NO_TILES else []:
-            launches.append(self._similarities(classes=NO_TILES, samples=panel, kept_classes=NO_TILES, kept_samples=panel))
-            launches.append(self._slopes(NO_TILES, panel))
-        if self.configuration.wanted is not None and self.configuration.wanted[0] < self.configuration.wanted[1]:
-            launches.append(self._logit_gradient(*self.configuration.wanted))
+        if self.kept_classes.rows or self.kept_samples.rows:
+            launches.append(self._derivatives_of_kept())
+        launches.append(self._slopes(self.kept_classes, self.kept_samples))
+        for panel in self.class_panels if not self.kept_classes.rows else []:
+            launches += [self._derivatives(panel, NO_PANEL), self._slopes(panel, NO_PANEL)]
+        for panel in self.sample_panels if not self.kept_samples.rows else []:
+            launches += [self._derivatives(NO_PANEL, panel), self._slopes(NO_PANEL, panel)]
+        if wanted is not None and wanted[0] < wanted[1]:
+            launches.append(self._logit_gradient(*wanted))
         return launches
 
     @functools.cached_property
@@ -287,20 +295,51 @@ class _Stages:
             {"num_warps": tile.warps},
         )
 
-    def _similarities(
-        self, *, classes: TileRows, samples: TileRows, kept_classes: TileRows, kept_samples: TileRows
-    ) -> Launch:
-        plan = self.plan
+    def _sums_of_similarities(self) -> Launch:
+        """All similarities, and the exponentials of those that are kept."""
+        plan, terms = self.plan, self.configuration.terms
+        return self._similarities(
+            Panel(0, plan.class_tiles, 0, plan.class_tiles) if terms.WITH_CLASS else NO_PANEL,
+            Panel(0, plan.sample_tiles, 0, plan.sample_tiles) if terms.WITH_SAMPLE else NO_PANEL,
+            summed=False,
+        )
+
+    def _derivatives(self, classes: Panel, samples: Panel) -> Launch:
+        """A panel of the derivatives, from similarities that are formed again."""
+        return self._similarities(classes, samples, summed=True)
+
+    def _similarities(self, classes: Panel, samples: Panel, *, summed: bool) -> Launch:
         return self._products(
             similarity_kernel,
-            classes.number * plan.class_tiles + samples.number * plan.sample_tiles,
+            tiles_of(classes) + tiles_of(samples),
             {
-                "class_tiles": classes,
-                "sample_tiles": samples,
-                "kept_class_tiles": kept_classes,
-                "kept_sample_tiles": kept_samples,
+                "class_panel": classes,
+                "sample_panel": samples,
+                "kept_class_rows": TileRows(self.kept_classes.first_row, self.kept_classes.rows),
+                "kept_sample_rows": TileRows(self.kept_samples.first_row, self.kept_samples.rows),
+                "BY_LABEL": self.configuration.by_label,
+                "SUMMED": summed,
                 **self.configuration.terms.sides,
             },
+        )
+
+    def _derivatives_of_kept(self) -> Launch:
+        plan = self.plan
+        return Launch(
+            derivative_tiles,
+            [tiles_of(self.kept_classes) + tiles_of(self.kept_samples)],
+            {
+                **self.padded,
+                **self.units,
+                **self.configuration.terms.sides,
+                **self.added_up,
+                "held": self.held,
+                "class_panel": self.kept_classes,
+                "sample_panel": self.kept_samples,
+                "BY_LABEL": self.configuration.by_label,
+                "MOST_TILES": plan.most_tiles,
+            },
+            {"num_warps": plan.warps},
         )
 
     def _partial_sums(self, *, of_classes: bool) -> Launch:
@@ -317,32 +356,27 @@ class _Stages:
             },
         )
 
-    def _slopes(self, classes: TileRows, samples: TileRows) -> Launch:
-        """Slopes of these tile rows, and the loss with them."""
+    def _slopes(self, classes: Panel, samples: Panel) -> Launch:
+        """Slopes of these panels, and the loss with them."""
         plan = self.plan
-        class_programs = classes.number * plan.sample_tiles
-        if plan.recomputed:
-            class_programs = classes.number * plan.tile // plan.recomputed_tile
         return self._products(
             slope_kernel,
-            1 + class_programs + samples.number * plan.class_tiles,
+            1 + classes.rows * plan.sample_tiles + samples.rows * plan.class_tiles,
             {
-                "class_tiles": classes,
-                "sample_tiles": samples,
+                "class_panel": classes,
+                "sample_panel": samples,
                 **self.configuration.terms._asdict(),
+                **self.added_up,
                 "SMOOTHED": self.configuration.smoothed,
-                "CLASSES_ADDED_UP": plan.classes_added_up,
-                "SAMPLES_ADDED_UP": plan.samples_added_up,
                 "MOST_TILES": plan.most_tiles,
-                "RECOMPUTED": plan.recomputed,
-                "RECOMPUTED_TILE": plan.recomputed_tile,
+                "LOSS_BLOCK": 256,
             },
         )
 
     def _products(self, kernel: Any, programs: int, arguments: dict[str, Any]) -> Launch:
         """A launch of a kernel of matrix products, whose pipeline may be measured."""
         options = {"num_warps": self.plan.warps, "num_stages": self.plan.stages}
-        arguments = {**arguments, **self.padded, **self.units, "kept_samples": self.kept_samples}
+        arguments = {**arguments, **self.padded, **self.units, "held": self.held}
         if planning.AUTOTUNE:
             return Launch(kernel, [programs], arguments)
         return Launch(kernel, [programs], {**arguments, "STEP": self.plan.step}, options)
@@ -361,7 +395,6 @@ class _Stages:
                 "SMOOTHED": self.configuration.smoothed,
                 "first_sample": first,
                 "wanted_samples": stop - first,
-                "CLASS_PROJECTIONS": 1 if self.plan.recomputed else 0,
                 "SAMPLES": tile.samples,
                 "CLASSES": tile.classes,
             },

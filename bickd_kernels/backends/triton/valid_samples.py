@@ -24,7 +24,6 @@ def valid_samples(
         scratch,
         samples=padded_samples.to(tl.int64),
         classes=padded_classes.to(tl.int64),
-        kept_samples=0,
         PARTS=1,
         TILE=16,
         WITH_CLASS=False,
