@@ -9,6 +9,7 @@ nothing survives in a cache from one launch to the next.
 from typing import NamedTuple
 
 from bickd_kernels.backends.triton import planning
+from bickd_kernels.backends.triton.contrast import Panel
 from bickd_kernels.backends.triton.scratch import SAMPLE_STATISTICS
 
 TARGET = planning.Target("cuda", "90", 32)
@@ -26,7 +27,7 @@ class Work(NamedTuple):
 
 
 def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
-    """The launches of forward and backward, the exponentials of both sides kept or those of classes not.
+    """The launches of forward and backward, in their order.
 
     Args:
         samples: ``B``.
@@ -35,16 +36,59 @@ def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> l
         parts: how many float16 numbers an operand of a product is made of, 1 or 2.
     """
     plan = planning.plan(samples, classes, parts, TARGET)
+    sides = _sides(plan, samples)
+    kept = [side for side in sides if side.kept]
     works = [_sample_statistics(plan, samples, classes, logit_bytes), _class_statistics(plan, samples, classes, logit_bytes)]
-    works.append(_similarity_tiles(plan))
-    if plan.recomputed:
-        # Each part is read and each sum written once, of both kinds.
-        moved = 8 * plan.padded_classes * (plan.class_tiles + 1)
-        works.append(Work("partial_sums", moved, moved, 0, programs=2 * -(-plan.padded_classes // 256)))
-    works.append(_slope_tiles(plan, samples))
+    works.append(_sums_of_similarities(plan, sides))
+    works += [_partial_sums(side) for side in sides if side.added_up]
+    if kept:
+        works.append(_derivative_tiles(plan, [(side, side.panels[0]) for side in kept]))
+    loss = _loss(plan, sides, samples)
+    works.append(_slope_tiles(plan, [(side, side.panels[0]) for side in kept], loss))
+    for side in sides:
+        for panel in () if side.kept else side.panels:
+            works += [_derivatives_formed_again(plan, side, panel), _slope_tiles(plan, [(side, panel)], loss)]
     works.append(_logit_gradient(plan, samples, classes, logit_bytes))
     works.append(_scale(samples, classes, logit_bytes))
     return works
+
+
+class _Side(NamedTuple):
+    """The classes or the samples as vectors that are contrasted."""
+
+    vectors: int
+    """In whole tiles."""
+    length: int
+    """Entries of a vector, in whole tiles."""
+    tiles: int
+    panels: list[Panel]
+    added_up: bool
+    """Whether a launch of its own adds up the partial sums."""
+    by_label: bool
+    """Whether any tile may hold positives; else those on the diagonal do."""
+
+    @property
+    def kept(self) -> bool:
+        return len(self.panels) == 1
+
+    def with_positives(self, panel: Panel) -> int:
+        """How many tiles of a panel may hold positives."""
+        if self.by_label:
+            return panel.rows * panel.columns
+        return sum(panel.first_row <= tile < panel.first_row + panel.rows for tile in self._columns(panel))
+
+    @staticmethod
+    def _columns(panel: Panel) -> range:
+        return range(panel.first_column, panel.first_column + panel.columns)
+
+
+def _sides(plan: planning.Plan, samples: int) -> list[_Side]:
+    n, m = plan.padded_samples, plan.padded_classes
+    class_panels, sample_panels = plan.class_panels, plan.sample_panels(0, samples)
+    return [
+        _Side(m, n, plan.class_tiles, class_panels, plan.added_up(plan.class_tiles, class_panels), by_label=False),
+        _Side(n, m, plan.sample_tiles, sample_panels, plan.added_up(plan.sample_tiles, sample_panels), by_label=True),
+    ]
 
 
 def _sample_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
@@ -84,69 +128,93 @@ def _units(plan: planning.Plan) -> int:
     return 2 * plan.parts * plan.padded_samples * plan.padded_classes
 
 
-def _products(plan: planning.Plan) -> int:
-    """Products of float16 matrices that make one product: three of the parts, without that of both low parts."""
-    return 1 if plan.parts == 1 else 3
+def _flops(plan: planning.Plan, tiles: int, length: int) -> int:
+    """Of the products of float16 matrices that make so many tiles of a product over ``length``."""
+    return 2 * tiles * plan.tile**2 * length * planning.products_of(plan.parts)
 
 
-def _kept(plan: planning.Plan) -> tuple[int, int]:
-    """Bytes of the exponentials that are kept of classes and of samples."""
-    return 0 if plan.recomputed else 4 * plan.padded_classes**2, 4 * plan.padded_samples**2
+def _sums_of_similarities(plan: planning.Plan, sides: list[_Side]) -> Work:
+    units, requested, compulsory, flops, programs = _units(plan), 0, 0, 0, 0
+    for side in sides:
+        tiles = side.tiles**2
+        results = 8 * side.tiles * side.vectors + 4 * tiles + (4 * side.vectors**2 if side.kept else 0)
+        # Members of both operands; labels of both where there may be positives.
+        members = 8 * plan.tile * (tiles + side.with_positives(Panel(0, side.tiles, 0, side.tiles)))
+        requested += 2 * units * side.tiles + results + members
+        compulsory += 2 * units + results + 8 * side.vectors
+        flops += _flops(plan, tiles, side.length)
+        programs += tiles
+    return Work("similarity_tiles", requested, compulsory, flops, programs)
 
 
-def _similarity_tiles(plan: planning.Plan) -> Work:
-    n, m, n_tiles, m_tiles = plan.padded_samples, plan.padded_classes, plan.sample_tiles, plan.class_tiles
-    vectors, tiles = m_tiles * m + n_tiles * n, m_tiles**2 + n_tiles**2
-    # Parts of both sums and of the positives; label and weight of the vectors of both operands.
-    sums, positives, members = 8 * vectors, 4 * tiles, 16 * vectors
+def _partial_sums(side: _Side) -> Work:
+    # Each part is read and each sum written once, of both kinds.
+    moved = 8 * side.vectors * (side.tiles + 1)
+    return Work("partial_sums", moved, moved, 0, programs=2 * -(-side.vectors // 256))
+
+
+def _derivatives(plan: planning.Plan, panel: Panel) -> int:
+    """Bytes of the derivatives of a panel."""
+    return 2 * plan.parts * plan.tile**2 * panel.rows * panel.columns
+
+
+def _weights(plan: planning.Plan, side: _Side, panel: Panel) -> int:
+    """Bytes of both labels and one member for each tile of derivatives that may hold positives."""
+    return 12 * plan.tile * side.with_positives(panel)
+
+
+def _derivative_tiles(plan: planning.Plan, kept: list[tuple[_Side, Panel]]) -> Work:
+    requested, compulsory, programs = 0, 0, 0
+    for side, panel in kept:
+        tiles = panel.rows * panel.columns
+        sums = 1 if side.added_up else side.tiles
+        moved = 4 * plan.tile**2 * tiles + _derivatives(plan, panel)
+        requested += moved + 8 * plan.tile * sums * tiles + _weights(plan, side, panel)
+        compulsory += moved + 8 * side.vectors * sums + 8 * side.vectors
+        programs += tiles
+    return Work("derivative_tiles", requested, compulsory, 0, programs)
+
+
+def _derivatives_formed_again(plan: planning.Plan, side: _Side, panel: Panel) -> Work:
+    tiles = panel.rows * panel.columns
+    operands = 2 * plan.parts * plan.tile * side.length
+    derivatives = _derivatives(plan, panel)
     return Work(
         "similarity_tiles",
-        requested=2 * _units(plan) * (m_tiles + n_tiles) + sum(_kept(plan)) + sums + positives + members,
-        compulsory=4 * _units(plan) + sum(_kept(plan)) + sums + positives + 8 * (n + m),
-        flops=2 * n * m * (n + m) * _products(plan),
+        requested=tiles * (2 * operands + 8 * plan.tile) + derivatives + _weights(plan, side, panel),
+        compulsory=(panel.rows + panel.columns) * (operands + 4 * plan.tile) + derivatives + 8 * plan.tile * panel.columns,
+        flops=_flops(plan, tiles, side.length),
         programs=tiles,
     )
 
 
-def _slope_tiles(plan: planning.Plan, samples: int) -> Work:
-    n, m, n_tiles, m_tiles = plan.padded_samples, plan.padded_classes, plan.sample_tiles, plan.class_tiles
-    units, (kept_classes, kept_samples) = _units(plan), _kept(plan)
-    class_partials = 1 if plan.recomputed else m_tiles
-    class_projections = 1 if plan.recomputed else n_tiles
-    results = 8 * n * m + 4 * (m * class_projections + n * m_tiles)
-    sums = 8 * (class_partials * m + n_tiles * n)
-    positives = 4 * (m_tiles**2 + n_tiles**2)
-    loss = sums + positives + 4 * (m + 2 * n + 4 * samples) + 28
+def _loss(plan: planning.Plan, sides: list[_Side], samples: int) -> int:
+    """Bytes of the program of the loss: sums, positives, members; statistics and members of the samples; the results."""
+    of_sides = sum(8 * side.vectors * (1 if side.added_up else side.tiles) + 4 * side.tiles**2 for side in sides)
+    return of_sides + 4 * sum(side.vectors for side in sides) + 4 * (plan.padded_samples + 4 * samples) + 28
 
-    # The sample side: E and column sums for every tile of entries, V for every tile of vectors, U once more for h.
-    sample_side = kept_samples * m_tiles + units * n_tiles + units
-    sample_side += 4 * m_tiles * n_tiles * n * n_tiles + 8 * n_tiles * n * m_tiles + 8 * n * m_tiles
-    if plan.recomputed:
-        # Every tile of classes: all V with column sums, labels and weights, its own U for the product and for h.
-        class_programs = m // plan.recomputed_tile
-        class_side = class_programs * (units + 12 * m) + 2 * units + 12 * m
-    else:
-        class_programs = m_tiles * n_tiles
-        class_side = kept_classes * n_tiles + units * m_tiles + units
-        class_side += 4 * m_tiles * n_tiles * m * m_tiles + 8 * m_tiles * m * n_tiles + 8 * m * n_tiles
-    class_products = 2 if plan.recomputed else 1
-    return Work(
-        "slope_tiles",
-        requested=sample_side + class_side + results + loss,
-        compulsory=kept_classes + kept_samples + 4 * units + results + loss + 8 * (n + m),
-        flops=2 * n * m * (n + class_products * m) * _products(plan),
-        # One more sums up the loss.
-        programs=1 + class_programs + n_tiles * m_tiles,
-    )
+
+def _slope_tiles(plan: planning.Plan, panels: list[tuple[_Side, Panel]], loss: int) -> Work:
+    requested, compulsory, flops, programs = loss, loss, 0, 1
+    for side, panel in panels:
+        entry_tiles = side.length // plan.tile
+        tiles = panel.rows * entry_tiles
+        slopes = 4 * plan.tile**2 * tiles * (1 if panel.first_column == 0 else 2)
+        units = 2 * plan.parts * plan.tile * side.length
+        results = slopes + units * panel.rows + 4 * plan.tile * tiles
+        requested += _derivatives(plan, panel) * entry_tiles + units * panel.columns * panel.rows + results
+        compulsory += _derivatives(plan, panel) + units * panel.columns + results
+        flops += _flops(plan, tiles, panel.columns * plan.tile)
+        programs += tiles
+    return Work("slope_tiles", requested, compulsory, flops, programs)
 
 
 def _logit_gradient(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
     m, m_tiles = plan.padded_classes, plan.class_tiles
-    projections = 1 if plan.recomputed else plan.sample_tiles
     logits, slopes = samples * classes * logit_bytes, 4 * samples * classes
     in_blocks = min(m, -(-classes // plan.sample_logits.classes) * plan.sample_logits.classes)
     # Weight, length and h of the classes, by every block of rows and twice.
-    of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + projections) + 8
+    of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + plan.sample_tiles) + 8
     of_samples = samples * (4 * (9 + m_tiles) + 8)
     blocks = -(-samples // plan.sample_logits.samples)
     return Work(

@@ -102,11 +102,11 @@ def test_a_fault_of_memory_stops_the_launch(planted: Planting, file: str, right:
             "pass",
             id="a statistic never written",
         ),
-        pytest.param("slope_tiles.py", "pushed - tl.where", "pushed + tl.where", id="pull turned into push"),
+        pytest.param("contrast.py", "derivative -= tl.where", "derivative += tl.where", id="pull turned into push"),
         pytest.param(
-            "slope_tiles.py",
-            "column_sums = row_sums + tl.cast(tiles, tl.int64) * vectors",
-            "column_sums = row_sums",
+            "derivative_tiles.py",
+            "of_columns = side.partial_sums + tl.cast(tiles, tl.int64) * vectors",
+            "of_columns = side.partial_sums",
             id="row sums for column sums",
         ),
         pytest.param(

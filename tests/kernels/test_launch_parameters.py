@@ -14,8 +14,8 @@ from bickd_kernels.backends.triton import planning
 SHAPE = (70, 140)
 """Samples and classes of 2 and 3 tiles, the last of each not full."""
 
-ROW_OF_TILES = 4 * 64 * 64 * 3
-"""The bytes of similarities of one row of tiles of classes."""
+COLUMN_OF_TILES = 4 * 64 * 64 * 3
+"""The bytes of the derivatives of one column of tiles of classes, of float32 grade."""
 
 
 def check(kind: str, inputs: Inputs, launches: int, **options: Any) -> None:
@@ -28,22 +28,65 @@ def check(kind: str, inputs: Inputs, launches: int, **options: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept_bytes", "launches"),
-    [(0, 5 + 2 * 3 + 2 * 2), (ROW_OF_TILES, 5 + 2 * 3 + 2 * 2), (2 * ROW_OF_TILES, 5 + 2 * 2), (3 * ROW_OF_TILES, 5)],
+    ("panel_bytes", "panels"), [(0, 3 + 2), (COLUMN_OF_TILES, 3 + 2), (2 * COLUMN_OF_TILES, 2 + 2), (2**30, 2 + 2)]
 )
 @pytest.mark.parametrize("kind", ["bickd", "bilateral_unlabelled"])
 def test_panels_of_both_sides_and_uneven_ones(
-    kind: str, kept_bytes: int, launches: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, panel_bytes: int, panels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(planning, "CACHED_BYTES", 0)
+    monkeypatch.setattr(planning, "KEPT_BYTES", 0)
+    monkeypatch.setattr(planning, "PANEL_BYTES", panel_bytes)
     inputs = make_inputs(*SHAPE, dtype=torch.float32)
-    check(kind, with_absences(inputs) if kind == "bickd" else inputs, launches)
+    check(kind, with_absences(inputs) if kind == "bickd" else inputs, 7 + 2 * panels)
+
+
+@pytest.mark.parametrize("contrast_temperature", [0.02, 0.5])
+def test_similarities_that_are_formed_again_are_those_that_were_summed(
+    contrast_temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0.02, what differs by rounding would differ by 1e-5 in its exponential."""
+    inputs = make_inputs(*SHAPE, dtype=torch.float32)
+    inputs = inputs._replace(student=inputs.teacher + 0.1 * inputs.student)
+    monkeypatch.setattr(planning, "CACHED_BYTES", 0)
+    monkeypatch.setattr(planning, "KEPT_BYTES", 0)
+    check("bilateral", inputs, 7 + 2 * 2 + 2 * 2, contrast_temperature=contrast_temperature)
+
+
+@pytest.mark.parametrize(
+    ("samples", "classes", "parts", "kept"),
+    [
+        (64, 2048, 1, True),
+        (64, 2049, 1, False),
+        (512, 4096, 1, True),
+        (384, 4096, 1, False),
+        (256, 4096, 2, True),
+        (128, 4096, 2, False),
+        (512, 4097, 2, False),
+    ],
+)
+def test_a_large_matrix_is_kept_where_its_products_are_long(samples: int, classes: int, parts: int, kept: bool) -> None:
+    plan = planning.plan(samples, classes, parts, planning.Target("cuda", "90", 32))
+    assert (len(plan.class_panels) == 1) == kept
+    assert len(plan.sample_panels(0, samples)) == 1
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_panels_cover_a_side_within_their_budget(parts: int) -> None:
+    plan = planning.plan(256, 21841, parts, planning.Target("cuda", "90", 32))
+    panels = plan.class_panels
+    assert [panel.first_column for panel in panels[1:]] == [panel.first_column + panel.columns for panel in panels[:-1]]
+    assert panels[0].first_column == 0
+    assert panels[-1].first_column + panels[-1].columns == plan.class_tiles
+    for panel in panels:
+        assert (panel.first_row, panel.rows) == (0, plan.class_tiles)
+        assert 2 * parts * panel.rows * panel.columns * plan.tile**2 <= planning.PANEL_BYTES
 
 
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[::-1]])
 def test_partial_sums_of_one_side_only(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "MAX_TILES", 2)
-    check("bickd", with_absences(make_inputs(*shape, dtype=torch.bfloat16)), 6)
+    check("bickd", with_absences(make_inputs(*shape, dtype=torch.bfloat16)), 7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,71 +97,52 @@ def test_partial_sums_where_only_one_side_is_computed(kind: str, needed: str, mo
     weights = {"class_wise_weight": 0.0, "sample_wise_weight": 0.0, needed: 0.7}
     with simulator() as session:
         actual = step(kind, inputs, **weights)
-    assert session.launches == 6
+    assert session.launches == 7
     assert_right(actual, kind, inputs, **weights)
 
 
 def test_without_a_class_side_its_partial_sums_are_not_added_up() -> None:
     # More classes than are kept: the partial sums of the class side are added up, where there is one.
-    inputs = make_inputs(4, planning.KEPT_CLASSES + 60, dtype=torch.bfloat16)
+    inputs = make_inputs(4, 2100, dtype=torch.bfloat16)
     with simulator(races="off") as session:
         actual = step("bilateral", inputs, class_wise_weight=0.0)
-    assert session.launches == 5
+    assert session.launches == 6
     assert_right(actual, "bilateral", inputs, class_wise_weight=0.0)
 
 
-@pytest.mark.parametrize(("samples", "dtype"), [(300, torch.bfloat16), (140, torch.float32), (300, torch.float32)])
-def test_similarities_are_formed_again_of_as_many_samples_as_fit(
-    samples: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(planning, "KEPT_CLASSES", 0)
-    fits = samples * (2 if dtype == torch.float32 else 1) <= planning.RECOMPUTED_ENTRIES
-    check("bickd", make_inputs(samples, 50, dtype=dtype), 6 if fits else 5)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "contrast_temperature", "launches"),
-    [
-        (torch.float32, 0.2, 6),
-        (torch.float32, 0.19, 5),
-        (torch.bfloat16, 0.1, 6),
-        # Products of 16-bit logits have float32 grade here.
-        (torch.bfloat16, 0.09, 5),
-    ],
-)
-def test_similarities_of_float32_grade_are_not_formed_again_for_a_sharp_contrast(
-    dtype: torch.dtype, contrast_temperature: float, launches: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(planning, "KEPT_CLASSES", 0)
-    check("bickd", make_inputs(*SHAPE, dtype=dtype), launches, contrast_temperature=contrast_temperature)
-
-
-@pytest.mark.parametrize("kept_classes", [2048, 0])
+@pytest.mark.parametrize("kept_bytes", [2**24, 0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_parameters_for_amd(dtype: torch.dtype, kept_classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_for_amd(dtype: torch.dtype, kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "current_target", lambda: planning.Target("hip", "gfx942", 64))
-    monkeypatch.setattr(planning, "KEPT_CLASSES", kept_classes)
-    check("bickd", with_absences(make_inputs(*SHAPE, dtype=dtype)), 5 if kept_classes else 6)
+    monkeypatch.setattr(planning, "CACHED_BYTES", kept_bytes)
+    monkeypatch.setattr(planning, "KEPT_BYTES", kept_bytes)
+    check("bickd", with_absences(make_inputs(*SHAPE, dtype=dtype)), 6 if kept_bytes else 7 + 2 * 2 + 2 * 2)
 
 
-@pytest.mark.parametrize("shape", [(20, 1100), (1050, 20)])
-def test_tiles_of_128_in_float32(shape: tuple[int, int]) -> None:
-    inputs = make_inputs(*shape, dtype=torch.float32)
+@pytest.mark.parametrize("shape", [(20, 1300), (1290, 20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tiles_of_128(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    inputs = make_inputs(*shape, dtype=dtype)
     with simulator(races="off") as session:
         actual = step("bickd", inputs)
-    assert session.launches == 5
+    assert session.launches == 6
     assert_right(actual, "bickd", inputs)
+
+
+@pytest.mark.parametrize(("arch", "parts", "tile"), [("80", 1, 128), ("80", 2, 64), ("90", 2, 128), ("100", 2, 128)])
+def test_tiles_of_float32_grade_are_small_where_operands_lie_in_registers(arch: str, parts: int, tile: int) -> None:
+    assert planning.plan(1024, 1000, parts, planning.Target("cuda", arch, 32)).tile == tile
 
 
 @pytest.mark.parametrize(("rows", "block"), [(1, 16), (4, 32), (16, 256)])
 def test_any_tile_of_rows(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "tile_of_logits", lambda classes: planning.LogitTile(rows, block, warps=4))
-    check("bickd", with_absences(make_inputs(35, 70, dtype=torch.float32)), 5)
+    check("bickd", with_absences(make_inputs(35, 70, dtype=torch.float32)), 6)
 
 
 @pytest.mark.parametrize("samples", [15, 16, 17, 31, 33, 64, 65, 129])
 def test_any_remainder_of_samples(samples: int) -> None:
-    check("bickd", make_inputs(samples, 20, dtype=torch.float32), 5)
+    check("bickd", make_inputs(samples, 20, dtype=torch.float32), 6)
 
 
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.05, 0.1, 0.2, 0.5, 2.0])

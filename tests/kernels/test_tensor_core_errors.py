@@ -29,13 +29,14 @@ class Path(NamedTuple):
     parameters: dict[str, Any]
 
 
-KEPT = Path((70, 200), 5, {})
-RECOMPUTED = Path((200, 70), 6, {"KEPT_CLASSES": 0})
+KEPT = Path((70, 200), 6, {})
+PANELS = Path((200, 70), 7 + 2 * 2 + 2 * 2, {"CACHED_BYTES": 0, "KEPT_BYTES": 0})
 
 CASES = {
     "kept": (KEPT, 0.2),
     "kept, sharp": (KEPT, 0.02),
-    "recomputed": (RECOMPUTED, planning.RECOMPUTED_CONTRAST),
+    "panels": (PANELS, 0.2),
+    "panels, sharp": (PANELS, 0.02),
 }
 """Paths and contrast temperatures, the default and the sharpest that take the path."""
 

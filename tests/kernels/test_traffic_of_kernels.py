@@ -10,14 +10,29 @@ from traffic import LaunchTraffic, count_traffic
 from benchmarks.kernel_traffic import training_step
 from bickd_kernels.backends.triton import planning
 
-GENERAL = ["sample_statistics", "class_statistics", "similarity_tiles", "slope_tiles", "logit_gradient"]
+GENERAL = [
+    "sample_statistics",
+    "class_statistics",
+    "similarity_tiles",
+    "derivative_tiles",
+    "slope_tiles",
+    "logit_gradient",
+]
+
+
+def launches_of(inputs: Inputs) -> list[LaunchTraffic]:
+    """The launches of one training step."""
+    with simulator(races="off"), count_traffic() as launches:
+        step("bickd", inputs)
+    return launches
 
 
 def traffic_of(inputs: Inputs) -> dict[str, LaunchTraffic]:
-    """The launches of one training step, by the names of the kernels."""
-    with simulator(races="off"), count_traffic() as launches:
-        step("bickd", inputs)
-    return {traffic.kernel: traffic for traffic in launches}
+    """The launches of one training step that launches no kernel twice, by the names of the kernels."""
+    launches = launches_of(inputs)
+    by_kernel = {traffic.kernel: traffic for traffic in launches}
+    assert len(by_kernel) == len(launches)
+    return by_kernel
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +72,7 @@ def test_the_gradient_reads_logits_from_the_cache_and_is_written_once(
 
 def test_products_touch_no_logits(general_step: tuple[Inputs, dict[str, LaunchTraffic]]) -> None:
     inputs, traffic = general_step
-    for kernel in ("similarity_tiles", "slope_tiles"):
+    for kernel in ("similarity_tiles", "derivative_tiles", "slope_tiles"):
         with pytest.raises(KeyError):
             traffic[kernel].counts_of(inputs.student)
 
@@ -71,14 +86,16 @@ def test_every_kernel_requests_the_bytes_of_the_formulas(dtype: torch.dtype, par
         assert traffic.requested_bytes == works[kernel].requested, kernel
 
 
-def test_the_path_that_keeps_no_similarities_requests_the_bytes_of_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "KEPT_CLASSES", 0)
-    traffic = traffic_of(make_inputs(70, 200, dtype=torch.float32))
-    works = {work.kernel: work for work in training_step(70, 200, 4, 2) if work.programs is not None}
-    assert list(traffic) == list(works)
-    assert {kernel: counted.requested_bytes for kernel, counted in traffic.items()} == {
-        kernel: work.requested for kernel, work in works.items()
-    }
+@pytest.mark.parametrize("kept_bytes", [0, 4 * 64 * 64 * 4])
+def test_panels_request_the_bytes_of_the_formulas(kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of both sides, or of the classes alone."""
+    monkeypatch.setattr(planning, "CACHED_BYTES", kept_bytes)
+    monkeypatch.setattr(planning, "KEPT_BYTES", kept_bytes)
+    traffic = launches_of(make_inputs(70, 200, dtype=torch.float32))
+    works = [work for work in training_step(70, 200, 4, 2) if work.programs is not None]
+    assert [(launch.kernel, launch.requested_bytes) for launch in traffic] == [
+        (work.kernel, work.requested) for work in works
+    ]
 
 
 def test_no_launch_touches_less_than_the_formulas_call_compulsory() -> None:

@@ -15,11 +15,12 @@ SHAPE = (150, 200)
 WANTED = [slice(0, 50), slice(50, 100), slice(100, 150), slice(128, 150), slice(149, 150)]
 
 
-@pytest.mark.parametrize("kept_bytes", [planning.KEPT_BYTES, 0], ids=["kept", "panels"])
+@pytest.mark.parametrize("kept_bytes", [2**24, 0], ids=["kept", "panels"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_parts_of_a_gradient_are_the_gradient(
     dtype: torch.dtype, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(planning, "CACHED_BYTES", kept_bytes)
     monkeypatch.setattr(planning, "KEPT_BYTES", kept_bytes)
     inputs = with_absences(make_inputs(*SHAPE, dtype=dtype))
     batch, settings = batch_of("bickd", inputs), settings_of("bickd")
@@ -52,5 +53,7 @@ def test_slopes_of_samples_are_formed_in_the_tiles_that_the_wanted_ones_meet(
     programs = {launch.kernel.__name__: launch.programs[0] for launch in launched}
     # The loss, a program for each of the 4 tiles of classes and 3 of samples, and those of the sample side.
     assert programs["slope_tiles"] == 1 + 4 * 3 + tiles * 4
+    # Likewise with the derivatives, whose matrices have as many tiles of columns as the sides have of vectors.
+    assert programs["derivative_tiles"] == 4 * 4 + tiles * 3
     samples_of_a_program = planning.tile_of_logits(200).samples
     assert programs["logit_gradient"] == -(-(wanted.stop - wanted.start) // samples_of_a_program)

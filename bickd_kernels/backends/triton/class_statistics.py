@@ -18,11 +18,10 @@ from bickd_kernels.backends.triton.primitives import (
     LOG2_E,
     UNIT_SCALE,
     finite_or_zero,
-    high_part,
     logits_of,
-    low_part,
     rescaled,
 )
+from bickd_kernels.backends.triton.products import high_part, low_part
 from bickd_kernels.backends.triton.scratch import (
     STUDENT_LENGTH,
     STUDENT_MAX,

@@ -13,12 +13,13 @@ No maximum is subtracted, because similarities lie in [0, 1]. Sums go through bu
 are added in a fixed order: the result is the same from run to run.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.primitives import LOG2_E, high_part, low_part
+from bickd_kernels.backends.triton.primitives import LOG2_E
+from bickd_kernels.backends.triton.products import high_part, low_part
 from bickd_kernels.backends.triton.scratch import as_float16, as_int32
 
 DERIVATIVE_SCALE = tl.constexpr(32768.0)
@@ -41,22 +42,27 @@ class TileRows(NamedTuple):
     number: int
 
 
+def unspecialised(panel: Any) -> Any:
+    """As kernels get it: for integers in a tuple, not for floats, Triton compiles a kernel for each kind of values."""
+    return type(panel)(*map(float, panel))
+
+
 @triton.jit
-def as_int32_panel(panel):
-    """A panel whose numbers have one type, whatever Triton made of their values."""
+def in_tiles(panel):
+    """A panel as a kernel needs it."""
     return Panel(
-        first_row=tl.cast(panel.first_row, tl.int32),
-        rows=tl.cast(panel.rows, tl.int32),
-        first_column=tl.cast(panel.first_column, tl.int32),
-        columns=tl.cast(panel.columns, tl.int32),
+        first_row=panel.first_row.to(tl.int32),
+        rows=panel.rows.to(tl.int32),
+        first_column=panel.first_column.to(tl.int32),
+        columns=panel.columns.to(tl.int32),
     )
 
 
 @triton.jit
-def exponentials_of(similarity, member_i, member_j, contrast_temperature):
+def exponentials_of(similarity, present_i, present_j, contrast_temperature):
     """``exp((S - 1) / k)``, and 0 where one of the two vectors is not part of the batch."""
     exponentials = tl.exp2((similarity - 1.0) * (LOG2_E / contrast_temperature))
-    return tl.where((member_i > 0.0)[:, None] & (member_j > 0.0)[None, :], exponentials, 0.0)
+    return tl.where(present_i[:, None] & present_j[None, :], exponentials, 0.0)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ Grid: one program for a tile of the class side, then one for a tile of the sampl
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.contrast import as_int32_panel, store_derivatives
+from bickd_kernels.backends.triton.contrast import in_tiles, store_derivatives
 from bickd_kernels.backends.triton.primitives import inverse_or_zero, sum_over_tiles
 from bickd_kernels.backends.triton.scratch import buffers
 
@@ -59,7 +59,7 @@ def derivative_tile(
     )
 
 
-@triton.jit(do_not_specialize=["held", "class_panel", "sample_panel"])
+@triton.jit(do_not_specialize=["held"])
 def derivative_tiles(
     scratch,  # in   exponentials, partial_sums or sums, labels, members; out  derivatives
     padded_samples,
@@ -89,13 +89,13 @@ def derivative_tiles(
         kept_samples=tl.cast(held.kept_samples, tl.int64),
     )
     program = tl.program_id(0)
-    class_programs = class_panel.rows * class_panel.columns
+    class_programs = (class_panel.rows * class_panel.columns).to(tl.int32)
     if program < class_programs:
         derivative_tile(
             program,
             memory.classes,
             vectors=padded_classes,
-            panel=as_int32_panel(class_panel),
+            panel=in_tiles(class_panel),
             BY_LABEL=False,
             ADDED_UP=CLASSES_ADDED_UP,
             PARTS=PARTS,
@@ -107,7 +107,7 @@ def derivative_tiles(
             program - class_programs,
             memory.samples,
             vectors=padded_samples,
-            panel=as_int32_panel(sample_panel),
+            panel=in_tiles(sample_panel),
             BY_LABEL=BY_LABEL,
             ADDED_UP=SAMPLES_ADDED_UP,
             PARTS=PARTS,

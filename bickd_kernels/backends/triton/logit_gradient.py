@@ -1,4 +1,4 @@
-"""Stage 5, the logit gradient: everything put together, written once, in float32.
+"""Stage 6, the logit gradient: everything put together, written once, in float32.
 
     A = Pc * (Gc - Pc * hc),   D = Pr * (Gr - Pr * hr)
     d loss / d x = class_wise_weight / (t C k) * (A - P * sum_c A) + sample_wise_weight / (t B k) * D

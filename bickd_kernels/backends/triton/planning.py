@@ -167,15 +167,17 @@ def products_of(parts: int) -> int:
     return 1 if parts == 1 else 3
 
 
-def tile_of_products(samples: int, classes: int) -> int:
+def tile_of_products(samples: int, classes: int, parts: int, target: Target) -> int:
     """Large tiles read less, small ones are more programs."""
-    large = (-(-samples // 128)) ** 2 + (-(-classes // 128)) ** 2
-    return 128 if large >= MANY_PROGRAMS else 64
+    programs = (-(-samples // 128)) ** 2 + (-(-classes // 128)) ** 2
+    # Before Hopper, operands of tensor cores lie in registers, which are too few for those in parts.
+    registers_suffice = parts == 1 or target.backend == "hip" or int(target.arch) >= 90
+    return 128 if programs >= MANY_PROGRAMS and registers_suffice else 64
 
 
 def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
     """Launch parameters for a batch."""
-    tile = tile_of_products(samples, classes)
+    tile = tile_of_products(samples, classes, parts, target)
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
     # 16 logits of each network a thread: more do not stay in registers.
@@ -191,7 +193,7 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
         class_logits=LogitTile(resident, width, warps=target.warps(max(128, resident * width // 16))),
         most_tiles=triton.next_power_of_2(tiles),
         warps=8 if tile == 128 or target.warp_size == 64 else 4,
-        stages=3,
+        stages=4 if target.backend == "cuda" else 3,
     )
 
 

@@ -1,9 +1,6 @@
 """Device functions and constants that several kernels share.
 
 Kernels take logarithms and powers to the base 2, for which a GPU has instructions: ``log2(e)`` goes into the scale.
-A product of unit vectors has float16 operands. With ``PARTS == 1`` each operand is rounded to float16; with
-``PARTS == 2`` it is the sum of two float16 numbers, and three products make one of float32 grade. Each step of such a
-product is added up from zero on the tensor cores, and to the sum of all steps in float32.
 """
 
 from typing import Any, NamedTuple
@@ -55,35 +52,6 @@ def finite_or_zero(maximum):
 def rescaled(total, old_maximum, new_maximum, scale):
     """``total = sum 2^((x - old) scale)`` as it reads relative to the new maximum."""
     return total * tl.exp2((old_maximum - finite_or_zero(new_maximum)) * scale)
-
-
-@triton.jit
-def high_part(values):
-    """The float16 number nearest to each value."""
-    return values.to(tl.float16)
-
-
-@triton.jit
-def low_part(values, high):
-    """What ``high_part`` left over, as float16."""
-    return (values - high.to(tl.float32)).to(tl.float16)
-
-
-@triton.jit
-def product_of_parts(left_high, left_low, right_high, right_low):
-    """``left @ right`` of operands in two parts; the product of the low parts is below float32 resolution and left out."""
-    product = tl.dot(left_low, right_high)
-    product = tl.dot(left_high, right_low, product)
-    return tl.dot(left_high, right_high, product)
-
-
-@triton.jit
-def dot_of_parts(left_high, left_low, right_high, right_low, accumulator, PARTS: tl.constexpr):
-    """``accumulator + left @ right``."""
-    if PARTS == 2:
-        # Tensor cores cut off what a float32 sum rounds. In a long sum that would cost more than the low parts are worth.
-        return accumulator + product_of_parts(left_high, left_low, right_high, right_low)
-    return tl.dot(left_high, right_high, accumulator)
 
 
 @triton.jit

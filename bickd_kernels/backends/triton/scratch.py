@@ -20,7 +20,7 @@
     projections      (d / TILE, v)             sums of ``U_id G_id`` within a tile
     slopes           (n, m)                    ``G``, as the logits lie
     for a gradient, of the tiles of similarities that are held at a time, the samples first:
-    derivatives      (PARTS, rows, columns) float16   ``W``, times ``SLOPE_SCALE``
+    derivatives      (PARTS, rows, columns) float16   ``W``, times ``DERIVATIVE_SCALE``
     exponentials     (rows, v)                 ``E``, where it is kept
 
 Every buffer begins at a multiple of 16 numbers, which the compiler can see: loads are as wide as they can be.

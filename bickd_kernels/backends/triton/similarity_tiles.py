@@ -10,41 +10,10 @@ the same products in the same order it has the very ``E`` that was summed, and w
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.contrast import as_int32_panel, exponentials_of, positives_of_tile, store_derivatives
-from bickd_kernels.backends.triton.primitives import UNIT_SCALE, dot_of_parts, inverse_or_zero
+from bickd_kernels.backends.triton.contrast import exponentials_of, in_tiles, positives_of_tile, store_derivatives
+from bickd_kernels.backends.triton.primitives import UNIT_SCALE, inverse_or_zero
+from bickd_kernels.backends.triton.products import tile_of_product
 from bickd_kernels.backends.triton.scratch import as_float16, buffers
-
-
-@triton.jit
-def similarities(
-    left,  # (PARTS, vectors, length) float16, times UNIT_SCALE
-    right,  # (PARTS, vectors, length) float16, times UNIT_SCALE
-    i,
-    j,
-    vectors,
-    length,
-    PARTS: tl.constexpr,
-    TILE: tl.constexpr,
-    STEP: tl.constexpr,
-):
-    """A tile of ``U @ V.T``."""
-    low_offset = tl.cast(vectors, tl.int64) * length
-    step = tl.arange(0, STEP)
-    left_tile = left + i.to(tl.int64)[:, None] * length + step[None, :]
-    right_tile = right + j.to(tl.int64)[:, None] * length + step[None, :]
-    accumulator = tl.zeros((TILE, TILE), tl.float32)
-    for start in range(0, length, STEP):
-        left_high = tl.load(left_tile + start)
-        right_high = tl.load(right_tile + start)
-        left_low = left_high
-        right_low = right_high
-        if PARTS == 2:
-            left_low = tl.load(left_tile + low_offset + start)
-            right_low = tl.load(right_tile + low_offset + start)
-        accumulator = dot_of_parts(
-            left_high, left_low, tl.trans(right_high), tl.trans(right_low), accumulator=accumulator, PARTS=PARTS
-        )
-    return accumulator * (1.0 / (UNIT_SCALE * UNIT_SCALE))
 
 
 @triton.jit
@@ -58,9 +27,9 @@ def distances_of_positives(similarity, side, i, j, member_i, with_positives):
     return tl.where(member_i > 0.0, distance, 0.0)
 
 
-@triton.jit(do_not_specialize=["held", "class_panel", "sample_panel", "kept_class_rows", "kept_sample_rows"])
+@triton.jit(do_not_specialize=["held"])
 def similarity_tiles(
-    scratch,  # in   unit vectors, labels, members, SUMMED: sums; out  partial_sums, positives, exponentials, SUMMED: derivatives
+    scratch,  # in   unit vectors, labels, members, sums if SUMMED; out  what the first lines say
     padded_samples,
     padded_classes,
     held,  # Held
@@ -90,19 +59,19 @@ def similarity_tiles(
         kept_samples=tl.cast(held.kept_samples, tl.int64),
     )
     program = tl.program_id(0)
-    class_programs = class_panel.rows * class_panel.columns
+    class_programs = (class_panel.rows * class_panel.columns).to(tl.int32)
     if program < class_programs:
         side = memory.classes
         vectors, length = tl.cast(padded_classes, tl.int32), tl.cast(padded_samples, tl.int32)
-        panel = as_int32_panel(class_panel)
-        first_kept, kept = tl.cast(kept_class_rows.first, tl.int32), tl.cast(kept_class_rows.number, tl.int32)
+        panel = in_tiles(class_panel)
+        first_kept, kept = kept_class_rows.first.to(tl.int32), kept_class_rows.number.to(tl.int32)
         by_label = False
     else:
         program -= class_programs
         side = memory.samples
         vectors, length = tl.cast(padded_samples, tl.int32), tl.cast(padded_classes, tl.int32)
-        panel = as_int32_panel(sample_panel)
-        first_kept, kept = tl.cast(kept_sample_rows.first, tl.int32), tl.cast(kept_sample_rows.number, tl.int32)
+        panel = in_tiles(sample_panel)
+        first_kept, kept = kept_sample_rows.first.to(tl.int32), kept_sample_rows.number.to(tl.int32)
         by_label = BY_LABEL
 
     in_tile = tl.arange(0, TILE)
@@ -112,26 +81,32 @@ def similarity_tiles(
     tile_j = panel.first_column + column
     i = tile_i * TILE + in_tile
     j = tile_j * TILE + in_tile
-    similarity = similarities(
-        as_float16(side.student),
-        as_float16(side.teacher),
-        i=i,
-        j=j,
-        vectors=vectors,
+    low_offset = tl.cast(vectors, tl.int64) * length
+    similarity = tile_of_product(
+        as_float16(side.student) + (tile_i * TILE).to(tl.int64) * length,
+        as_float16(side.teacher) + (tile_j * TILE).to(tl.int64) * length,
         length=length,
+        left_stride=length,
+        right_stride=1,
+        right_column_stride=length,
+        left_low_offset=low_offset,
+        right_low_offset=low_offset,
         PARTS=PARTS,
         TILE=TILE,
         STEP=STEP,
     )
-    member_i = tl.load(side.members + i)
-    e = exponentials_of(similarity, member_i, tl.load(side.members + j), numbers.contrast_temperature)
+    similarity *= 1.0 / (UNIT_SCALE * UNIT_SCALE)
     with_positives = (tile_i == tile_j) | by_label
     if SUMMED:
+        inverse_row_sums = inverse_or_zero(tl.load(side.sums + i))
+        inverse_column_sums = inverse_or_zero(tl.load(side.sums + vectors + j))
+        # Sums are 0 exactly for what is not part of the batch; members would take further registers.
+        present_i, present_j = inverse_row_sums != 0.0, inverse_column_sums != 0.0
         store_derivatives(
-            e,
+            exponentials_of(similarity, present_i, present_j, numbers.contrast_temperature),
             side,
-            inverse_row_sums=inverse_or_zero(tl.load(side.sums + i)),
-            inverse_column_sums=inverse_or_zero(tl.load(side.sums + vectors + j)),
+            inverse_row_sums=inverse_row_sums,
+            inverse_column_sums=inverse_column_sums,
             i=i,
             j=j,
             row=row * TILE + in_tile,
@@ -142,6 +117,8 @@ def similarity_tiles(
             TILE=TILE,
         )
     else:
+        member_i = tl.load(side.members + i)
+        e = exponentials_of(similarity, member_i > 0.0, tl.load(side.members + j) > 0.0, numbers.contrast_temperature)
         tiles = vectors // TILE
         tl.store(side.partial_sums + tile_j.to(tl.int64) * vectors + i, tl.sum(e, axis=1))
         tl.store(side.partial_sums + (tiles + tile_i).to(tl.int64) * vectors + j, tl.sum(e, axis=0))
@@ -150,4 +127,5 @@ def similarity_tiles(
         tl.store(side.positives + tile_i * tiles + tile_j + tl.arange(0, 1), tl.sum(distance[None, :], axis=1))
         kept_row = tile_i - first_kept
         if (kept_row >= 0) & (kept_row < kept):
-            tl.store(side.exponentials + (kept_row * TILE + in_tile).to(tl.int64)[:, None] * vectors + j[None, :], e)
+            first = (kept_row * TILE).to(tl.int64) * vectors + tile_j * TILE
+            tl.store(side.exponentials + first + (in_tile[:, None] * vectors + in_tile[None, :]), e)

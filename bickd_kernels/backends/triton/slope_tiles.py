@@ -10,9 +10,10 @@ the ``G`` of those before it.
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.contrast import DERIVATIVE_SCALE, as_int32_panel
+from bickd_kernels.backends.triton.contrast import DERIVATIVE_SCALE, in_tiles
 from bickd_kernels.backends.triton.loss import loss_of_the_batch
-from bickd_kernels.backends.triton.primitives import UNIT_SCALE, dot_of_parts
+from bickd_kernels.backends.triton.primitives import UNIT_SCALE
+from bickd_kernels.backends.triton.products import tile_of_product
 from bickd_kernels.backends.triton.scratch import as_float16, buffers
 
 
@@ -44,42 +45,36 @@ def slope_tile(
     by_rows = panel.rows > entry_tiles
     row_tile = tl.where(by_rows, program // entry_tiles, program % panel.rows)
     tile_d = tl.where(by_rows, program % entry_tiles, program // panel.rows)
-    in_tile = tl.arange(0, TILE)
-    i = (panel.first_row + row_tile) * TILE + in_tile
-    d = tile_d * TILE + in_tile
-    step = tl.arange(0, STEP)
-
+    first_i = ((panel.first_row + row_tile) * TILE).to(tl.int64)
+    first_d = (tile_d * TILE).to(tl.int64)
     width = panel.columns * TILE
-    row = (row_tile * TILE + in_tile).to(tl.int64)
-    left = as_float16(side.derivatives) + row[:, None] * width + step[None, :]
-    left_low_offset = tl.cast(panel.rows * TILE, tl.int64) * width
-    j = (panel.first_column * TILE + step).to(tl.int64)
-    right = as_float16(side.teacher) + j[:, None] * length + d[None, :]
     low_offset = tl.cast(vectors, tl.int64) * length
-    accumulator = tl.zeros((TILE, TILE), tl.float32)
-    for _ in range(0, width, STEP):
-        left_high = tl.load(left)
-        right_high = tl.load(right)
-        left_low = left_high
-        right_low = right_high
-        if PARTS == 2:
-            left_low = tl.load(left + left_low_offset)
-            right_low = tl.load(right + low_offset)
-        accumulator = dot_of_parts(left_high, left_low, right_high, right_low, accumulator=accumulator, PARTS=PARTS)
-        left += STEP
-        right += tl.cast(STEP, tl.int64) * length
-
-    g = accumulator * (1.0 / (DERIVATIVE_SCALE * UNIT_SCALE))
-    slopes = side.slopes + i.to(tl.int64)[:, None] * vector_stride + d.to(tl.int64)[None, :] * entry_stride
+    g = tile_of_product(
+        as_float16(side.derivatives) + (row_tile * TILE).to(tl.int64) * width,
+        as_float16(side.teacher) + (panel.first_column * TILE).to(tl.int64) * length + first_d,
+        length=width,
+        left_stride=width,
+        right_stride=length,
+        right_column_stride=1,
+        left_low_offset=tl.cast(panel.rows * TILE, tl.int64) * width,
+        right_low_offset=low_offset,
+        PARTS=PARTS,
+        TILE=TILE,
+        STEP=STEP,
+    )
+    g *= 1.0 / (DERIVATIVE_SCALE * UNIT_SCALE)
+    in_tile = tl.arange(0, TILE)
+    slopes = side.slopes + first_i * vector_stride + first_d * entry_stride
+    offsets = in_tile[:, None] * vector_stride + in_tile[None, :] * entry_stride
     if panel.first_column > 0:
-        g += tl.load(slopes)
-    tl.store(slopes, g)
-    offsets = i.to(tl.int64)[:, None] * length + d[None, :]
-    u = units_of(as_float16(side.student), offsets, low_offset, PARTS=PARTS)
-    tl.store(side.projections + tile_d.to(tl.int64) * vectors + i, tl.sum(u * g, axis=1))
+        g += tl.load(slopes + offsets)
+    tl.store(slopes + offsets, g)
+    units = as_float16(side.student) + first_i * length + first_d
+    u = units_of(units, in_tile[:, None] * length + in_tile[None, :], low_offset, PARTS=PARTS)
+    tl.store(side.projections + tl.cast(tile_d, tl.int64) * vectors + first_i + in_tile, tl.sum(u * g, axis=1))
 
 
-@triton.jit(do_not_specialize=["held", "class_panel", "sample_panel"])
+@triton.jit(do_not_specialize=["held"])
 def slope_tiles(
     scratch,  # in   all that stages 1 to 4 wrote; out  slopes, projections, counts
     loss,  # out  () float32
@@ -115,7 +110,7 @@ def slope_tiles(
         held_samples=tl.cast(held.samples, tl.int64),
         kept_samples=tl.cast(held.kept_samples, tl.int64),
     )
-    class_programs = class_panel.rows * (padded_samples // TILE)
+    class_programs = class_panel.rows.to(tl.int32) * (padded_samples // TILE)
     # The loss is a long program, so it starts first.
     program = tl.program_id(0) - 1
     if program < 0:
@@ -143,7 +138,7 @@ def slope_tiles(
             memory.classes,
             vectors=padded_classes,
             length=padded_samples,
-            panel=as_int32_panel(class_panel),
+            panel=in_tiles(class_panel),
             vector_stride=1,
             entry_stride=padded_classes,
             PARTS=PARTS,
@@ -156,7 +151,7 @@ def slope_tiles(
             memory.samples,
             vectors=padded_samples,
             length=padded_classes,
-            panel=as_int32_panel(sample_panel),
+            panel=in_tiles(sample_panel),
             vector_stride=padded_classes,
             entry_stride=1,
             PARTS=PARTS,

@@ -18,7 +18,7 @@ from torch import Tensor
 from bickd_kernels.backends.contract import Batch, Result, Settings
 from bickd_kernels.backends.triton import planning
 from bickd_kernels.backends.triton.class_statistics import class_statistics
-from bickd_kernels.backends.triton.contrast import Panel, TileRows
+from bickd_kernels.backends.triton.contrast import Panel, TileRows, unspecialised
 from bickd_kernels.backends.triton.derivative_tiles import derivative_tiles
 from bickd_kernels.backends.triton.launch import Launch, LogitSizes, Numbers, Varying, run
 from bickd_kernels.backends.triton.logit_gradient import logit_gradient
@@ -182,8 +182,11 @@ class _Stages:
         self.plan: Plan = planning.plan(
             configuration.samples, configuration.classes, configuration.parts, configuration.target
         )
-        self.class_panels = self.plan.class_panels if terms.WITH_CLASS and wanted is not None else []
-        self.sample_panels = self.plan.sample_panels(*wanted) if terms.WITH_SAMPLE and wanted is not None else []
+        self.class_panels: list[Panel] = []
+        self.sample_panels: list[Panel] = []
+        if wanted is not None and wanted[0] < wanted[1]:
+            self.class_panels = self.plan.class_panels if terms.WITH_CLASS else []
+            self.sample_panels = self.plan.sample_panels(*wanted) if terms.WITH_SAMPLE else []
         self.kept_classes = only(self.class_panels)
         self.kept_samples = only(self.sample_panels)
         self.held = Held(most_tiles(self.class_panels), most_tiles(self.sample_panels), tiles_of(self.kept_samples))
@@ -313,10 +316,10 @@ class _Stages:
             similarity_kernel,
             tiles_of(classes) + tiles_of(samples),
             {
-                "class_panel": classes,
-                "sample_panel": samples,
-                "kept_class_rows": TileRows(self.kept_classes.first_row, self.kept_classes.rows),
-                "kept_sample_rows": TileRows(self.kept_samples.first_row, self.kept_samples.rows),
+                "class_panel": unspecialised(classes),
+                "sample_panel": unspecialised(samples),
+                "kept_class_rows": unspecialised(TileRows(*self.kept_classes[:2])),
+                "kept_sample_rows": unspecialised(TileRows(*self.kept_samples[:2])),
                 "BY_LABEL": self.configuration.by_label,
                 "SUMMED": summed,
                 **self.configuration.terms.sides,
@@ -334,8 +337,8 @@ class _Stages:
                 **self.configuration.terms.sides,
                 **self.added_up,
                 "held": self.held,
-                "class_panel": self.kept_classes,
-                "sample_panel": self.kept_samples,
+                "class_panel": unspecialised(self.kept_classes),
+                "sample_panel": unspecialised(self.kept_samples),
                 "BY_LABEL": self.configuration.by_label,
                 "MOST_TILES": plan.most_tiles,
             },
@@ -363,8 +366,8 @@ class _Stages:
             slope_kernel,
             1 + classes.rows * plan.sample_tiles + samples.rows * plan.class_tiles,
             {
-                "class_panel": classes,
-                "sample_panel": samples,
+                "class_panel": unspecialised(classes),
+                "sample_panel": unspecialised(samples),
                 **self.configuration.terms._asdict(),
                 **self.added_up,
                 "SMOOTHED": self.configuration.smoothed,
