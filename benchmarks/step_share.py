@@ -37,10 +37,10 @@ from training.data import Batch, Split, Splits, View
 from training.loop.distributed import Processes
 from training.loop.engine import Trainer, build
 from training.loop.interruption import Interruption
-from training.loop.observer import Observer
 from training.loop.teacher import Teacher
 from training.methods import METHODS, Method, Samples
 from training.models import Network, Output, make_model
+from training.observer import Observer
 from training.presets import PRESETS
 from training.run import make_student, set_up_method
 

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from rich.table import Table
 from torch import Tensor
 
-from training.loop.observer import EpochRecord, best_epoch
+from training.state import EpochRecord, best_epoch
 from training.storage import files
 
 matplotlib.use("Agg")

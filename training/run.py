@@ -1,11 +1,6 @@
-"""One run from its settings to its folder.
-
-It holds config.yaml, environment.json, metrics.jsonl, tensorboard/, best.pt (the best epoch on the validation split), while
-it is unfinished last.pt and previous.pt, and in the end checkpoint.pt, curves.png and result.json.
-"""
+"""One run from its settings to its folder, whose files ``storage/run_folder.py`` names."""
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +14,31 @@ from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
 from training.loop.interruption import Interruption
-from training.loop.observer import EpochRecord, Observer, StepReport, best_epoch
 from training.loop.teacher import Teacher, load_teacher
 from training.methods import Dimensions, Method, make_method
 from training.models import Network, make_model
+from training.observer import Observer, Observers
 from training.progress import RunProgress
 from training.seeds import derived_seed
+from training.state import EpochRecord, best_epoch
 from training.storage import checkpoint, run_folder
 from training.storage.records import Records, read_records
-from training.storage.resume import LAST, load_state, remove_states, save_state
-
-
-class Observers(Observer):
-    """Tells several observers; in processes but the first, the one that names broken images."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = observers
-
-    def on_step(self, report: StepReport) -> None:
-        for observer in self.observers:
-            observer.on_step(report)
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        for observer in self.observers:
-            observer.on_epoch(record)
-
-    def on_broken(self, messages: Sequence[str]) -> None:
-        for observer in self.observers:
-            observer.on_broken(messages)
+from training.storage.resume import load_state, remove_states, save_state
 
 
 class Best(Observer):
-    """Keeps the student of the best epoch on the validation split in best.pt."""
+    """Keeps the student of the best epoch on the validation split in best.pt.
 
-    def __init__(self, config: Config, splits: Splits) -> None:
-        self.config, self.splits = config, splits
-        self.trainer: Trainer | None = None
+    ``before`` are the epochs that a resumed run has behind it.
+    """
 
-    def on_epoch(self, record: EpochRecord) -> None:
-        if self.trainer is not None and best_epoch(self.trainer.records) == record:
-            save_model(self.config, self.splits, self.trainer, "best.pt", record)
+    def __init__(self, config: Config, splits: Splits, before: list[EpochRecord]) -> None:
+        self.config, self.splits, self.records = config, splits, [*before]
+
+    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+        self.records.append(record)
+        if best_epoch(self.records) is record:
+            save_model(self.config, self.splits, network, run_folder.BEST, record)
 
 
 def run(config: Config, console: Console) -> list[EpochRecord]:
@@ -106,23 +86,22 @@ def _train(
     method = set_up_method(config, splits, student, teacher)
     if processes.first:
         config.output.mkdir(parents=True, exist_ok=True)
-        run_folder.write_description(config)
+        run_folder.write_config(config)
+        run_folder.write_environment(config.output)
     speaking.print(_batches(config, processes), soft_wrap=True)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(RunProgress(console, title(config), config.epochs))
         before = [EpochRecord(**record) for record in state["records"]] if state else []
-        best = Best(config, splits)
         observers: list[Observer] = [progress]
         if processes.first:
             records = Records(config.output, before)
             stack.callback(records.close)
-            observers += [records, best]
+            observers += [records, Best(config, splits, before)]
         trainer = Trainer(
             config, splits, student, method, teacher, device, processes, Observers(observers),
             lambda content: save_state(config.output, content), interruption,
         )  # fmt: skip
         stack.callback(trainer.close)
-        best.trainer = trainer
         if state is not None:
             trainer.load_state(state)
             speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
@@ -169,8 +148,8 @@ def set_up_method(config: Config, splits: Splits, student: Network, teacher: Tea
 def finish(config: Config, splits: Splits, trainer: Trainer, console: Console) -> None:
     """Writes the trained student, the curves and the result, prints the summary, and removes the states."""
     records, last = trainer.records, trainer.records[-1]
-    save_model(config, splits, trainer, "checkpoint.pt", last)
-    report.plot_run(records, config.output / "curves.png", title(config))
+    save_model(config, splits, trainer.network, run_folder.CHECKPOINT, last)
+    report.plot_run(records, config.output / run_folder.CURVES, title(config))
     console.print(report.summary(records, title(config)))
     run_folder.write_result(config.output, result(config, trainer))
     remove_states(config.output)
@@ -197,10 +176,10 @@ def result(config: Config, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def save_model(config: Config, splits: Splits, trainer: Trainer, name: str, record: EpochRecord) -> None:
+def save_model(config: Config, splits: Splits, network: Network, name: str, record: EpochRecord) -> None:
     """Writes the network that was evaluated for ``record`` as a checkpoint."""
     checkpoint.save(
-        config.output / name, trainer.network.model, name=config.student, dataset=config.dataset,
+        config.output / name, network.model, name=config.student, dataset=config.dataset,
         channels=splits.channels, classes=splits.classes, test_accuracy=record.test_accuracy,
     )  # fmt: skip
 
@@ -212,7 +191,7 @@ def title(config: Config) -> str:
 
 def resume_command(config: Config) -> str:
     """The options that go on with an interrupted run."""
-    return f"--config {config.output / 'config.yaml'} --resume"
+    return f"--config {config.output / run_folder.CONFIG} --resume"
 
 
 def _batches(config: Config, processes: Processes) -> str:
@@ -224,5 +203,5 @@ def _batches(config: Config, processes: Processes) -> str:
 
 
 def _last_good(config: Config) -> Path | str:
-    path = config.output / LAST
+    path = config.output / run_folder.LAST
     return path if path.exists() else "none, as no epoch was done"

@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 
 from training import report
-from training.loop.observer import EpochRecord, best_epoch
 from training.similarity import class_similarity
+from training.state import EpochRecord, best_epoch
 
 
 def record(epoch: int, validation: float, test: float) -> EpochRecord:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,16 @@ from training.loop.distributed import Processes, average_statistics, gather, lar
 from training.loop.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
 from training.loop.interruption import Interrupted, Interruption
 from training.loop.learner import Learner
-from training.loop.observer import EpochRecord, Observer, StepReport, best_epoch
 from training.loop.optimization import make_average, make_optimizer, make_scaler, make_schedule
 from training.loop.tally import Tally
 from training.loop.teacher import Teacher
 from training.methods import Method, Samples, Stage
 from training.models import Network, Output
+from training.observer import Observer, StepReport
+from training.state import EpochRecord, OwnState, State, best_epoch
 
 STEPS_UNCHECKED = 50
 """Steps on a GPU between two looks at the loss, each of which waits for the device."""
-
-State = dict[str, Any]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -136,7 +135,7 @@ class Trainer:
         """Everything that the rest of the run depends on; every process must call it."""
         # From the CPU: what is gathered from a GPU would come back on that GPU, in every process.
         statistics = [buffer.cpu() for buffer in self._statistics()]
-        own = {"random": random_state.capture(), "statistics": statistics, "tally": self.tally.state()}
+        own: OwnState = {"random": random_state.capture(), "statistics": statistics, "tally": self.tally.state()}
         return {
             "config": self.config.as_dict(),
             "stage": self.phase.name,
@@ -167,7 +166,7 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         if self.phase.name != state["stage"]:
             self.phase = self._phase(None)
-        if self.average is not None:
+        if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         self.phase.optimizer.load_state_dict(state["optimizer"])
         self.phase.schedule.load_state_dict(state["schedule"])
@@ -252,7 +251,7 @@ class Trainer:
         )
         self.records.append(record)
         if self.processes.first:
-            self.observer.on_epoch(record)
+            self.observer.on_epoch(record, self.network)
 
     def _run_steps(self, order_of: int, view: View) -> None:
         self.learner.train()

@@ -5,10 +5,9 @@ import warnings
 from pathlib import Path
 
 from training.config import Config
-from training.loop.engine import State
+from training.state import State
 from training.storage import files
-
-LAST, PREVIOUS = "last.pt", "previous.pt"
+from training.storage.run_folder import LAST, PREVIOUS
 
 MAY_DIFFER = {
     "data", "teacher_checkpoint", "teacher_cache", "output", "resume", "workers", "device", "strict_data",
