@@ -23,7 +23,6 @@ from training.loop.engine import build
 from training.loop.evaluation import predictions
 from training.models import Network, make_model
 from training.run import run
-from training.similarity import class_similarity
 from training.storage import checkpoint, files
 from training.storage.run_folder import CHECKPOINT
 
@@ -84,7 +83,7 @@ def plot_similarities(output: Path, teacher: checkpoint.Trained, seed: int) -> N
         "after bickd": checkpoint.load(output / f"bickd-{seed}" / CHECKPOINT, dataset=config.dataset).model,
     }
     reference = logits_of(teacher.model, splits, config)
-    panels = {name: class_similarity(logits_of(model, splits, config), reference) for name, model in students.items()}
+    panels = {name: report.class_similarity(logits_of(model, splits, config), reference) for name, model in students.items()}
     report.plot_similarity(panels, output / "similarity.png")
 
 

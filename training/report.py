@@ -9,6 +9,8 @@ from matplotlib import pyplot as plt
 from rich.table import Table
 from torch import Tensor
 
+from bickd_kernels import reference
+from bickd_kernels.options import BicKDOptions
 from training.state import EpochRecord, best_epoch
 from training.storage import files
 
@@ -109,6 +111,13 @@ def plot_curves(runs: Runs, teacher_accuracy: float | None, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     save_figure(figure, path, dpi=150)
+
+
+def class_similarity(student: Tensor, teacher: Tensor, temperature: float = BicKDOptions.bilateral_temperature) -> Tensor:
+    """What the class side of the bilateral loss contrasts: ``M`` ``(C, C)`` in [0, 1] of logits ``(B, C)``; entry ``ij``:
+    student class ``i``, teacher class ``j``."""
+    u, z = (reference.unit_vectors(logits, temperature, 0, "cosine") for logits in (student, teacher))
+    return u.T @ z
 
 
 def plot_similarity(panels: dict[str, Tensor], path: Path) -> None:
