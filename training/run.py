@@ -1,6 +1,7 @@
 """One run from its settings to its folder, whose files ``storage/run_folder.py`` names."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from training.data import Splits, load_splits
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
+from training.loop.evaluation import network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
 from training.methods import Dimensions, Method, make_method
@@ -79,8 +81,8 @@ def _train(
 ) -> list[EpochRecord]:
     state = load_state(config.output, config) if config.resume else None
     random_state.seed_everything(config.seed, processes.rank)
-    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
     speaking = console if processes.first else Console(quiet=True)
+    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
     teacher = load_teacher(config, splits, device, processes, speaking)
     student = make_student(config, splits, device)
     method = set_up_method(config, splits, student, teacher)
@@ -89,38 +91,43 @@ def _train(
         run_folder.write_config(config)
         run_folder.write_environment(config.output)
     speaking.print(_batches(config, processes), soft_wrap=True)
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(RunProgress(console, title(config), config.epochs))
-        before = [EpochRecord(**record) for record in state["records"]] if state else []
-        observers: list[Observer] = [progress]
-        if processes.first:
-            records = Records(config.output, before)
-            stack.callback(records.close)
-            observers += [records, Best(config, splits, before)]
+    before = [EpochRecord(**record) for record in state["records"]] if state else []
+    with _observers(config, splits, processes, before, console) as observer:
         trainer = Trainer(
-            config, splits, student, method, teacher, device, processes, Observers(observers),
+            config, splits, student, method, teacher, device, processes, observer,
             lambda content: save_state(config.output, content), interruption,
         )  # fmt: skip
-        stack.callback(trainer.close)
-        if state is not None:
-            trainer.load_state(state)
-            speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
-        try:
-            trainer.train()
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{error}; last good checkpoint: {_last_good(config)}") from error
+        with contextlib.closing(trainer):
+            if state is not None:
+                trainer.load_state(state)
+                speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
+            try:
+                trainer.train()
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(f"{error}; last good checkpoint: {_last_good(config)}") from error
     if processes.first:
         finish(config, splits, trainer, console)
     distributed.wait()
     return trainer.records
 
 
+@contextlib.contextmanager
+def _observers(
+    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], console: Console
+) -> Iterator[Observer]:
+    """Those of this process; in all but the first, the one that names broken images."""
+    with RunProgress(console, title(config), config.epochs) as progress:
+        if not processes.first:
+            yield progress
+            return
+        with contextlib.closing(Records(config.output, before)) as records:
+            yield Observers([progress, records, Best(config, splits, before)])
+
+
 def make_student(config: Config, splits: Splits, device: torch.device) -> Network:
     """The untrained student; its weights depend on the seed alone."""
     model = build(lambda: make_model(config.student, splits.channels, splits.classes), config.seed)
-    network = Network(model, splits.classes).to(device)
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    network = network_on(device, model, splits.classes, config)
     if config.compile:
         network.compile()
     return network
