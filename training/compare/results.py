@@ -10,16 +10,9 @@ from typing import Any, NamedTuple
 from training.compare import tuning
 from training.compare.comparison import Comparison, Variant
 from training.compare.runs import DIVERGED, Outcome, Run, TeacherFile, read_outcome, report_run, trial_run
+from training.report import Spread, spread
 
 LAST, BEST = "test_accuracy", "best_test_accuracy"
-
-
-class Spread(NamedTuple):
-    """Mean and sample standard deviation (None of a single value) of ``number`` values."""
-
-    mean: float
-    deviation: float | None
-    number: int
 
 
 class Row(NamedTuple):
@@ -36,12 +29,13 @@ class Row(NamedTuple):
 
     def accuracy(self, key: str) -> Spread | None:
         """Test accuracy in percent over the seeds: ``LAST``, of the last epoch, or ``BEST``, of the best on validation."""
-        return spread([result[key] for result in self.finished.values()])
+        return spread([result[key] for result in self.finished.values()]) if self.finished else None
 
     def difference(self, reference: "Row") -> Spread | None:
         """Last epoch's test accuracy minus that of ``reference``, in percent, by seed, over the seeds that both have."""
         own, other = self.finished, reference.finished
-        return spread([own[seed][LAST] - other[seed][LAST] for seed in own if seed in other])
+        differences = [own[seed][LAST] - other[seed][LAST] for seed in own if seed in other]
+        return spread(differences) if differences else None
 
     @property
     def step_times(self) -> list[float]:
@@ -105,14 +99,6 @@ def load_results(comparison: Comparison, teacher: TeacherFile | None) -> Results
 def to_run(results: Results) -> list[Run]:
     """The runs that are left to do, in their order."""
     return [each.run for each in results.outcomes if not each.settled]
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and sample standard deviation; None of no values."""
-    if not values:
-        return None
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.mean(values), deviation, len(values))
 
 
 def find(rows: Sequence[Row], label: str) -> Row | None:

@@ -7,7 +7,7 @@ from rich.table import Column, Table
 
 from training.compare import tuning
 from training.compare.comparison import TEACHER_SEED, TUNING_SEED, Comparison
-from training.compare.results import BEST, LAST, Results, Row, Spread, Trials, cost_reference, find
+from training.compare.results import BEST, LAST, Results, Row, Trials, cost_reference, find
 from training.compare.runs import DIVERGED, FAILED, FINISHED, LOG
 
 MISSING = "-"
@@ -175,17 +175,12 @@ def _accuracy(row: Row, key: str) -> str:
     if found is None:
         return MISSING
     count = f"{found.number}" if found.number == planned else f"{found.number} of {planned}"
-    return f"{_spread(found)} (n = {count})"
+    return f"{found.text()} (n = {count})"
 
 
 def _difference(row: Row, reference: Row | None) -> str:
     found = row.difference(reference) if reference is not None else None
-    return MISSING if found is None else _spread(found, sign="+")
-
-
-def _spread(found: Spread, sign: str = "") -> str:
-    deviation = "" if found.deviation is None else f" ± {found.deviation:.2f}"
-    return f"{found.mean:{sign}.2f}{deviation}"
+    return MISSING if found is None else found.text("+")
 
 
 def _time(row: Row, reference: Row | None) -> str:
