@@ -13,7 +13,7 @@ from benchmarks.gpu_check.task import Task
 from bickd_kernels.accuracy import Case, make_batch
 
 CASES = (Case(64, 100, torch.bfloat16), Case(256, 1000, torch.bfloat16))
-ROUNDS, STEPS = 15, 50
+ROUNDS, STEPS, WARM_UP = 15, 50, 20
 
 
 def tasks(_folder: Path) -> list[Task]:
@@ -26,7 +26,7 @@ def time_host(case: Case) -> dict[str, Any]:
     batch = make_batch(case, "cuda")
     steps = {"kernels": step_of(by_backend(case, "triton"), batch), "definition": step_of(by_definition(case), batch)}
     for step in steps.values():
-        launched(step, 20)
+        launched(step, WARM_UP)
     found: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(ROUNDS):
         for name, step in steps.items():
