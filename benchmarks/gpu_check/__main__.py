@@ -20,7 +20,7 @@ from benchmarks.gpu_check.session import SECONDS, Phase, run_session
 HERE = "benchmarks.gpu_check"
 
 PHASES = (
-    Phase("environment", f"{HERE}.environment", share=20),
+    Phase("environment", f"{HERE}.environment", share=45),
     Phase("numbers", f"{HERE}.numbers", share=190, processes=14),
     Phase("timing", f"{HERE}.timing", share=60),
     Phase("kernels", f"{HERE}.kernels", share=30),

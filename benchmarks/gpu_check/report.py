@@ -126,17 +126,19 @@ def _facts(lines: Sequence[Line]) -> dict[str, str]:
 
 
 def _failed(lines: Sequence[Line]) -> list[str]:
-    items = []
+    tasks: dict[tuple[str, str], list[str]] = {}
     for line in failures(lines):
-        if line["kind"] == "lost":
-            said = "".join(f"\n  > {each}" for each in line["log"].splitlines()[-6:])
-            items.append(f"FAILED {line['phase']}: {line['task']}: the process ended by {line['how']}{said}")
-        else:
-            items.append(f"FAILED {line['phase']}: {line['task']}: {_what_is_wrong(line)}")
+        tasks.setdefault((line["phase"], _what_is_wrong(line)), []).append(line["task"])
+    items = [
+        f"FAILED {phase}: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {what}"
+        for (phase, what), names in tasks.items()
+    ]
     return ["## Failures", _bullets(items)] if items else []
 
 
 def _what_is_wrong(line: Line) -> str:
+    if line["kind"] == "lost":
+        return f"the process ended by {line['how']}" + "".join(f"\n  > {each}" for each in line["log"].splitlines()[-6:])
     if "error" in line:
         return str(line["error"])
     if "gradient_error" in line:

@@ -81,6 +81,11 @@ def test_a_failure_is_before_everything_else_with_what_is_wrong() -> None:
     assert text.index("FAILED numbers: bad") < text.index("## Numbers")
 
 
+def test_failures_of_one_cause_are_one() -> None:
+    lines = [result("timing", f"batch {index}", passed=False, error="no driver") for index in range(5)]
+    assert "FAILED timing: batch 0 and 4 more: no driver" in render(session(*lines))
+
+
 def test_what_has_no_result_is_said() -> None:
     ended = {"kind": "phase", "at": 9.0, "phase": "graphs", "status": "complete", "seconds": 3, "done": 1, "tasks": 1}
     text = render(session({**ended, "not_reached": []}, phases=("graphs", "sweep")))

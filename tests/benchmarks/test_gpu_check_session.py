@@ -83,6 +83,14 @@ def test_a_process_that_crashes_is_a_failure_and_another_goes_on(tmp_path: Path)
     assert "> an illegal access" in report
 
 
+def test_a_process_that_has_lost_its_gpu_is_replaced(tmp_path: Path) -> None:
+    lines = run(tmp_path, "poisoned", seconds=20)
+    assert [(line["task"], "illegal memory access" in line["error"]) for line in failures(lines)] == [("poison", True)]
+    processes = [line["process"] for line in lines if "process" in line]
+    assert len(set(processes)) == 2
+    assert results(lines, "poisoned") == ["before", "poison", "after"]
+
+
 def test_a_phase_that_does_not_start_is_one_failure_and_the_next_is_run(tmp_path: Path) -> None:
     lines = run(tmp_path, "unstartable", "steady", seconds=20, processes=2)
     assert [line["task"] for line in failures(lines)] == ["start"]
