@@ -91,6 +91,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                bufsize=0,
                 start_new_session=True,
                 env={**os.environ, **few_threads, "PYTHONPATH": path},
             )
@@ -98,14 +99,14 @@ class _Process:
         self.output = self._process.stdout
         os.set_blocking(self.output.fileno(), False)
         self._unread = b""
-        self.ready = self.ended = False
+        self.ready = self.leaving = self.ended = False
         self.task: int | None = None
         self.since = time.monotonic()
 
     @property
     def idle(self) -> bool:
         """Whether it waits for a task."""
-        return self.ready and not self.ended and self.task is None
+        return self.ready and not (self.ended or self.leaving) and self.task is None
 
     def give(self, task: int) -> None:
         """Gives it the task of this number."""
@@ -114,7 +115,6 @@ class _Process:
         # If it has ended, the end of its output will say so.
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{task}\n".encode())
-            self._process.stdin.flush()
 
     def messages(self) -> list[Any]:
         """What it has written since the last time; also finds out whether it has ended."""
@@ -209,6 +209,7 @@ class _Running:
                     self.waiting.extend(range(len(self.tasks)))
             else:
                 assert process.task is not None
+                process.leaving = message.pop("lost")
                 self.results.add("result", phase=self.phase.name, task=self.tasks[process.task][0], **message)
                 process.task = None
                 self.done += 1

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_check.worker MODULE FOLDER
 
 First it writes the names of the module's tasks and their seconds. A line of input is the number of a task; its result is a
-line of JSON. What libraries print goes to the standard error.
+line of JSON, with ``lost`` if it is the last one of this process. What libraries print goes to the standard error.
 """
 
 import ctypes
@@ -67,8 +67,9 @@ def main() -> None:
     tasks: list[Task] = importlib.import_module(module).tasks(Path(folder))
     print(json.dumps([[task.name, task.seconds] for task in tasks]), file=output)
     for line in sys.stdin:
-        print(json.dumps(perform(tasks[int(line)])), file=output)
-        if gpu_is_lost():
+        result, lost = perform(tasks[int(line)]), gpu_is_lost()
+        print(json.dumps({**result, "lost": lost}), file=output)
+        if lost:
             # Without destructors, which would ask the GPU.
             os._exit(LOST)
 
