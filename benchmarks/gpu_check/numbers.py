@@ -159,7 +159,8 @@ def check_lowered(case: Case, device: str = "cuda") -> dict[str, Any]:
 
 def _judged(case: Case, actual: Any, true: Any, repeated: bool) -> dict[str, Any]:
     errors = compare(case, "triton", actual, true)
-    return {"passed": errors.passed and repeated, **errors._asdict(), "repeated": repeated}
+    dtype = str(case.dtype).removeprefix("torch.")
+    return {"passed": errors.passed and repeated, **errors._asdict(), "repeated": repeated, "dtype": dtype}
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 Line = dict[str, Any]
 
-NEAREST = 8
-"""Cases of the numbers that are listed, those that come nearest to what they are allowed."""
+NEAREST = 4
+"""Cases of the numbers that are listed for each dtype, those that come nearest to what they are allowed."""
 
 VERSIONS = ("revision", "torch", "triton", "Python")
 
@@ -90,8 +90,8 @@ def _results(lines: Sequence[Line], phase: str | None = None) -> list[Line]:
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    headings = list(headings)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows))
+    first, *others = (f"| {' | '.join(row)} |" for row in (list(headings), *rows))
+    return "\n".join([first, "|---" * (first.count("|") - 1) + "|", *others])
 
 
 def _bullets(items: Iterable[str]) -> str:
@@ -236,7 +236,10 @@ def _numbers(lines: Sequence[Line]) -> list[str]:
     compared = [line for line in results if "gradient_error" in line]
     if not results:
         return []
-    nearest = sorted(compared, key=lambda line: -line["gradient_error"] / line["gradient_tolerance"])[:NEAREST]
+    nearest = []
+    for dtype in dict.fromkeys(line["dtype"] for line in compared):
+        own = [line for line in compared if line["dtype"] == dtype]
+        nearest += sorted(own, key=lambda line: -line["gradient_error"] / line["gradient_tolerance"])[:NEAREST]
     rows = [
         [line["task"], *(f"{line[name]:.1e}" for name in ("gradient_error", "gradient_tolerance", "loss_error"))]
         for line in nearest

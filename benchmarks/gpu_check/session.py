@@ -26,8 +26,8 @@ from benchmarks.gpu_check.report import write_report
 SECONDS = 480.0
 """Of a whole session."""
 
-LAST_SECONDS = 4.0
-"""Are left for the end of a session."""
+SECONDS_AROUND = 10.0
+"""Of these, for the start of Python with PyTorch before the phases, and for the end of processes behind them."""
 
 REPORT_SECONDS = 5.0
 """Between two reports."""
@@ -266,7 +266,7 @@ def run_session(phases: Sequence[Phase], folder: Path, seconds: float = SECONDS)
     Returns:
         The lines of ``results.jsonl``.
     """
-    end = time.monotonic() + seconds - min(LAST_SECONDS, 0.1 * seconds)
+    end = time.monotonic() + seconds - min(SECONDS_AROUND, 0.1 * seconds)
     results = Results(folder)
     results.add("session", seconds=seconds, phases=[phase.name for phase in phases])
     results.report()

@@ -85,8 +85,10 @@ def compare(case: Case, change: Change, folder: Path) -> dict[str, Any]:
     """The time with the change and as it is, in turns, and how far the gradients are apart relative to the largest entry."""
     found = {**key(case), "change": change}
     step = step_by(case, "triton")
-    with planned_by(changed(change)), nothing_launched():
+    with nothing_launched():
         step()
+        with planned_by(changed(change)):
+            step()
     with alone(folder):
         expected = gradient_of(step)
         with planned_by(changed(change)):

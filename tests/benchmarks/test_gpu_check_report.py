@@ -18,7 +18,7 @@ def session(*lines: Line, phases: tuple[str, ...] = ()) -> list[Line]:
 
 def number(task: str, error: float, **values: Any) -> Line:
     errors = {"gradient_error": error, "gradient_tolerance": 2e-6, "loss_error": 1e-8, "loss_tolerance": 1e-6}
-    return result("numbers", task, **{"passed": error <= 2e-6, "repeated": True, **errors, **values})
+    return result("numbers", task, **{"passed": error <= 2e-6, "repeated": True, "dtype": "float32", **errors, **values})
 
 
 SMALL = {"batch": "64, 100", "dtype": "bfloat16"}
@@ -66,8 +66,12 @@ def test_kernels_are_in_the_order_of_their_launches() -> None:
 
 def test_numbers_are_counted_and_those_nearest_to_their_bounds_listed() -> None:
     far = [number(f"far {index}", 1e-9) for index in range(20)]
-    text = render(session(*far, number("near", 1.9e-6), result("numbers", "correlation", refused="not computed here")))
-    assert "21 of 22 right" in text
+    other = number("other", 1e-9, dtype="float16")
+    text = render(
+        session(*far, number("near", 1.9e-6), other, result("numbers", "correlation", refused="not computed here"))
+    )
+    assert "22 of 23 right" in text
+    assert "| other |" in text
     assert text.index("| near | 1.9e-06 | 2.0e-06 | 1.0e-08 |") < text.index("| far")
     assert text.count("| far") == report.NEAREST - 1
     assert "1 refused by name: not computed here" in text

@@ -1,6 +1,7 @@
 """``make gpu-check`` as far as it goes without a GPU: its checks on simulated kernels, its phases, the command."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from tensor_core import TENSOR_CORES
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import numbers, probes, sanitizer, sweep, worker
 from benchmarks.gpu_check.numbers import check, check_lowered, check_rows, check_terms
+from benchmarks.gpu_check.session import Phase
 from benchmarks.gpu_check.steps import TIMED, by_backend, step_of
 from benchmarks.gpu_check.task import Task
 from bickd_kernels.accuracy import Case, evaluate, make_batch
@@ -78,6 +80,19 @@ def test_wrong_numbers_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         found = check(Case(*SMALL, torch.float32), device="cpu")
     assert not found["passed"]
     assert found["gradient_error"] == pytest.approx(1e-5, rel=0.1)
+
+
+def test_numbers_go_from_a_process_of_simulated_kernels_to_the_report_and_the_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "PHASES", [Phase("numbers", "gpu_check_simulated", share=1)])
+    assert command.main(["--output", str(tmp_path), "--phases", "numbers", "--seconds", "100"]) == 1
+    report = (tmp_path / "report.md").read_text()
+    assert "**FAILED**: 1 failures; 1 of 2 checks passed" in report
+    assert "FAILED numbers: bickd_loss (19, 7) float32: gradient off by 1.0" in report
+    assert "| bickd_loss (17, 29) float32 |" in report
 
 
 def test_a_second_call_with_other_bits_fails(monkeypatch: pytest.MonkeyPatch) -> None:

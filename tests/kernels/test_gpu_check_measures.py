@@ -1,6 +1,7 @@
 """The phases of ``gpu_check`` that measure, run through on simulated kernels and a clock that stands in for a GPU's."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -70,7 +71,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def lines_of(phase: str, result: dict[str, Any]) -> list[dict[str, Any]]:
     """What ``results.jsonl`` has of it."""
     session = {"kind": "session", "at": 0.0, "seconds": 480, "phases": [phase]}
-    return [session, {"kind": "result", "at": 1.0, "phase": phase, "task": "one", "seconds": 1.0, **result}]
+    return [
+        session,
+        {"kind": "result", "at": 1.0, "phase": phase, "task": "one", "seconds": 1.0, **json.loads(json.dumps(result))},
+    ]
 
 
 @pytest.mark.usefixtures("gpu")
