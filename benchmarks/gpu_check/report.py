@@ -281,6 +281,7 @@ def _probes(lines: Sequence[Line]) -> list[str]:
 def _sanitizer(lines: Sequence[Line]) -> list[str]:
     results = [line for line in _results(lines, "sanitizer") if "passed" in line]
     items = [f"{'ok' if line['passed'] else 'FAILED'} {line['task']}, {line['seconds']:.0f} s" for line in results]
+    items += [f"{line['task']}: {line['skipped']}" for line in _results(lines, "sanitizer") if "skipped" in line]
     return ["## compute-sanitizer", _bullets(items)] if items else []
 
 
@@ -296,7 +297,9 @@ def _sweep(lines: Sequence[Line]) -> list[str]:
                 [batch, dtype, str(line["change"]), *times, gain, f"{line['difference']:.0e}", f"best of {len(own)}"]
             )
     headings = ("B, C", "logits", "launch parameters", "ms as it is", "ms", "gain", "difference", "")
-    return ["## Launch parameters", _table(headings, rows)] if rows else []
+    skipped = [line["skipped"] for line in _results(lines, "sweep") if "skipped" in line]
+    about = [f"{len(skipped)} could not be compiled or launched, such as by {skipped[0]}"] if skipped else []
+    return ["## Launch parameters", _table(headings, rows), *about] if rows or skipped else []
 
 
 def _time_left(line: Line) -> float:

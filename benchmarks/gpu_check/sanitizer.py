@@ -25,7 +25,7 @@ def tasks(_folder: Path) -> list[Task]:
     """All of the phase, if the tool is there."""
     tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if tool is None:
-        return [Task("compute-sanitizer", lambda: {"problem": "not present"})]
+        return [Task("compute-sanitizer", lambda: {"skipped": "not installed"})]
     pairs = [(kind, number) for kind in ("memcheck", "racecheck") for number in range(len(SUBSET))]
     return [Task(f"{kind} of {SUBSET[number]}", partial(watch, tool, kind, number), 90) for kind, number in pairs]
 

@@ -130,20 +130,18 @@ class _Process:
         return [json.loads(line) for line in lines]
 
     def kill(self) -> None:
-        """Ends it and what it has started. One that a driver holds on to is left to the driver."""
+        """Ends it and what it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=2)
         self.ended = True
 
     def status(self) -> str:
-        """How it ended, where its output has."""
+        """How it ended, once its output or itself has. One that a driver holds on to is left to the driver."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=2)
+            self._process.wait(timeout=3)
         status = self._process.returncode
         if status is None:
-            return "the end of its output"
+            return "no end"
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
     def last_words(self) -> str:
@@ -235,14 +233,12 @@ class _Running:
 
     def _stop(self, end: float) -> None:
         """Ends the processes; what they are still at was not done in time."""
+        late = time.monotonic() >= end
         for process in self.processes:
-            if process.ended:
-                continue
-            at_work = process.task is not None or not process.ready
-            process.kill()
-            if at_work and time.monotonic() >= end:
+            if late and not process.ended and (process.task is not None or not process.ready):
                 how = f"stopped at the end of the phase, after {time.monotonic() - process.since:.0f} s"
                 self._record_loss(process, how, crashed=False)
+        self.kill()
 
     def _record_loss(self, process: _Process, how: str, *, crashed: bool) -> None:
         task = "start" if process.task is None else self.tasks[process.task][0]
@@ -250,9 +246,12 @@ class _Running:
         self.results.add("lost", phase=self.phase.name, task=task, how=how, crashed=crashed, log=log)
 
     def kill(self) -> None:
-        """Ends the processes."""
-        for process in self.processes:
+        """Ends the processes, and waits until the GPU is free of them."""
+        alive = [process for process in self.processes if not process.ended]
+        for process in alive:
             process.kill()
+        for process in alive:
+            process.status()
 
 
 def run_session(phases: Sequence[Phase], folder: Path, seconds: float = SECONDS) -> list[dict[str, Any]]:

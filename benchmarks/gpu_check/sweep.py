@@ -14,7 +14,7 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from benchmarks.gpu_check.steps import Step, key, replayed_milliseconds, step_by
-from benchmarks.gpu_check.task import Task, alone
+from benchmarks.gpu_check.task import Task, alone, described
 from bickd_kernels.accuracy import Case
 from bickd_kernels.backends.triton import planning, stages
 
@@ -42,7 +42,7 @@ def tasks(folder: Path) -> list[Task]:
     """All of the phase, batch after batch for each change: a sweep that is broken off says something of all."""
     found = [(CASES[-1], change) for change in RECOMPUTED]
     found += [(case, change) for change in CHANGES for case in CASES[:-1]]
-    return [Task(f"{case} with {change}", partial(compare, case, change, folder), 45) for case, change in found]
+    return [Task(f"{case} with {change}", partial(attempt, case, change, folder), 45) for case, change in found]
 
 
 def changed(change: Change) -> Callable[..., planning.Plan]:
@@ -79,6 +79,14 @@ def nothing_launched() -> Iterator[None]:
 
     with mock.patch.object(JITFunction, "run", compile_only):
         yield
+
+
+def attempt(case: Case, change: Change, folder: Path) -> dict[str, Any]:
+    """``compare``; parameters with which nothing can be compiled or launched are no failure."""
+    try:
+        return compare(case, change, folder)
+    except Exception as error:
+        return {**key(case), "skipped": described(error)}
 
 
 def compare(case: Case, change: Change, folder: Path) -> dict[str, Any]:

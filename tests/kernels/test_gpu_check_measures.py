@@ -159,9 +159,22 @@ def test_launch_parameters_are_compared_with_the_plan_in_turns(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_change_that_the_plan_does_not_have_is_a_result(tmp_path: Path) -> None:
-    found = worker.perform(Task("one", lambda: sweep.compare(SMALL, {"no such parameter": 1}, tmp_path)))
-    assert found["error"].startswith("ValueError")
+def test_launch_parameters_that_do_not_work_are_skipped(tmp_path: Path) -> None:
+    found = sweep.attempt(SMALL, {"no such parameter": 1}, tmp_path)
+    assert found["skipped"].startswith("ValueError")
+    text = render(lines_of("sweep", found))
+    assert "1 could not be compiled or launched, such as by ValueError" in text
+    assert "FAILED" not in text
+
+
+def test_too_little_memory_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> dict[str, Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    found = worker.perform(Task("one", fill))
+    assert found["problem"] == "OutOfMemoryError: CUDA out of memory"
+    assert "passed" not in found
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("gpu")
