@@ -20,7 +20,7 @@ SCHEDULE = (256, 100, 64, 256, 31)
 def tasks(_folder: Path) -> list[Task]:
     """All of the phase; what waits for Inductor is last."""
     return [
-        *(Task(f"CUDA graph of {case}", partial(check_graph, case)) for case in CAPTURED),
+        *(Task(f"CUDA graph of {case}", partial(check_graph, case), 60) for case in CAPTURED),
         Task("torch.compile without Inductor", partial(check_compiled, "aot_eager"), 60),
         Task("torch.compile of a schedule and of batch sizes", check_schedule, 90),
         Task("torch.compile by Inductor", partial(check_compiled, "inductor"), 90),

@@ -16,7 +16,7 @@ CALLS = 20
 
 def tasks(_folder: Path) -> list[Task]:
     """All of the phase."""
-    return [Task(str(case), partial(profile_case, case)) for case in TIMED]
+    return [Task(str(case), partial(profile_case, case), 40) for case in TIMED]
 
 
 def profile_case(case: Case) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def cases() -> Iterator[Case]:
 
 def tasks(folder: Path) -> list[Task]:
     """All of the phase."""
-    found = [Task(str(case), partial(check, case, folder)) for case in cases()]
+    found = [Task(str(case), partial(check, case, folder), 100) for case in cases()]
     # Behind the common batches, whose kernels these use.
     in_rows = (Case(256, 1000, FLOAT32), Case(129, 1001, BFLOAT16))
     with_terms = (Case(64, 100, FLOAT32), Case(256, 1000, FLOAT32))

@@ -37,7 +37,7 @@ PROBES = (
 
 def tasks(_folder: Path) -> list[Task]:
     """All of the phase."""
-    return [Task(probe.name, partial(run, probe)) for probe in PROBES]
+    return [Task(probe.name, partial(run, probe), 30) for probe in PROBES]
 
 
 def run(probe: Probe, device: str = "cuda") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from bickd_kernels.accuracy import Case, make_batch
 
 def tasks(_folder: Path) -> list[Task]:
     """All of the phase."""
-    return [Task("rates of the card", rates), *(Task(str(case), partial(time_case, case)) for case in TIMED)]
+    return [Task("rates of the card", rates, 30), *(Task(str(case), partial(time_case, case), 60) for case in TIMED)]
 
 
 def rates() -> dict[str, Any]:
