@@ -1,6 +1,6 @@
 """Phase: compute-sanitizer on launches of the kernels.
 
-python -m benchmarks.gpu_check.sanitizer NUMBER    launches the case of this number, for the tool to watch
+What it watches is ``python -m benchmarks.gpu_check.sanitizer NUMBER``, which launches one of ``numbers.SUBSET``.
 """
 
 import os

@@ -64,9 +64,11 @@ def changed(change: Change) -> Callable[..., planning.Plan]:
 def planned_by(plan: Callable[..., planning.Plan]) -> Iterator[None]:
     """Within it, configurations are prepared by another plan."""
     stages.prepare.cache_clear()
-    with mock.patch.object(planning, "plan", plan):
-        yield
-    stages.prepare.cache_clear()
+    try:
+        with mock.patch.object(planning, "plan", plan):
+            yield
+    finally:
+        stages.prepare.cache_clear()
 
 
 @contextmanager
