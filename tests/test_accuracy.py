@@ -1,5 +1,7 @@
 """The batches and bounds that self-check and gpu-check share: what a case is, and what counts as wrong."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def test_a_gradient_that_is_a_little_wrong_is_not(case: Case) -> None:
 
 
 def test_only_the_kernels_of_16_bit_logits_have_the_bound_of_single_operands() -> None:
-    def bound(backend: str, dtype: torch.dtype, samples: int = 17, **options: float) -> float:
+    def bound(backend: str, dtype: torch.dtype, samples: int = 17, **options: Any) -> float:
         case = Case(samples, 29, dtype, options=options)
         true = definition(case, make_batch(case))
         return compare(case, backend, true, true).gradient_tolerance - 2**-8 * (dtype == torch.bfloat16)
@@ -45,6 +47,8 @@ def test_only_the_kernels_of_16_bit_logits_have_the_bound_of_single_operands() -
     assert bound("triton", torch.bfloat16, samples=8) < 1e-5
     assert bound("triton", torch.bfloat16, contrast_temperature=0.02) < 1e-5
     assert bound("triton", torch.bfloat16, bilateral_temperature=0.5) < 1e-5
+    assert bound("triton", torch.bfloat16, contrast_temperature=0.12) > 1e-3
+    assert bound("triton", torch.bfloat16, contrast_temperature=0.12, similarity="correlation") < 1e-5
 
 
 def test_layouts_hold_the_same_numbers_and_are_what_they_say() -> None:

@@ -64,6 +64,7 @@ def render(lines: Sequence[Line]) -> str:
         _failed,
         _unfinished,
         _measured,
+        _correlations,
         _kernels,
         _host,
         _numbers,
@@ -180,6 +181,16 @@ def _measured(lines: Sequence[Line]) -> list[str]:
         "Forward and backward, milliseconds of the GPU alone: replayed from CUDA graphs, kernels and definition in turns."
     )
     return ["## Measured", about, _table(headings, rows), *rates]
+
+
+def _correlations(lines: Sequence[Line]) -> list[str]:
+    rows = []
+    for line in _results(lines, "timing"):
+        if "similarities" in line:
+            cosine, correlation = (line["similarities"][name] for name in ("cosine", "correlation"))
+            times = (_three_digits(cosine), _three_digits(correlation), f"{correlation / cosine:.2f}")
+            rows.append([line["batch"], line["dtype"], *times])
+    return ["## Correlations", _table(("B, C", "logits", "cosine", "correlation", "ratio"), rows)] if rows else []
 
 
 def _three_digits(value: float | None) -> str:

@@ -126,6 +126,17 @@ class Profiler:
 
 
 @pytest.mark.usefixtures("gpu")
+def test_correlations_are_timed_beside_cosines_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = timing.time_correlation(SMALL)
+    if "refused" not in found:
+        assert found["similarities"] == {"cosine": TICK / 4, "correlation": TICK / 4}
+    by_kernels = steps.step_by
+    monkeypatch.setattr(timing, "step_by", lambda case, _: by_kernels(case, "reference"))
+    text = render(lines_of("timing", timing.time_correlation(SMALL)))
+    assert "| 17, 29 | bfloat16 | 0.125 | 0.125 | 1.00 |" in text
+
+
+@pytest.mark.usefixtures("gpu")
 def test_kernels_have_their_time_and_launches_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "profile", Profiler)
     monkeypatch.setattr(kernels, "CALLS", 2)
