@@ -115,7 +115,7 @@ bench: $(INSTALLED) ## time and memory of the loss against autograd, torch.compi
 bench-check: $(INSTALLED) ## check that the torch backend is as fast and small as it was, relative to the rest of the run
 	$(BIN)/python -m benchmarks.regressions
 
-gpu-check: $(INSTALLED) ## on a machine with a GPU: check the kernels, time them beside the forecast; report in runs/gpu-check
+gpu-check: $(INSTALLED) ## on a machine with a GPU: check and time the kernels, in 8 minutes; report in runs/gpu-check
 	$(BIN)/python -m benchmarks.gpu_check
 
 clean: ## remove the virtual environment and the caches, keep runs/

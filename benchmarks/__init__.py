@@ -5,5 +5,5 @@ measure, scaling, step_share, report, plots, __main__                 make bench
 test_bilateral_loss                                                   the same cases for pytest-benchmark
 checks, limits.yaml, instructions, regressions                        make bench-check
 kernel_traffic, dispatched, devices, occupancy, forecast              what GPUs would take, without one
-gpu_check                                                             make gpu-check
+gpu_check/                                                            make gpu-check
 """

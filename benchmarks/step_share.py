@@ -37,10 +37,10 @@ from training.data import Batch, Split, Splits, View
 from training.loop.distributed import Processes
 from training.loop.engine import Trainer, build
 from training.loop.interruption import Interruption
-from training.loop.observer import Observer
 from training.loop.teacher import Teacher
 from training.methods import METHODS, Method, Samples
 from training.models import Network, Output, make_model
+from training.observer import Observer
 from training.presets import PRESETS
 from training.run import make_student, set_up_method
 
@@ -147,7 +147,7 @@ class RepeatedStep(Trainer):
             config, splits, student, method, teacher, device, Processes(), Observer(), lambda state: None, Interruption()
         )
         if self.phase.stage is not None:
-            self.phase = self._phase(None)
+            self.phase = self._begin(None)
         self.repeated = repeated
         self.learner.train()
         self.inputs: tuple[Output, Output | None, Samples] | None = None
@@ -155,7 +155,7 @@ class RepeatedStep(Trainer):
 
     def take_step(self) -> None:
         """From the images to the changed weights."""
-        self._step(iter([self.repeated]), View(self.config.seed, 0), 0)
+        self.train_step(iter([self.repeated]), View(self.config.seed, 0))
 
     def loss_alone(self) -> Tensor:
         """The loss of what the networks gave in the first step, after its gradient by these outputs and by the heads.

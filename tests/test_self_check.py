@@ -59,7 +59,7 @@ def test_a_wrong_gradient_fails_for_that_backend_alone(
     monkeypatch.setattr(choice, "load", lambda *_: stand_in)
     assert self_check.main([]) == 1
     printed = capsys.readouterr().out
-    assert "FAILED torch on cpu, bickd_loss (17, 29) float32: gradient off by" in printed
+    assert "FAILED torch on cpu, bickd_loss (17, 29) float32 absences: gradient off by" in printed
     assert "FAILED reference" not in printed
 
 

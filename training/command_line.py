@@ -21,7 +21,7 @@ def parse(
     """An instance of the dataclass ``kind``; option ``--batch-size``, or ``--batch_size``, sets its field ``batch_size``.
 
     Args:
-        kind: a dataclass whose docstring has a line ``name: help`` for each field.
+        kind: a dataclass that has, in its docstring or in that of a base, a line ``name: help`` for each field.
         arguments: of the command, without its name.
         description: the first lines of ``--help``.
         defaults: values that replace the class's own.
@@ -48,9 +48,9 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _helps(kind: type) -> dict[str, str]:
-    """The lines ``name: help`` of a docstring."""
-    lines = re.findall(r"^ +(\w+): (.+)$", inspect.getdoc(kind) or "", flags=re.MULTILINE)
-    return dict(lines)
+    """The lines ``name: help`` of the docstrings, of the bases first."""
+    docstrings = [inspect.cleandoc(each.__doc__ or "") for each in reversed(kind.__mro__)]
+    return dict(re.findall(r"^ +(\w+): (.+)$", "\n".join(docstrings), flags=re.MULTILINE))
 
 
 def _with_dashes(argument: str) -> str:

@@ -1,7 +1,8 @@
-"""The settings of one training run, and their checks."""
+"""The settings of one training run, their checks, and what its result depends on."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,29 @@ PRECISIONS = ("float32", "bf16", "fp16")
 SCHEDULES = ("cosine", "step")
 
 
+PLACES = frozenset({"data", "teacher_checkpoint", "teacher_cache", "output"})
+"""Settings that say where something is. Of a teacher and a cache it matters whether there is one: epochs repeat the cached
+views, and a teacher without a checkpoint is a published one."""
+
+CONDUCT = frozenset({"resume", "strict_data", "checkpoint_minutes"})
+"""Settings that say what happens when a run begins, stops or meets a broken image; a run that ends comes to the same."""
+
+SPEED = frozenset({"device", "workers"})
+"""Settings that the time of a step depends on, and the result in nothing but rounding."""
+
+
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of ``Config.as_dict``, what the trained weights depend on; of a place, whether it is given."""
+    return {
+        name: value is not None if name in PLACES else value
+        for name, value in settings.items()
+        if name not in CONDUCT | SPEED
+    }
+
+
 @dataclass(frozen=True)
-class Config:
-    """One run.
+class Recipe:
+    """What the runs of a comparison share: the data, the student, how it is trained and how that is executed.
 
     The types are plain ones: where a configuration file could hold anything, it could name a class to import.
 
@@ -25,12 +46,7 @@ class Config:
         data: folder that holds the files of the data set; digits100 needs none.
         held_out: share of the training samples held out for validation; 0 holds out none, each data set has a default.
         image_size: pixels a side that images of imagenet and folder:PATH are cropped to; 224 without it.
-        method: ce (no teacher), kd, rkd, crd, sskd, dkd, dist or bickd.
-        settings: of the method, such as --settings.kd_weight 0.9; its defaults are the literature's.
-        logit_standardization: of kd, dkd and bickd: match standardized logits, with the published settings for that.
         student: name of the model that is trained: one of this suite, of torchvision.models, or timm:NAME.
-        teacher: name of the teacher's model; with imagenet and no checkpoint, torchvision's published weights.
-        teacher_checkpoint: checkpoint.pt of a run with method ce, or a state_dict of the model that teacher names.
         epochs: passes over the training split.
         batch_size: samples a step of the optimizer, over all processes and all parts of an accumulated step.
         accumulate: parts that a step's samples are computed in, one after the other, to save memory.
@@ -47,25 +63,16 @@ class Config:
         compile: run student and teacher through torch.compile.
         device: auto, cpu, cuda or cuda:N; auto takes the GPU where there is one.
         workers: processes that read and augment images; 0 does it in the training process.
-        teacher_cache: folder in which the teacher's logits are kept, for methods that need no more of it.
-        teacher_cache_views: augmentations that are kept; with a cache, epochs repeat them in turn.
-        strict_data: stop at an image that cannot be read, instead of leaving it out and counting it.
-        checkpoint_minutes: time between saves within an epoch; every epoch is saved besides. 0 saves every step.
-        seed: from 0 to 2^32 - 1, of the weights, the order of the samples and their augmentation.
-        output: folder of the run's results; may be a link, and nothing in it is written through one.
-        resume: go on with the run in output, from its last save.
+
+    Raises:
+        ValueError: names the setting, what it got and what is allowed.
     """
 
     dataset: str = "digits100"
     data: Path = Path("data")
     held_out: float | None = None
     image_size: int | None = None
-    method: str = "bickd"
-    settings: dict[str, bool | int | float | str] = field(default_factory=dict)
-    logit_standardization: bool = False
     student: str = "cnn_small"
-    teacher: str | None = None
-    teacher_checkpoint: Path | None = None
     epochs: int = 12
     batch_size: int = 64
     accumulate: int = 1
@@ -82,6 +89,75 @@ class Config:
     compile: bool = False
     device: str = "auto"
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_name(self.dataset)
+        check_model("student", self.student)
+        self._check_optimization()
+        self._check_schedule()
+        self._check_execution()
+
+    def _check_optimization(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            check_count(name, getattr(self, name))
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        for name in ("momentum", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+
+    def _check_schedule(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(f"milestones must be given for schedule 'step' and for no other, got {self.milestones}")
+        if list(self.milestones) != sorted(set(self.milestones)) or not all(each > 0 for each in self.milestones):
+            raise ValueError(f"milestones must be positive and rising, got {self.milestones}")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(f"warmup_epochs must be in [0, epochs), got {self.warmup_epochs} of {self.epochs}")
+
+    def _check_execution(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.held_out is not None and not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
+        if self.image_size is not None:
+            check_count("image_size", self.image_size)
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}")
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """One run.
+
+    Attributes:
+        method: ce (no teacher), kd, rkd, crd, sskd, dkd, dist or bickd.
+        settings: of the method, such as --settings.kd_weight 0.9; its defaults are the literature's.
+        logit_standardization: of kd, dkd and bickd: match standardized logits, with the published settings for that.
+        teacher: name of the teacher's model; with imagenet and no checkpoint, torchvision's published weights.
+        teacher_checkpoint: checkpoint.pt of a run with method ce, or a state_dict of the model that teacher names.
+        teacher_cache: folder in which the teacher's logits are kept, for methods that need no more of it.
+        teacher_cache_views: augmentations that are kept; with a cache, epochs repeat them in turn.
+        strict_data: stop at an image that cannot be read, instead of leaving it out and counting it.
+        checkpoint_minutes: time between saves within an epoch; every epoch is saved besides. 0 saves every step.
+        seed: from 0 to 2^32 - 1, of the weights, the order of the samples and their augmentation.
+        output: folder of the run's results; may be a link, and nothing in it is written through one.
+        resume: go on with the run in output, from its last save.
+
+    Raises:
+        ValueError: names the setting, what it got and what is allowed.
+    """
+
+    method: str = "bickd"
+    settings: dict[str, bool | int | float | str] = field(default_factory=dict)
+    logit_standardization: bool = False
+    teacher: str | None = None
+    teacher_checkpoint: Path | None = None
     teacher_cache: Path | None = None
     teacher_cache_views: int = 1
     strict_data: bool = False
@@ -91,18 +167,17 @@ class Config:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        check_name(self.dataset)
-        self._check_method()
-        check_model("student", self.student)
-        self._check_teacher()
-        self._check_recipe()
-        self._check_execution()
-
-    def _check_method(self) -> None:
+        super().__post_init__()
         make_method(
             self.method, self.settings, logit_standardization=self.logit_standardization,
             label_smoothing=self.label_smoothing,
         )  # fmt: skip
+        self._check_teacher()
+        check_count("teacher_cache_views", self.teacher_cache_views)
+        if not 0 <= self.checkpoint_minutes < math.inf:
+            raise ValueError(f"checkpoint_minutes must be finite and not negative, got {self.checkpoint_minutes}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
 
     def _check_teacher(self) -> None:
         if self.teacher is not None:
@@ -118,42 +193,6 @@ class Config:
                 f"teacher_cache must be left out for method {self.method!r}, which needs more of the teacher than its logits"
             )
 
-    def _check_recipe(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "teacher_cache_views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
-        for name in ("momentum", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError(f"milestones must be given for schedule 'step' and for no other, got {self.milestones}")
-        if list(self.milestones) != sorted(set(self.milestones)) or not all(each > 0 for each in self.milestones):
-            raise ValueError(f"milestones must be positive and rising, got {self.milestones}")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"warmup_epochs must be in [0, epochs), got {self.warmup_epochs} of {self.epochs}")
-
-    def _check_execution(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.held_out is not None and not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
-        if self.workers < 0:
-            raise ValueError(f"workers must not be negative, got {self.workers}")
-        if not 0 <= self.checkpoint_minutes < math.inf:
-            raise ValueError(f"checkpoint_minutes must be finite and not negative, got {self.checkpoint_minutes}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
-
     def as_dict(self) -> dict[str, Any]:
         """The settings as YAML and ``weights_only`` loading take them: paths as text, tuples as lists."""
         plain = dataclasses.asdict(self)
@@ -163,3 +202,13 @@ class Config:
             elif isinstance(value, tuple):
                 plain[name] = list(value)
         return plain
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuses less than 1.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")

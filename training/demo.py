@@ -23,8 +23,8 @@ from training.loop.engine import build
 from training.loop.evaluation import predictions
 from training.models import Network, make_model
 from training.run import run
-from training.similarity import class_similarity
 from training.storage import checkpoint, files
+from training.storage.run_folder import CHECKPOINT
 
 OUTPUT = Path("runs/demo")
 METHODS = ("ce", "kd", "bickd")
@@ -47,7 +47,7 @@ def main(
         shutil.rmtree(output)
     teacher_folder = output / "teacher"
     run(Config(method="ce", student=TEACHER, epochs=teacher_epochs, seed=100, output=teacher_folder), console)
-    teacher_file = teacher_folder / "checkpoint.pt"
+    teacher_file = teacher_folder / CHECKPOINT
     runs: report.Runs = {method: [] for method in METHODS}
     for seed in seeds:
         for method in METHODS:
@@ -79,11 +79,11 @@ def plot_similarities(output: Path, teacher: checkpoint.Trained, seed: int) -> N
     splits = load_splits(config.dataset, config.data)
     students = {
         "before training": build(lambda: make_model(STUDENT, splits.channels, splits.classes), seed),
-        "after ce": checkpoint.load(output / f"ce-{seed}" / "checkpoint.pt", dataset=config.dataset).model,
-        "after bickd": checkpoint.load(output / f"bickd-{seed}" / "checkpoint.pt", dataset=config.dataset).model,
+        "after ce": checkpoint.load(output / f"ce-{seed}" / CHECKPOINT, dataset=config.dataset).model,
+        "after bickd": checkpoint.load(output / f"bickd-{seed}" / CHECKPOINT, dataset=config.dataset).model,
     }
     reference = logits_of(teacher.model, splits, config)
-    panels = {name: class_similarity(logits_of(model, splits, config), reference) for name, model in students.items()}
+    panels = {name: report.class_similarity(logits_of(model, splits, config), reference) for name, model in students.items()}
     report.plot_similarity(panels, output / "similarity.png")
 
 

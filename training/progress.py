@@ -6,7 +6,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.loop.observer import EpochRecord, Observer, StepReport
+from training.models import Network
+from training.observer import Observer, StepReport
+from training.state import EpochRecord
 
 NAMED = 5
 """Broken images that are named one by one; the rest are counted."""
@@ -51,7 +53,7 @@ class RunProgress(Observer):
                 f"{self.title}: first stage, epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}", soft_wrap=True
             )
 
-    def on_epoch(self, record: EpochRecord) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network) -> None:
         validation = "" if record.validation_accuracy is None else f"validation {record.validation_accuracy:.2f} %, "
         skipped = f", {record.skipped} images left out" if record.skipped else ""
         self.console.print(

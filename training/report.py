@@ -1,15 +1,18 @@
 """The tables and the pictures of runs."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib import pyplot as plt
 from rich.table import Table
 from torch import Tensor
 
-from training.loop.observer import EpochRecord, best_epoch
+from bickd_kernels import reference
+from bickd_kernels.options import BicKDOptions
+from training.state import EpochRecord, best_epoch
 from training.storage import files
 
 matplotlib.use("Agg")
@@ -20,23 +23,34 @@ Runs = dict[str, list[list[EpochRecord]]]
 HEADINGS = ("method", "test accuracy, last epoch", "test accuracy, best epoch on validation")
 
 
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (None of a single value) of ``number`` values."""
+
+    mean: float
+    deviation: float | None
+    number: int
+
+    def text(self, sign: str = "") -> str:
+        """With two decimals; ``sign`` is that of a format."""
+        deviation = "" if self.deviation is None else f" ± {self.deviation:.2f}"
+        return f"{self.mean:{sign}.2f}{deviation}"
+
+
 def rows(runs: Runs) -> list[tuple[str, str, str]]:
     """Cells of the table, a row a method: mean and standard deviation over the seeds, in percent."""
     return [
         (
             method,
-            spread([records[-1].test_accuracy for records in seeds]),
-            spread([best_epoch(records).test_accuracy for records in seeds]),
+            spread([records[-1].test_accuracy for records in seeds]).text(),
+            spread([best_epoch(records).test_accuracy for records in seeds]).text(),
         )
         for method, seeds in runs.items()
     ]
 
 
-def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation; one value has no deviation."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+def spread(values: Sequence[float]) -> Spread:
+    """Of one value at least."""
+    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def markdown(cells: list[tuple[str, str, str]]) -> str:
@@ -109,6 +123,13 @@ def plot_curves(runs: Runs, teacher_accuracy: float | None, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     save_figure(figure, path, dpi=150)
+
+
+def class_similarity(student: Tensor, teacher: Tensor, temperature: float = BicKDOptions.bilateral_temperature) -> Tensor:
+    """What the class side of the bilateral loss contrasts: ``M`` ``(C, C)`` in [0, 1] of logits ``(B, C)``; entry ``ij``:
+    student class ``i``, teacher class ``j``."""
+    u, z = (reference.unit_vectors(logits, temperature, 0, "cosine") for logits in (student, teacher))
+    return u.T @ z
 
 
 def plot_similarity(panels: dict[str, Tensor], path: Path) -> None:

@@ -1,11 +1,7 @@
-"""One run from its settings to its folder.
-
-It holds config.yaml, environment.json, metrics.jsonl, tensorboard/, best.pt (the best epoch on the validation split), while
-it is unfinished last.pt and previous.pt, and in the end checkpoint.pt, curves.png and result.json.
-"""
+"""One run from its settings to its folder, whose files ``storage/run_folder.py`` names."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +14,33 @@ from training.data import Splits, load_splits
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
+from training.loop.evaluation import network_on
 from training.loop.interruption import Interruption
-from training.loop.observer import EpochRecord, Observer, StepReport, best_epoch
 from training.loop.teacher import Teacher, load_teacher
 from training.methods import Dimensions, Method, make_method
 from training.models import Network, make_model
+from training.observer import Observer, Observers
 from training.progress import RunProgress
 from training.seeds import derived_seed
+from training.state import EpochRecord, best_epoch
 from training.storage import checkpoint, run_folder
 from training.storage.records import Records, read_records
-from training.storage.resume import LAST, load_state, remove_states, save_state
-
-
-class Observers(Observer):
-    """Tells several observers; in processes but the first, the one that names broken images."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = observers
-
-    def on_step(self, report: StepReport) -> None:
-        for observer in self.observers:
-            observer.on_step(report)
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        for observer in self.observers:
-            observer.on_epoch(record)
-
-    def on_broken(self, messages: Sequence[str]) -> None:
-        for observer in self.observers:
-            observer.on_broken(messages)
+from training.storage.resume import load_state, remove_states, save_state
 
 
 class Best(Observer):
-    """Keeps the student of the best epoch on the validation split in best.pt."""
+    """Keeps the student of the best epoch on the validation split in best.pt.
 
-    def __init__(self, config: Config, splits: Splits) -> None:
-        self.config, self.splits = config, splits
-        self.trainer: Trainer | None = None
+    ``before`` are the epochs that a resumed run has behind it.
+    """
 
-    def on_epoch(self, record: EpochRecord) -> None:
-        if self.trainer is not None and best_epoch(self.trainer.records) == record:
-            save_model(self.config, self.splits, self.trainer, "best.pt", record)
+    def __init__(self, config: Config, splits: Splits, before: list[EpochRecord]) -> None:
+        self.config, self.splits, self.records = config, splits, [*before]
+
+    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+        self.records.append(record)
+        if best_epoch(self.records) is record:
+            save_model(self.config, self.splits, network, run_folder.BEST, record)
 
 
 def run(config: Config, console: Console) -> list[EpochRecord]:
@@ -99,49 +81,53 @@ def _train(
 ) -> list[EpochRecord]:
     state = load_state(config.output, config) if config.resume else None
     random_state.seed_everything(config.seed, processes.rank)
-    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
     speaking = console if processes.first else Console(quiet=True)
+    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
     teacher = load_teacher(config, splits, device, processes, speaking)
     student = make_student(config, splits, device)
     method = set_up_method(config, splits, student, teacher)
     if processes.first:
         config.output.mkdir(parents=True, exist_ok=True)
-        run_folder.write_description(config)
+        run_folder.write_config(config)
+        run_folder.write_environment(config.output)
     speaking.print(_batches(config, processes), soft_wrap=True)
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(RunProgress(console, title(config), config.epochs))
-        before = [EpochRecord(**record) for record in state["records"]] if state else []
-        best = Best(config, splits)
-        observers: list[Observer] = [progress]
-        if processes.first:
-            records = Records(config.output, before)
-            stack.callback(records.close)
-            observers += [records, best]
+    before = [EpochRecord(**record) for record in state["records"]] if state else []
+    with _observers(config, splits, processes, before, console) as observer:
         trainer = Trainer(
-            config, splits, student, method, teacher, device, processes, Observers(observers),
+            config, splits, student, method, teacher, device, processes, observer,
             lambda content: save_state(config.output, content), interruption,
         )  # fmt: skip
-        stack.callback(trainer.close)
-        best.trainer = trainer
-        if state is not None:
-            trainer.load_state(state)
-            speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
-        try:
-            trainer.train()
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{error}; last good checkpoint: {_last_good(config)}") from error
+        with contextlib.closing(trainer):
+            if state is not None:
+                trainer.load_state(state)
+                speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
+            try:
+                trainer.train()
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(f"{error}; last good checkpoint: {_last_good(config)}") from error
     if processes.first:
         finish(config, splits, trainer, console)
     distributed.wait()
     return trainer.records
 
 
+@contextlib.contextmanager
+def _observers(
+    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], console: Console
+) -> Iterator[Observer]:
+    """Those of this process; in all but the first, the one that names broken images."""
+    with RunProgress(console, title(config), config.epochs) as progress:
+        if not processes.first:
+            yield progress
+            return
+        with contextlib.closing(Records(config.output, before)) as records:
+            yield Observers([progress, records, Best(config, splits, before)])
+
+
 def make_student(config: Config, splits: Splits, device: torch.device) -> Network:
     """The untrained student; its weights depend on the seed alone."""
     model = build(lambda: make_model(config.student, splits.channels, splits.classes), config.seed)
-    network = Network(model, splits.classes).to(device)
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    network = network_on(device, model, splits.classes, config)
     if config.compile:
         network.compile()
     return network
@@ -169,8 +155,8 @@ def set_up_method(config: Config, splits: Splits, student: Network, teacher: Tea
 def finish(config: Config, splits: Splits, trainer: Trainer, console: Console) -> None:
     """Writes the trained student, the curves and the result, prints the summary, and removes the states."""
     records, last = trainer.records, trainer.records[-1]
-    save_model(config, splits, trainer, "checkpoint.pt", last)
-    report.plot_run(records, config.output / "curves.png", title(config))
+    save_model(config, splits, trainer.network, run_folder.CHECKPOINT, last)
+    report.plot_run(records, config.output / run_folder.CURVES, title(config))
     console.print(report.summary(records, title(config)))
     run_folder.write_result(config.output, result(config, trainer))
     remove_states(config.output)
@@ -197,10 +183,10 @@ def result(config: Config, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def save_model(config: Config, splits: Splits, trainer: Trainer, name: str, record: EpochRecord) -> None:
+def save_model(config: Config, splits: Splits, network: Network, name: str, record: EpochRecord) -> None:
     """Writes the network that was evaluated for ``record`` as a checkpoint."""
     checkpoint.save(
-        config.output / name, trainer.network.model, name=config.student, dataset=config.dataset,
+        config.output / name, network.model, name=config.student, dataset=config.dataset,
         channels=splits.channels, classes=splits.classes, test_accuracy=record.test_accuracy,
     )  # fmt: skip
 
@@ -212,7 +198,7 @@ def title(config: Config) -> str:
 
 def resume_command(config: Config) -> str:
     """The options that go on with an interrupted run."""
-    return f"--config {config.output / 'config.yaml'} --resume"
+    return f"--config {config.output / run_folder.CONFIG} --resume"
 
 
 def _batches(config: Config, processes: Processes) -> str:
@@ -224,5 +210,5 @@ def _batches(config: Config, processes: Processes) -> str:
 
 
 def _last_good(config: Config) -> Path | str:
-    path = config.output / LAST
+    path = config.output / run_folder.LAST
     return path if path.exists() else "none, as no epoch was done"

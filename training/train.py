@@ -5,12 +5,12 @@ Settings come from the command line, from a YAML file with ``--config``, or from
 """
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from training import exit_status
 from training.command_line import parse
 from training.config import Config
 from training.loop import distributed
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, c
         command: what was started, for the message that says how to go on.
 
     Returns:
-        The exit status: 0, 2 for wrong settings or data, 3 for a loss that is not finite, 128 + the number of a signal.
+        The exit status, see ``training.exit_status``.
     """
     console, config = Console(), None
     try:
@@ -37,17 +37,17 @@ def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, c
         run(config, console)
     except NonFiniteLossError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 3
+        return exit_status.DIVERGED
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_status.REFUSED
     except Interrupted as interrupted:
         assert config is not None
         print(f"{interrupted} and saved; go on with: {command} {resume_command(config)}", file=sys.stderr)
-        return 128 + signal.Signals(interrupted.number)
+        return exit_status.of_signal(interrupted.number)
     finally:
         distributed.stop()
-    return 0
+    return exit_status.DONE
 
 
 def configure(arguments: Sequence[str], preset: str | None = None) -> Config:

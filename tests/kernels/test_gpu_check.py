@@ -1,120 +1,238 @@
-"""``make gpu-check`` as far as it goes without a GPU: its checks run on simulated kernels, and what it writes."""
+"""``make gpu-check`` as far as it goes without a GPU: its checks on simulated kernels, its phases, the command."""
 
-import json
+import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from simulate import simulator
+from tensor_core import TENSOR_CORES
 
-from benchmarks import gpu_check
-from benchmarks.forecast import PROVIDERS, Forecast
-from benchmarks.gpu_check import (
-    Finding,
-    Timing,
-    attempt,
-    cases,
-    check_all,
-    check_numbers,
-    forecast_here,
-    make_case,
-    providers,
-    report,
-)
+from benchmarks.gpu_check import __main__ as command
+from benchmarks.gpu_check import numbers, probes, sanitizer, sweep, worker
+from benchmarks.gpu_check.numbers import check, check_lowered, check_rows, check_terms
+from benchmarks.gpu_check.session import Phase
+from benchmarks.gpu_check.steps import TIMED, by_backend, step_of
+from benchmarks.gpu_check.task import Task
+from bickd_kernels.accuracy import Case, evaluate, make_batch
+from bickd_kernels.backends.triton import planning
+
+SMALL = (17, 29)
+
+SIMULATED = [
+    Case(*SMALL, torch.float32),
+    Case(*SMALL, torch.bfloat16, options={"contrast_temperature": 0.02}),
+    # Weights are those of the tests of the kernels.
+    *(Case(*SMALL, torch.float32, **change) for change in numbers.OPTIONS[:10]),
+]
+
+LACKING = """
+import sys
+
+for name in ("hypothesis", "jsonargparse", "matplotlib", "numpy", "psutil", "pytest", "rich", "scipy", "sklearn",
+             "tensorboard", "torchmetrics", "torchvision", "ttsem", "yaml"):
+    sys.modules[name] = None
+
+import importlib
+import pkgutil
+from pathlib import Path
+import benchmarks.gpu_check as package
+
+for module in pkgutil.iter_modules(package.__path__):
+    found = importlib.import_module(f"benchmarks.gpu_check.{module.name}")
+    if hasattr(found, "tasks"):
+        assert found.tasks(Path(".")), module.name
+
+from benchmarks.gpu_check.steps import TIMED, by_definition
+by_definition(TIMED[0])
+"""
 
 
-def test_right_numbers_pass() -> None:
+@pytest.mark.parametrize("case", SIMULATED, ids=str)
+def test_right_numbers_pass(case: Case) -> None:
     with simulator(races="off"):
-        findings = check_all("cpu", ((17, 29),))
-    assert len(findings) == len(list(cases("cpu", ((17, 29),)))) == 15
-    assert all(finding.passed for finding in findings), [finding for finding in findings if not finding.passed]
+        found = check(case, device="cpu")
+    refused = case.options.get("similarity") == "correlation" and "similarity" in found.get("refused", "")
+    assert refused or (found["passed"] and found["repeated"]), found
 
 
-def test_wrong_numbers_and_exceptions_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make_case(17, 29, torch.float32, "cpu", labelled=True)
-    evaluate = gpu_check.evaluate
+@pytest.mark.parametrize(
+    "special", [check_rows, check_terms, check_lowered], ids=lambda function: function.__name__.removeprefix("check_")
+)
+def test_rows_terms_and_lowered_products_pass(special: Any) -> None:
+    with simulator(races="off"):
+        found = special(Case(*SMALL, torch.float32), device="cpu")
+    assert found["passed"], found
+    assert torch.get_float32_matmul_precision() == "highest"
 
-    def off(case: gpu_check.Case, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, gradient = evaluate(case, backend)
+
+def test_wrong_numbers_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(case: Case, batch: Any, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, gradient = evaluate(case, batch, backend)
         return loss, gradient * (1 + 1e-5 * (backend == "triton"))
 
-    monkeypatch.setattr(gpu_check, "evaluate", off)
+    monkeypatch.setattr(numbers, "evaluate", off)
     with simulator(races="off"):
-        assert not check_numbers(case).passed
-    finding = attempt(check_numbers, case._replace(teacher=case.teacher[:3]))
-    assert not finding.passed
-    assert "ValueError" in finding.detail
+        found = check(Case(*SMALL, torch.float32), device="cpu")
+    assert not found["passed"]
+    assert found["gradient_error"] == pytest.approx(1e-5, rel=0.1)
 
 
-def test_the_report_has_every_failure_and_decides_the_status(tmp_path: Path) -> None:
-    right, wrong = Finding("numbers a", True, "fine"), Finding("numbers b", False, "off by 3")
-    assert report([right], [], [], "", tmp_path) == 0
-    assert report([right, wrong, wrong], [], [], "", tmp_path) == 1
-    text = (tmp_path / "report.md").read_text()
-    assert text.count("FAILED numbers b: off by 3") == 2
-    assert len(json.loads((tmp_path / "report.json").read_text())["findings"]) == 3
+def test_numbers_go_from_a_process_of_simulated_kernels_to_the_report_and_the_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "PHASES", [Phase("numbers", "gpu_check_simulated", share=1)])
+    assert command.main(["--output", str(tmp_path), "--phases", "numbers", "--seconds", "100"]) == 1
+    report = (tmp_path / "report.md").read_text()
+    assert "**FAILED**: 1 failures; 1 of 2 checks passed" in report
+    assert "FAILED numbers: bickd_loss (19, 7) float32: gradient off by 1.0" in report
+    assert "| bickd_loss (17, 29) float32 |" in report
 
 
-def test_the_report_has_what_was_measured_beside_its_forecast(tmp_path: Path) -> None:
-    timings = [
-        Timing(256, 1000, "float32", "triton", 0.05, 12.0),
-        Timing(256, 1000, "float32", "reference", 1.5, 300.0),
-        Timing(256, 1000, "bfloat16", "reference", None, None, "OOM"),
-        Timing(256, 1000, "float32", "torch compiled", 0.75, 30.0),
-    ]
-    forecasts = [
-        Forecast(256, 1000, "float32", "triton", "toy", 25.0, 5, 33.0, 4.0),
-        Forecast(256, 1000, "float32", "reference", "toy", 2000.0, 152, 317.0, 1.0),
-        Forecast(256, 1000, "bfloat16", "reference", "toy", 500.0, 155, 317.0, 1.0),
-        Forecast(128, 1000, "float32", "torch compiled", "toy", 9.0, 5, 33.0, 4.0),
-    ]
-    report([], timings, forecasts, "The forecast is one.", tmp_path)
-    lines = (tmp_path / "report.md").read_text().splitlines()
-    head, line, *rows = lines[lines.index("The forecast is one.") + 2 :]
-    assert head.startswith("| B, C | logits | provider | ms | forecast ms | measured / forecast | peak MB |")
-    assert {row.count("|") for row in (head, line, *rows)} == {head.count("|")}
-    # 0.05 ms are twice 25 us; the kernels' flops of a step, 4.03 * 10^9 with padding, in 0.05 ms are 80.5 Tflop/s.
-    assert rows[0].startswith("| 256, 1000 | float32 | triton | 0.0500 | 0.0250 | 2.00 | 12.0 |")
-    assert rows[0].endswith("| 80.5 |")
-    assert rows[1] == "| 256, 1000 | float32 | reference | 1.5000 | 2.0000 | 0.75 | 300.0 | |  |"
-    assert rows[2] == "| 256, 1000 | bfloat16 | reference | OOM | 0.5000 | | | | |"
-    assert rows[3] == "| 256, 1000 | float32 | torch compiled | 0.7500 |  |  | 30.0 | |  |"
-    assert len(json.loads((tmp_path / "report.json").read_text())["forecasts"]) == 4
+def test_a_second_call_with_other_bits_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def drifting(case: Case, batch: Any, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(backend)
+        loss, gradient = evaluate(case, batch, backend)
+        return loss, gradient * (1 + 2e-7 * len(calls))
+
+    monkeypatch.setattr(numbers, "evaluate", drifting)
+    with simulator(races="off"):
+        found = check(Case(*SMALL, torch.float32), device="cpu")
+    assert (found["passed"], found["repeated"]) == (False, False)
 
 
-def test_the_forecast_is_that_of_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    everywhere = [
-        Forecast(2, 3, "float32", "triton", device, 1.0, 1, 1.0, 1.0) for device in ("A100 SXM 80 GB", "H100 SXM", "B200")
-    ]
-    monkeypatch.setattr(gpu_check, "forecast", lambda: everywhere)
-    forecasts, about = forecast_here("NVIDIA H100 80GB HBM3")
-    assert forecasts == everywhere[1:2]
-    assert "for H100 SXM" in about
+def test_an_exception_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    # On the CPU the kernels refuse any batch.
+    case = Case(*SMALL, torch.float32, options={"similarity": "cosine"})
+    found = worker.perform(Task(str(case), lambda: check(case, device="cpu")))
+    assert not found["passed"]
+    assert found["error"].startswith('ValueError: backend "triton" needs logits on a GPU')
+    assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_gpu_that_is_not_known_has_no_forecast_and_the_report_says_so() -> None:
-    forecasts, about = forecast_here("NVIDIA H100 PCIe")
-    assert forecasts == []
-    assert "NVIDIA H100 PCIe is none of the known GPUs (NVIDIA A100-SXM4-80GB, NVIDIA H100 80GB HBM3, NVIDIA B200)" in about
+def test_numbers_cover_every_option_dtype_and_temperature_and_every_timed_batch() -> None:
+    cases = list(numbers.cases())
+    assert {case.dtype for case in cases} == {torch.float32, torch.bfloat16, torch.float16}
+    assert {case.target for case in cases} == {"labels", "probabilities", "none"}
+    assert {case.layout for case in cases} == {"contiguous", "strided", "offset"}
+    tried = {name for case in cases for name in case.options}
+    assert tried >= {"positives", "label_smoothing", "similarity", "contrast_temperature", "bilateral_temperature"}
+    assert {(case.samples, case.classes, case.dtype) for case in TIMED} <= {
+        (case.samples, case.classes, case.dtype) for case in cases
+    }
 
 
-def test_a_forecast_that_fails_does_not_take_the_report_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> list[Forecast]:
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(gpu_check, "forecast", fail)
-    assert forecast_here("NVIDIA B200") == ([], "No forecast: RuntimeError: no compiler")
-
-
-def test_every_provider_of_the_forecast_is_timed() -> None:
-    assert set(PROVIDERS) <= set(providers())
+def test_cases_of_common_batches_are_first_and_no_task_is_there_twice() -> None:
+    for phase in command.PHASES:
+        names = [task.name for task in importlib.import_module(phase.module).tasks(Path())]
+        assert len(names) == len(set(names)), phase.name
+    assert str(next(numbers.cases())) == "bickd_loss (64, 100) float32"
 
 
-def test_without_a_gpu_it_says_so() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_check"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("probe", probes.PROBES, ids=lambda probe: probe.name)
+@pytest.mark.parametrize("model", TENSOR_CORES)
+def test_a_probe_expects_of_a_tensor_core_what_its_model_gives(probe: probes.Probe, model: str) -> None:
+    with simulator(races="off", products=model):
+        found = probes.run(probe, "cpu")
+    assert found["units"] == found[model]
+
+
+def test_probes_tell_the_models_apart() -> None:
+    for probe in probes.PROBES:
+        exact = torch.tensor(probe.accumulator + probe.terms * probe.left * probe.right, dtype=torch.float64)
+        assert (exact.float() - probe.accumulator) * 2**23 == probe.rounded
+    expected = [[getattr(probe, model) for probe in probes.PROBES] for model in ("h100", "a100", "rounded")]
+    assert all(expected.count(each) == 1 for each in expected)
+
+
+def test_every_change_of_launch_parameters_is_one_of_the_plan() -> None:
+    for case, changes in ((Case(256, 1000, torch.bfloat16), sweep.CHANGES), (sweep.CASES[-1], sweep.RECOMPUTED)):
+        arguments = (case.samples, case.classes, 1, planning.Target("cuda", "90", 32))
+        as_it_is = planning.plan(*arguments)
+        plans = [sweep.changed(change)(*arguments) for change in changes]
+        others = [plan for plan in plans if plan != as_it_is]
+        assert len(set(others)) == len(others)
+        # What the plan chose itself is there once for each kind of parameters: what it gains is the noise of the sweep.
+        assert len(plans) - len(others) <= len({tuple(change) for change in changes})
+
+
+@pytest.mark.parametrize("change", sweep.CHANGES[::10], ids=str)
+def test_a_change_of_launch_parameters_reaches_the_launches_and_leaves_the_numbers(
+    change: sweep.Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[planning.Plan] = []
+    original = planning.plan
+
+    def noted(*arguments: Any, **options: Any) -> planning.Plan:
+        plans.append(original(*arguments, **options))
+        return plans[-1]
+
+    case = Case(*SMALL, torch.bfloat16)
+    batch = make_batch(case)
+    with simulator(races="off"):
+        step = step_of(by_backend(case, "triton"), batch)
+        expected = sweep.gradient_of(step)
+        monkeypatch.setattr(planning, "plan", noted)
+        actual = sweep.gradient_of(sweep.with_plan(step, sweep.changed(change)))
+    assert len(plans) == 1
+    assert float((actual - expected).abs().max()) <= 2**-8 * float(expected.abs().max())
+
+
+def test_compute_sanitizer_watches_launches_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\necho an invalid write; exit $STATUS\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert {task.name.split(" of ")[0] for task in sanitizer.tasks(tmp_path)} == {"memcheck", "racecheck"}
+    for status, expected in (("0", {"passed": True}), ("9", {"passed": False, "said": "an invalid write\n"})):
+        monkeypatch.setenv("STATUS", status)
+        assert sanitizer.tasks(tmp_path)[0].run().items() >= expected.items()
+    monkeypatch.setenv("STATUS", "1")
+    assert "exit status 1" in sanitizer.tasks(tmp_path)[0].run()["problem"]
+
+
+def test_it_needs_no_package_but_torch_and_triton() -> None:
+    done = subprocess.run([sys.executable, "-c", LACKING], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_gpu_it_says_so_and_leaves_earlier_results(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    (tmp_path / "results.jsonl").write_text("earlier")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_check", "--output", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "needs a GPU" in done.stdout
+    assert (tmp_path / "results.jsonl").read_text() == "earlier"
+
+
+def test_the_phases_of_a_run_are_those_that_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    taken: list[Any] = []
+
+    def session(phases: Any, folder: Path, seconds: float) -> list[dict[str, Any]]:
+        taken.extend([[phase.name for phase in phases], seconds])
+        (folder / "report.md").write_text("the report")
+        return [{"kind": "result", "phase": "numbers", "task": "one", "passed": len(taken) == 2}]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "run_session", session)
+    given = ["--output", str(tmp_path), "--phases", "numbers,timing", "--seconds", "60"]
+    assert command.main(given) == 0
+    assert taken == [["numbers", "timing"], 60.0]
+    assert command.main(["--output", str(tmp_path)]) == 1
+    assert taken[2] == [phase.name for phase in command.PHASES]
+    with pytest.raises(SystemExit):
+        command.main(["--phases", "numbers,everything"])

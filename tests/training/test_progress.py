@@ -3,9 +3,12 @@
 from io import StringIO
 
 from rich.console import Console
+from torch import nn
 
-from training.loop.observer import EpochRecord, StepReport
+from training.models import Network
+from training.observer import StepReport
 from training.progress import RunProgress
+from training.state import EpochRecord
 
 STEP = StepReport("main", 2, 3, 50, 100, 1.25, {"ce": 1.5, "kd": 0.75}, 61.4, 830.0)
 RECORD = EpochRecord(2, 1.25, {"ce": 1.5}, 61.4, 55.5, 54.25, 100, 8.0, 1.0, 830.0, 0.05, 7)
@@ -18,7 +21,7 @@ def shown(*, terminal: bool, broken: int = 0) -> str:
         progress.on_step(STEP)
         progress.bar.refresh()
         progress.on_broken([f"image {number} is broken" for number in range(broken)])
-        progress.on_epoch(RECORD)
+        progress.on_epoch(RECORD, Network(nn.Linear(4, 2), 2))
     return output.getvalue()
 
 

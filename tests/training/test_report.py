@@ -10,8 +10,7 @@ import torch
 from rich.console import Console
 
 from training import report
-from training.loop.observer import EpochRecord, best_epoch
-from training.similarity import class_similarity
+from training.state import EpochRecord, best_epoch
 
 
 def record(epoch: int, validation: float, test: float) -> EpochRecord:
@@ -39,7 +38,13 @@ def test_one_seed_has_no_deviation() -> None:
 
 def test_similarity_is_1_on_the_diagonal_of_equal_networks_and_small_between_sure_classes() -> None:
     logits = 40 * torch.eye(4).repeat(3, 1)
-    torch.testing.assert_close(class_similarity(logits, logits), torch.eye(4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(report.class_similarity(logits, logits), torch.eye(4), rtol=0, atol=1e-6)
+
+
+def test_a_class_that_is_all_but_impossible_is_as_similar_to_itself_as_any() -> None:
+    # Its logarithms are near -1.5e7, where float32 has no fractions.
+    logits = torch.tensor([[0.0, 3e7], [0.0, 3e7]])
+    torch.testing.assert_close(report.class_similarity(logits, logits).diagonal(), torch.ones(2), rtol=0, atol=1e-6)
 
 
 def test_similarity_is_the_cosine_of_class_columns_with_the_student_first() -> None:
@@ -52,7 +57,7 @@ def test_similarity_is_the_cosine_of_class_columns_with_the_student_first() -> N
     expected = [
         [sum(a * b for a, b in zip(left, right, strict=True)) for right in columns(teacher)] for left in columns(student)
     ]
-    actual = class_similarity(torch.tensor(student, dtype=torch.float64), torch.tensor(teacher, dtype=torch.float64))
+    actual = report.class_similarity(torch.tensor(student, dtype=torch.float64), torch.tensor(teacher, dtype=torch.float64))
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
 
 

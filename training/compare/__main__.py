@@ -15,16 +15,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from training import exit_status
 from training.command_line import parse
-from training.compare import plots, record, tables
+from training.compare import plots, tables
 from training.compare.comparison import Comparison
-from training.compare.grid import Run, Teacher, read_teacher, teacher_run
-from training.compare.jobs import execute
-from training.compare.outcomes import FINISHED, Outcome, read_outcome
-from training.compare.progress import GridProgress
-from training.compare.results import Results, load_results, to_run
+from training.compare.jobs import GridProgress, execute
+from training.compare.results import Results, as_json, load_results, to_run
+from training.compare.runs import FINISHED, Outcome, TeacherFile, read_outcome, read_teacher, teacher_run
 from training.loop.interruption import Interrupted
 from training.storage import files
+from training.storage.run_folder import CHECKPOINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; those of the process by default.
 
     Returns:
-        The exit status: 0, 1 when a run failed or diverged, 2 for wrong settings, 128 + the number of a signal.
+        The exit status, see ``training.exit_status``.
     """
     console = Console()
     try:
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return compare(comparison, console, lock)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_status.REFUSED
     except (Interrupted, KeyboardInterrupt) as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         name = signal.Signals(number).name
         print(f"stopped by {name}, runs are saved; the same command goes on with them", file=sys.stderr)
-        return 128 + number
+        return exit_status.of_signal(number)
 
 
 def compare(comparison: Comparison, console: Console, lock: int | None = None) -> int:
@@ -61,7 +61,7 @@ def compare(comparison: Comparison, console: Console, lock: int | None = None) -
         lock: file descriptor that the processes of the runs inherit.
 
     Returns:
-        0, or 1 when a run failed or diverged.
+        ``DONE``, or ``INCOMPLETE`` when a run failed or diverged.
 
     Raises:
         Interrupted: a signal came; the runs are saved.
@@ -71,7 +71,7 @@ def compare(comparison: Comparison, console: Console, lock: int | None = None) -
     if any(variant.needs_teacher for variant in comparison.variants):
         teacher = _ready_teacher(comparison, console, lock)
         if teacher is None:
-            return 1
+            return exit_status.INCOMPLETE
     try:
         _train_students(comparison, teacher, console, lock)
     finally:
@@ -89,7 +89,7 @@ def compare(comparison: Comparison, console: Console, lock: int | None = None) -
 def write(results: Results) -> None:
     """Writes results.md and results.json."""
     files.write_text(results.comparison.output / "results.md", tables.document(results))
-    files.write_text(results.comparison.output / "results.json", record.document(results))
+    files.write_text(results.comparison.output / "results.json", as_json(results))
 
 
 def methods_as_list(arguments: Sequence[str]) -> list[str]:
@@ -125,7 +125,7 @@ def locked(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _ready_teacher(comparison: Comparison, console: Console, lock: int | None) -> Teacher | None:
+def _ready_teacher(comparison: Comparison, console: Console, lock: int | None) -> TeacherFile | None:
     """The teacher, trained unless it is given or finished; None when its training failed."""
     if comparison.teacher_checkpoint is not None:
         return read_teacher(comparison.teacher_checkpoint)
@@ -136,19 +136,16 @@ def _ready_teacher(comparison: Comparison, console: Console, lock: int | None) -
     if read_outcome(run).state != FINISHED:
         console.print(f"without its teacher nothing can be compared; {run.folder} has the log", soft_wrap=True)
         return None
-    return read_teacher(run.folder / "checkpoint.pt")
+    return read_teacher(run.folder / CHECKPOINT)
 
 
-def _train_students(comparison: Comparison, teacher: Teacher | None, console: Console, lock: int | None) -> None:
+def _train_students(comparison: Comparison, teacher: TeacherFile | None, console: Console, lock: int | None) -> None:
     """First the literature's settings and the trials, then what these have chosen."""
     attempted: set[Path] = set()
-
-    def left() -> tuple[list[Run], int]:
-        results = load_results(comparison, teacher)
-        return [run for run in to_run(results) if run.folder not in attempted], len(results.outcomes)
-
     while True:
-        runs, total = left()
+        results = load_results(comparison, teacher)
+        runs = [run for run in to_run(results) if run.folder not in attempted]
+        total = len(results.outcomes)
         if not runs:
             return
         attempted |= {run.folder for run in runs}
@@ -162,10 +159,10 @@ def _train_students(comparison: Comparison, teacher: Teacher | None, console: Co
 
 
 def _status(results: Results) -> int:
-    """1 when a report run has no result, or a trial failed; that a trial diverged is a result of tuning."""
+    """Incomplete when a report run has no result, or a trial failed; that a trial diverged is a result of tuning."""
     reported = [each for row in (*results.literature, *results.tuned) for each in row.outcomes]
-    incomplete = any(each.state != FINISHED for each in reported)
-    return int(incomplete or any(not each.settled for each in results.outcomes))
+    incomplete = any(each.state != FINISHED for each in reported) or any(not each.settled for each in results.outcomes)
+    return exit_status.INCOMPLETE if incomplete else exit_status.DONE
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Runs as processes of ``training.train``, several at a time, which a signal stops with their progress saved."""
+"""Runs as processes of ``training.train``, several at a time, and what a person sees of them.
+
+A signal stops the processes with their progress saved.
+"""
 
 import os
 import subprocess
@@ -6,16 +9,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from types import TracebackType
 
-import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from training.compare.grid import Run
-from training.compare.outcomes import LOG, Outcome, note_end, note_launch
+from training.compare.runs import DIVERGED, FINISHED, LOG, Outcome, Run, end_of_log, note_end, note_launch
 from training.loop.interruption import Interrupted, Interruption
 from training.storage import files
+from training.storage.run_folder import CONFIG, write_config
 
 TRAINER = [sys.executable, "-m", "training.train"]
-CONFIG = "config.yaml"
 INTERVAL = 0.05
 """Seconds between two looks at the processes."""
 
@@ -56,9 +60,8 @@ def execute(runs: Sequence[Run], jobs: int, on_end: Callable[[Outcome], None], *
 
 
 def _launch(run: Run, jobs: int, lock: int | None) -> "subprocess.Popen[bytes]":
-    settings = {name: value for name, value in run.config.as_dict().items() if name != "resume"}
     files.make_folder(run.folder)
-    files.write_text(run.folder / CONFIG, yaml.safe_dump(settings, sort_keys=False))
+    write_config(run.config)
     note_launch(run, jobs)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     with files.append(run.folder / LOG) as log:
@@ -81,3 +84,39 @@ def _stop(active: Processes) -> None:
         # Ctrl-C once more, while they were saving.
         for _, process in active:
             process.kill()
+
+
+class GridProgress:
+    """The progress of ``total`` runs, of which ``done`` had ended before; to be entered while it lasts."""
+
+    def __init__(self, console: Console, total: int, done: int = 0) -> None:
+        self.console, self.total, self.done = console, total, done
+        self.bar = Progress(
+            TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=console, disable=not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task("runs", total=total, completed=done)
+
+    def __enter__(self) -> "GridProgress":
+        if self.done:
+            self._print(f"{self.done}/{self.total} are done already")
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Counts a run that ended, and shows the end of its log if it failed."""
+        self.done += 1
+        self.bar.update(self.task, completed=self.done)
+        start = f"{self.done}/{self.total}"
+        if outcome.state == FINISHED and outcome.result is not None:
+            self._print(f"{start} done, {outcome.run.title}: {outcome.result['test_accuracy']:.1f} %")
+            return
+        word = "diverged" if outcome.state == DIVERGED else "failed"
+        self._print(f"{start} {word}, {outcome.run.title}; the end of {outcome.run.folder}/{LOG}:")
+        self._print(end_of_log(outcome.run))
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib import pyplot as plt
 
-from training.compare.figures import LAST, accuracy, step_milliseconds
-from training.compare.outcomes import Outcome
-from training.compare.results import Results, Row
+from training.compare.results import LAST, Results, Row
+from training.compare.runs import Outcome
 from training.report import save_figure
-
-matplotlib.use("Agg")
 
 Curve = tuple[list[float], list[float]]
 """Seconds of training, and test accuracies in percent."""
@@ -39,7 +35,7 @@ def plot_accuracy(results: Results) -> Any:
             height = labels.index(row.variant.label) + offset
             values = [result[LAST] for result in row.finished.values()]
             axes.plot(values, [height] * len(values), "o", color=colour, markerfacecolor="none", markersize=7)
-            found = accuracy(row, LAST)
+            found = row.accuracy(LAST)
             if found is not None:
                 axes.errorbar(found.mean, height, xerr=found.deviation, fmt="D", color=colour, capsize=3, markersize=4)
         axes.plot([], [], "D", color=colour, label=name)
@@ -58,9 +54,8 @@ def plot_cost(results: Results) -> Any:
     labels = [row.variant.label for row in results.literature]
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.45 * len(labels)), layout="constrained")
     for height, row in enumerate(results.literature):
-        times = [1000 * result["seconds"] / result["steps"] for result in row.finished.values()]
-        axes.barh(height, step_milliseconds(row) or 0.0, color="C0", alpha=0.6)
-        axes.plot(times, [height] * len(times), "o", color="0.2", markersize=3)
+        axes.barh(height, row.step_time or 0.0, color="C0", alpha=0.6)
+        axes.plot(row.step_times, [height] * len(row.step_times), "o", color="0.2", markersize=3)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set(xlabel="training time per step (ms), median and seeds", title="Cost of a step")

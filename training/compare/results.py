@@ -1,13 +1,18 @@
-"""The state of a comparison, read from the folders of its runs."""
+"""The state of a comparison, read from the folders of its runs: its rows, their figures, and results.json."""
 
+import dataclasses
+import json
+import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.compare import tuning
-from training.compare.comparison import Comparison
-from training.compare.grid import Run, Teacher, report_run, trial_run
-from training.compare.outcomes import DIVERGED, Outcome, read_outcome
-from training.compare.variants import Variant
+from training.compare.comparison import Comparison, Variant
+from training.compare.runs import DIVERGED, Outcome, Run, TeacherFile, read_outcome, report_run, trial_run
+from training.report import Spread, spread
+
+LAST, BEST = "test_accuracy", "best_test_accuracy"
 
 
 class Row(NamedTuple):
@@ -21,6 +26,26 @@ class Row(NamedTuple):
     def finished(self) -> dict[int, dict[str, Any]]:
         """result.json by seed."""
         return {each.run.config.seed: each.result for each in self.outcomes if each.result is not None}
+
+    def accuracy(self, key: str) -> Spread | None:
+        """Test accuracy in percent over the seeds: ``LAST``, of the last epoch, or ``BEST``, of the best on validation."""
+        return spread([result[key] for result in self.finished.values()]) if self.finished else None
+
+    def difference(self, reference: "Row") -> Spread | None:
+        """Last epoch's test accuracy minus that of ``reference``, in percent, by seed, over the seeds that both have."""
+        own, other = self.finished, reference.finished
+        differences = [own[seed][LAST] - other[seed][LAST] for seed in own if seed in other]
+        return spread(differences) if differences else None
+
+    @property
+    def step_times(self) -> list[float]:
+        """By seed the training time of a step, in milliseconds, with a first stage's time shared among them."""
+        return [1000 * result["seconds"] / result["steps"] for result in self.finished.values()]
+
+    @property
+    def step_time(self) -> float | None:
+        """The median of ``step_times``."""
+        return statistics.median(self.step_times) if self.finished else None
 
 
 class Trials(NamedTuple):
@@ -42,6 +67,12 @@ class Results(NamedTuple):
     trials: tuple[Trials, ...]
 
     @property
+    def validated(self) -> bool:
+        """Whether the runs have a validation split."""
+        found = [result for row in (*self.literature, *self.tuned) for result in row.finished.values()]
+        return all(result["validation_accuracy"] is not None for result in found)
+
+    @property
     def outcomes(self) -> list[Outcome]:
         """Of all runs: the literature's seed by seed, trial by trial, then the tuned ones seed by seed, none twice."""
         groups = [
@@ -53,7 +84,7 @@ class Results(NamedTuple):
         return list(by_folder.values())
 
 
-def load_results(comparison: Comparison, teacher: Teacher | None) -> Results:
+def load_results(comparison: Comparison, teacher: TeacherFile | None) -> Results:
     """What the folders of the runs hold."""
     literature = tuple(_row(comparison, variant, {}, teacher) for variant in comparison.variants)
     trials = tuple(_trials(comparison, variant, teacher) for variant in comparison.variants) if comparison.tune else ()
@@ -70,12 +101,35 @@ def to_run(results: Results) -> list[Run]:
     return [each.run for each in results.outcomes if not each.settled]
 
 
-def _row(comparison: Comparison, variant: Variant, drawn: dict[str, float], teacher: Teacher | None) -> Row:
+def find(rows: Sequence[Row], label: str) -> Row | None:
+    """The row of the variant called ``label``."""
+    return next((row for row in rows if row.variant.label == label), None)
+
+
+def cost_reference(rows: Sequence[Row]) -> Row | None:
+    """The row that costs are relative to: ce's, or without it kd's."""
+    return find(rows, "ce") or find(rows, "kd")
+
+
+def as_json(results: Results) -> str:
+    """results.json: every figure of every run and trial, with the settings that they were reached with; accuracies in
+    percent, times in seconds."""
+    content = {
+        "comparison": dataclasses.asdict(results.comparison),
+        "teacher_accuracy": results.teacher_accuracy,
+        "literature": [_row_content(row) for row in results.literature],
+        "tuned": [_row_content(row) for row in results.tuned],
+        "trials": [_trials_content(trials) for trials in results.trials],
+    }
+    return json.dumps(content, indent=1, default=_plain) + "\n"
+
+
+def _row(comparison: Comparison, variant: Variant, drawn: dict[str, float], teacher: TeacherFile | None) -> Row:
     runs = [report_run(comparison, variant, drawn, seed, teacher) for seed in range(comparison.seeds)]
     return Row(variant, drawn, tuple(map(read_outcome, runs)))
 
 
-def _trials(comparison: Comparison, variant: Variant, teacher: Teacher | None) -> Trials:
+def _trials(comparison: Comparison, variant: Variant, teacher: TeacherFile | None) -> Trials:
     drawn = tuple(tuning.trials(variant, comparison.tune))
     if len(drawn) == 1:
         # Every setting is fixed.
@@ -105,3 +159,40 @@ def _interleaved(groups: Sequence[Sequence[Outcome]]) -> list[Outcome]:
     """The first of every group, then the second of every group, and so on."""
     longest = max(map(len, groups), default=0)
     return [group[position] for position in range(longest) for group in groups if position < len(group)]
+
+
+def _row_content(row: Row) -> dict[str, Any]:
+    return {
+        "variant": row.variant.label,
+        "settings": row.variant.all_settings(row.drawn),
+        "runs": [_outcome_content(each) for each in row.outcomes],
+    }
+
+
+def _trials_content(trials: Trials) -> dict[str, Any]:
+    return {
+        "variant": trials.variant.label,
+        "ranges": trials.variant.search,
+        "chosen": trials.chosen,
+        "trials": [
+            {"settings": trials.variant.all_settings(drawn), **_outcome_content(each)}
+            for drawn, each in zip(trials.drawn, trials.outcomes, strict=False)
+        ],
+    }
+
+
+def _outcome_content(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "folder": outcome.run.folder.name,
+        "seed": outcome.run.config.seed,
+        "state": outcome.state,
+        "jobs": outcome.jobs,
+        "result": outcome.result,
+        "epochs": list(outcome.epochs),
+    }
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} is no plain value")

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 from rich.table import Column, Table
 
-from training.compare import figures, tuning
+from training.compare import tuning
 from training.compare.comparison import TEACHER_SEED, TUNING_SEED, Comparison
-from training.compare.figures import BEST, LAST, Spread
-from training.compare.outcomes import DIVERGED, FAILED, FINISHED, LOG
-from training.compare.results import Results, Row, Trials
+from training.compare.results import BEST, LAST, Results, Row, Trials, cost_reference, find
+from training.compare.runs import DIVERGED, FAILED, FINISHED, LOG
 
 MISSING = "-"
 SETTINGS = "settings"
@@ -67,9 +66,9 @@ def protocol(results: Results) -> list[str]:
         "augmentation, the same for every method. "
         "Figures are mean ± sample standard deviation over the n seeds that are finished; accuracies are of the test split, "
         "in percent.",
-        "The difference to kd is taken seed by seed, then averaged." if figures.find(results.literature, "kd") else "",
+        "The difference to kd is taken seed by seed, then averaged." if find(results.literature, "kd") else "",
         "The best epoch is that of the highest validation accuracy."
-        if figures.validated(results)
+        if results.validated
         else "There is no validation split.",
         _cost(results),
         _tuning(comparison),
@@ -121,7 +120,7 @@ def _recipe(comparison: Comparison) -> str:
 def _cost(results: Results) -> str:
     jobs = max((each.jobs for each in results.outcomes), default=1)
     shared = f" The machine was shared by up to {jobs} runs at a time, and the times with them." if jobs > 1 else ""
-    reference = figures.cost_reference(results.literature)
+    reference = cost_reference(results.literature)
     relative = f", in brackets relative to {reference.variant.label}" if reference else ""
     return (
         "Time per step is training time over steps, without evaluation and with a method's first stage, the median over "
@@ -142,8 +141,8 @@ def _tuning(comparison: Comparison) -> str:
 
 
 def _cells(title: str, rows: Sequence[Row], results: Results, beside: dict[str, dict[str, int | None]]) -> Cells:
-    kd, reference = figures.find(rows, "kd"), figures.cost_reference(rows)
-    has_kd, has_validation = figures.find(results.literature, "kd") is not None, figures.validated(results)
+    kd, reference = find(rows, "kd"), cost_reference(rows)
+    has_kd, has_validation = find(results.literature, "kd") is not None, results.validated
     columns = {
         "method": [row.variant.label for row in rows],
         SETTINGS: [_settings(row) for row in rows],
@@ -172,28 +171,23 @@ def _plain(value: object) -> str:
 
 def _accuracy(row: Row, key: str) -> str:
     planned = len(row.outcomes)
-    found = figures.accuracy(row, key)
+    found = row.accuracy(key)
     if found is None:
         return MISSING
     count = f"{found.number}" if found.number == planned else f"{found.number} of {planned}"
-    return f"{_spread(found)} (n = {count})"
+    return f"{found.text()} (n = {count})"
 
 
 def _difference(row: Row, reference: Row | None) -> str:
-    found = figures.difference(row, reference) if reference is not None else None
-    return MISSING if found is None else _spread(found, sign="+")
-
-
-def _spread(found: Spread, sign: str = "") -> str:
-    deviation = "" if found.deviation is None else f" ± {found.deviation:.2f}"
-    return f"{found.mean:{sign}.2f}{deviation}"
+    found = row.difference(reference) if reference is not None else None
+    return MISSING if found is None else found.text("+")
 
 
 def _time(row: Row, reference: Row | None) -> str:
-    own = figures.step_milliseconds(row)
+    own = row.step_time
     if own is None:
         return MISSING
-    other = figures.step_milliseconds(reference) if reference is not None else None
+    other = reference.step_time if reference is not None else None
     return f"{own:.2f} ms" + (f" ({own / other:.2f})" if other else "")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from training.compare.variants import Variant
+from training.compare.comparison import Variant
 from training.methods import METHODS
 
 END = 0.05

@@ -4,18 +4,13 @@ Weights, order and augmentation come from the seed, each from random numbers of 
 the same weights and see the same images in the same order. A run goes on from any step as if it had never stopped.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
 from training.config import Config
 from training.data import Batch, Splits, View
@@ -25,36 +20,21 @@ from training.loop.distributed import Processes, average_statistics, gather, lar
 from training.loop.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
 from training.loop.interruption import Interrupted, Interruption
 from training.loop.learner import Learner
-from training.loop.observer import EpochRecord, Observer, StepReport, best_epoch
-from training.loop.optimization import make_average, make_optimizer, make_scaler, make_schedule
-from training.loop.tally import Tally
+from training.loop.optimization import make_average, make_scaler
+from training.loop.phase import Phase, begin_phase
+from training.loop.tally import Tally, means
 from training.loop.teacher import Teacher
 from training.methods import Method, Samples, Stage
 from training.models import Network, Output
+from training.observer import Observer, StepReport
+from training.state import EpochRecord, OwnState, State, best_epoch
 
 STEPS_UNCHECKED = 50
 """Steps on a GPU between two looks at the loss, each of which waits for the device."""
 
-State = dict[str, Any]
-
 
 class NonFiniteLossError(RuntimeError):
     """The loss of a step was NaN or infinite."""
-
-
-@dataclass
-class Phase:
-    """The student's training, or a method's first stage, with what it trains."""
-
-    stage: Stage | None
-    epochs: int
-    module: nn.Module
-    optimizer: SGD
-    schedule: LambdaLR
-
-    @property
-    def name(self) -> str:
-        return "main" if self.stage is None else "first"
 
 
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -102,7 +82,7 @@ class Trainer:
         self.batch = min(config.batch_size, len(splits.train))
         self.steps = max(1, len(splits.train) // config.batch_size)
         self.unchecked = STEPS_UNCHECKED if device.type == "cuda" else 1
-        self.phase = self._phase(method.first_stage)
+        self.phase = self._begin(method.first_stage)
         self.epoch, self.step, self.tally, self.seconds = 1, 0, Tally(), 0.0
         self.first_stage_seconds = 0.0
         self.records: list[EpochRecord] = []
@@ -122,11 +102,150 @@ class Trainer:
             Interrupted: after a signal and a save.
         """
         if self.phase.stage is not None:
-            self._run_phase(self._run_first_stage_epoch)
+            self._train_phase()
             self.first_stage_seconds, self.seconds = self.seconds, 0.0
-            self.phase, self.epoch = self._phase(None), 1
-        self._run_phase(self._run_epoch)
+            self.phase, self.epoch = self._begin(None), 1
+        self._train_phase()
         return self.records
+
+    def _train_phase(self) -> None:
+        while self.epoch <= self.phase.epochs:
+            self._train_one_epoch()
+            if self.phase.stage is None:
+                self._evaluate()
+            self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally()
+            if self.phase.stage is None or self.epoch <= self.phase.epochs:
+                self._save()
+
+    def _train_one_epoch(self) -> None:
+        """Takes the steps that are left of an epoch, and looks at their losses from time to time."""
+        view = self._view()
+        batches = self.loader.batches(self._parts(), view)
+        self.learner.train()
+        start, already, done = time.perf_counter(), self.seconds, self.step
+        while self.step < self.steps:
+            self.train_step(batches, view)
+            self.step += 1
+            self.seconds = already + time.perf_counter() - start
+            if self.step % self.unchecked == 0 or self.step == self.steps:
+                self._check()
+                self._report((self.step - done) * self.batch / (time.perf_counter() - start))
+
+    def train_step(self, batches: Iterator[Batch], view: View) -> None:
+        """Changes the weights once, by the gradient of the next ``accumulate`` batches, the parts of a step."""
+        config, phase, method = self.config, self.phase, self.learner.method
+        phase.optimizer.zero_grad(set_to_none=True)
+        for part in range(config.accumulate):
+            batch = next(batches)
+            self._tell_broken(batch)
+            images = method.views(to_device(batch.images, self.device, config))
+            target, index = (each.to(self.device, non_blocking=True) for each in (batch.labels, batch.index))
+            samples = Samples(target, index, self.epoch - 1 + self.step / self.steps)
+            output: Output | None = None
+            if self.teacher is not None:
+                output = self.teacher(images, batch.index, view.number, features=method.needs_features)
+            with phase.backward_of_part(last=part == config.accumulate - 1):
+                result = phase.module(images, output, samples, phase.stage is not None)
+                self.scaler.scale(result.loss / config.accumulate).backward()
+            values = {"right": result.right, "loss": result.loss, **result.terms}
+            self.tally.add(self.step + 1, values, parts=1, samples=len(batch.labels), skipped=len(batch.broken))
+        self.scaler.step(phase.optimizer)
+        self.scaler.update()
+        phase.schedule.step()
+        if self.average is not None and phase.stage is None:
+            self.average.update_parameters(self.learner.student)
+
+    def _view(self) -> View:
+        """The augmentation of the epoch."""
+        views = self.config.epochs if self.config.teacher_cache is None else self.config.teacher_cache_views
+        return View(self.config.seed, (self.epoch - 1) % views if self.phase.stage is None else -self.epoch)
+
+    def _parts(self) -> list[Tensor]:
+        """The positions of the samples of every part of the steps that are left, this process's share of each."""
+        # Negative epochs, as of the view: the student's training sees the same with a first stage as without.
+        epoch = self.epoch if self.phase.stage is None else -self.epoch
+        order = epoch_order(len(self.splits.train), self.config.seed, epoch)
+        parts: list[Tensor] = []
+        for step in range(self.step, self.steps):
+            samples = order[step * self.batch : (step + 1) * self.batch]
+            shares = samples.tensor_split(self.config.accumulate * self.processes.count)
+            parts += shares[self.processes.rank :: self.processes.count]
+        return parts
+
+    def _tell_broken(self, batch: Batch) -> None:
+        if batch.broken:
+            refuse_broken(batch.broken, self.config)
+            self.observer.on_broken(batch.broken)
+            if not len(batch.labels):
+                raise UnreadableImageError(f"no image of a batch could be read: {'; '.join(batch.broken)}")
+
+    def _check(self) -> None:
+        """Stops where a loss is not finite or a signal came, and saves where it is time; all processes do the same."""
+        wrong = self.tally.first_non_finite()
+        due = self.processes.first and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
+        wanted = [int(wrong is not None), self.interruption.number, int(due)]
+        is_wrong, number, is_due = largest_of(wanted, self.device)
+        if is_wrong:
+            raise NonFiniteLossError(self._told(wrong.step, wrong.values) if wrong else "a loss of another process")
+        if number or (is_due and self.step < self.steps):
+            self._save()
+        if number:
+            raise Interrupted(number)
+
+    def _told(self, step: int, values: dict[str, float]) -> str:
+        wrong = {name: value for name, value in values.items() if name != "loss" and not math.isfinite(value)}
+        named = ", ".join(f"{name} = {value}" for name, value in wrong.items()) or "no single term"
+        return f"loss {values['loss']} in epoch {self.epoch}, step {step}: {named} is not finite"
+
+    def _report(self, images_per_second: float) -> None:
+        if not self.processes.first:
+            return
+        so_far = means(self.tally.totals())
+        self.observer.on_step(
+            StepReport(
+                self.phase.name, self.epoch, self.phase.epochs, self.step, self.steps, so_far.loss, so_far.terms,
+                so_far.accuracy, images_per_second,
+            )
+        )  # fmt: skip
+
+    def _evaluate(self) -> None:
+        """Measures the student, and records what the epoch came to."""
+        start = time.perf_counter()
+        average_statistics(self.network)
+        if self.average is not None:
+            average_statistics(self.learner.student)
+        validation, test = (
+            None if split is None else accuracy(self.network, split, self.config, self.device, self.processes)
+            for split in (self.splits.validation, self.splits.test)
+        )
+        self._record(validation, test or 0.0, time.perf_counter() - start)
+
+    def _record(self, validation: float | None, test: float, evaluation_seconds: float) -> None:
+        epoch = means(self.tally.totals_over_processes())
+        seconds = self.seconds - sum(record.seconds for record in self.records)
+        record = EpochRecord(
+            epoch=self.epoch,
+            loss=epoch.loss,
+            terms=epoch.terms,
+            train_accuracy=epoch.accuracy,
+            validation_accuracy=validation,
+            test_accuracy=test,
+            steps=self.steps,
+            seconds=seconds,
+            evaluation_seconds=evaluation_seconds,
+            images_per_second=epoch.samples / seconds,
+            learning_rate=float(self.phase.schedule.get_last_lr()[0]),
+            skipped=epoch.skipped,
+        )
+        self.records.append(record)
+        if self.processes.first:
+            self.observer.on_epoch(record, self.network)
+
+    def _save(self) -> None:
+        state = self.state()
+        if self.processes.first:
+            self.save(state)
+        self.saved_at = time.monotonic()
 
     def close(self) -> None:
         """Ends the processes that read images."""
@@ -136,7 +255,7 @@ class Trainer:
         """Everything that the rest of the run depends on; every process must call it."""
         # From the CPU: what is gathered from a GPU would come back on that GPU, in every process.
         statistics = [buffer.cpu() for buffer in self._statistics()]
-        own = {"random": random_state.capture(), "statistics": statistics, "tally": self.tally.state()}
+        own: OwnState = {"random": random_state.capture(), "statistics": statistics, "tally": self.tally.state()}
         return {
             "config": self.config.as_dict(),
             "stage": self.phase.name,
@@ -166,8 +285,8 @@ class Trainer:
             )
         self.learner.load_state_dict(state["learner"])
         if self.phase.name != state["stage"]:
-            self.phase = self._phase(None)
-        if self.average is not None:
+            self.phase = self._begin(None)
+        if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         self.phase.optimizer.load_state_dict(state["optimizer"])
         self.phase.schedule.load_state_dict(state["schedule"])
@@ -188,163 +307,5 @@ class Trainer:
         if self.average is not None:
             yield from self.average.module.buffers()
 
-    def _phase(self, stage: Stage | None) -> Phase:
-        method = self.learner.method
-        before = {id(parameter) for parameter in method.first_stage_parameters()}
-        for parameter in self.learner.parameters():
-            parameter.requires_grad_((id(parameter) in before) == (stage is not None))
-        trained = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
-        rate = self.config.learning_rate if stage is None else stage.learning_rate
-        optimizer = make_optimizer(trained, self.config, rate)
-        module: nn.Module = self.learner
-        if self.processes.count > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            module = DistributedDataParallel(self.learner, device_ids=devices)
-            # Batch norms keep statistics of their own, averaged before they are used; memory banks agree already. The
-            # constructor's argument for it would leave them out of the first broadcast, or is unknown before PyTorch 2.13.
-            module.broadcast_buffers = False
-        schedule = make_schedule(optimizer, self.config, self.steps, stage)
-        return Phase(stage, self.config.epochs if stage is None else stage.epochs, module, optimizer, schedule)
-
-    def _run_phase(self, run_epoch: Callable[[], None]) -> None:
-        while self.epoch <= self.phase.epochs:
-            run_epoch()
-            self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally()
-            if self.phase.stage is None or self.epoch <= self.phase.epochs:
-                self._save()
-
-    def _run_first_stage_epoch(self) -> None:
-        # Orders and views of negative epochs: the student's training sees the same with a first stage as without.
-        self._run_steps(-self.epoch, View(self.config.seed, -self.epoch))
-
-    def _run_epoch(self) -> None:
-        views = self.config.teacher_cache_views if self.config.teacher_cache is not None else self.config.epochs
-        self._run_steps(self.epoch, View(self.config.seed, (self.epoch - 1) % views))
-        start = time.perf_counter()
-        average_statistics(self.network)
-        if self.average is not None:
-            average_statistics(self.learner.student)
-        validation, test = self.splits.validation, self.splits.test
-        measured = [
-            None if split is None else accuracy(self.network, split, self.config, self.device, self.processes)
-            for split in (validation, test)
-        ]
-        self._record(measured[0], measured[1] or 0.0, time.perf_counter() - start)
-
-    def _record(self, validation: float | None, test: float, evaluation_seconds: float) -> None:
-        totals = self.tally.totals_over_processes()
-        seconds = self.seconds - sum(record.seconds for record in self.records)
-        counts = {name: totals.pop(name) for name in ("parts", "right", "samples", "skipped")}
-        means = {name: total / counts["parts"] for name, total in totals.items()}
-        record = EpochRecord(
-            epoch=self.epoch,
-            loss=means.pop("loss"),
-            terms=means,
-            train_accuracy=100 * counts["right"] / counts["samples"],
-            validation_accuracy=validation,
-            test_accuracy=test,
-            steps=self.steps,
-            seconds=seconds,
-            evaluation_seconds=evaluation_seconds,
-            images_per_second=counts["samples"] / seconds,
-            learning_rate=float(self.phase.schedule.get_last_lr()[0]),
-            skipped=round(counts["skipped"]),
-        )
-        self.records.append(record)
-        if self.processes.first:
-            self.observer.on_epoch(record)
-
-    def _run_steps(self, order_of: int, view: View) -> None:
-        self.learner.train()
-        batches = self.loader.batches(self._parts(order_of), view)
-        start, already, done = time.perf_counter(), self.seconds, self.step
-        for step in range(self.step, self.steps):
-            self._step(batches, view, step)
-            self.step = step + 1
-            self.seconds = already + time.perf_counter() - start
-            if self.step % self.unchecked == 0 or self.step == self.steps:
-                self._check()
-                self._report((self.step - done) * self.batch / (time.perf_counter() - start))
-
-    def _parts(self, order_of: int) -> list[Tensor]:
-        """The positions of the samples of every part of the steps that are left, this process's share of each."""
-        order = epoch_order(len(self.splits.train), self.config.seed, order_of)
-        parts: list[Tensor] = []
-        for step in range(self.step, self.steps):
-            samples = order[step * self.batch : (step + 1) * self.batch]
-            shares = samples.tensor_split(self.config.accumulate * self.processes.count)
-            parts += shares[self.processes.rank :: self.processes.count]
-        return parts
-
-    def _step(self, batches: Iterator[Batch], view: View, step: int) -> None:
-        self.phase.optimizer.zero_grad(set_to_none=True)
-        for part in range(self.config.accumulate):
-            with self._synchronized(part == self.config.accumulate - 1):
-                self._accumulate(next(batches), view, step)
-        self.scaler.step(self.phase.optimizer)
-        self.scaler.update()
-        self.phase.schedule.step()
-        if self.average is not None and self.phase.stage is None:
-            self.average.update_parameters(self.learner.student)
-
-    def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        if isinstance(self.phase.module, DistributedDataParallel) and not last:
-            return self.phase.module.no_sync()
-        return contextlib.nullcontext()
-
-    def _accumulate(self, batch: Batch, view: View, step: int) -> None:
-        """Adds the gradient of one part of a step."""
-        if batch.broken:
-            refuse_broken(batch.broken, self.config)
-            self.observer.on_broken(batch.broken)
-            if not len(batch.labels):
-                raise UnreadableImageError(f"no image of a batch could be read: {'; '.join(batch.broken)}")
-        method = self.learner.method
-        images = method.views(to_device(batch.images, self.device, self.config))
-        index = batch.index.to(self.device, non_blocking=True)
-        samples = Samples(batch.labels.to(self.device, non_blocking=True), index, self.epoch - 1 + step / self.steps)
-        output: Output | None = None
-        if self.teacher is not None:
-            output = self.teacher(images, batch.index, view.number, features=method.needs_features)
-        result = self.phase.module(images, output, samples, self.phase.stage is not None)
-        self.scaler.scale(result.loss / self.config.accumulate).backward()
-        values = {"right": result.right, "loss": result.loss, **result.terms}
-        self.tally.add(step + 1, values, parts=1, samples=len(batch.labels), skipped=len(batch.broken))
-
-    def _check(self) -> None:
-        """Stops where a loss is not finite or a signal came, and saves where it is time; all processes do the same."""
-        wrong = self.tally.first_non_finite()
-        due = self.processes.first and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
-        wanted = [int(wrong is not None), self.interruption.number, int(due)]
-        is_wrong, number, is_due = largest_of(wanted, self.device)
-        if is_wrong:
-            raise NonFiniteLossError(self._told(wrong.step, wrong.values) if wrong else "a loss of another process")
-        if number or (is_due and self.step < self.steps):
-            self._save()
-        if number:
-            raise Interrupted(number)
-
-    def _told(self, step: int, values: dict[str, float]) -> str:
-        wrong = {name: value for name, value in values.items() if name != "loss" and not math.isfinite(value)}
-        named = ", ".join(f"{name} = {value}" for name, value in wrong.items()) or "no single term"
-        return f"loss {values['loss']} in epoch {self.epoch}, step {step}: {named} is not finite"
-
-    def _save(self) -> None:
-        state = self.state()
-        if self.processes.first:
-            self.save(state)
-        self.saved_at = time.monotonic()
-
-    def _report(self, images_per_second: float) -> None:
-        if not self.processes.first:
-            return
-        totals = self.tally.totals()
-        parts, right, samples, _ = (totals.pop(name) for name in ("parts", "right", "samples", "skipped"))
-        loss = totals.pop("loss") / parts
-        terms = {name: total / parts for name, total in totals.items()}
-        self.observer.on_step(
-            StepReport(
-                self.phase.name, self.epoch, self.phase.epochs, self.step, self.steps, loss, terms, 100 * right / samples,
-                images_per_second,
-            )
-        )  # fmt: skip
+    def _begin(self, stage: Stage | None) -> Phase:
+        return begin_phase(stage, self.learner, self.config, self.steps, self.processes, self.device)

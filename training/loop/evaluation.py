@@ -1,9 +1,9 @@
-"""The accuracy of a network on a split, shared among the processes."""
+"""The accuracy of a network on a split, shared among the processes; images and networks on a device."""
 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.config import Config
@@ -59,3 +59,9 @@ def to_device(images: Tensor, device: torch.device, config: Config) -> Tensor:
     """Images where the network is, in the memory format of the run."""
     images = images.to(device, non_blocking=True)
     return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images
+
+
+def network_on(device: torch.device, model: nn.Module, classes: int, config: Config) -> Network:
+    """The network of a model of ``classes``, in the memory format of the run."""
+    network = Network(model, classes).to(device)
+    return network.to(memory_format=torch.channels_last) if config.channels_last else network

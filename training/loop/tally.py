@@ -16,6 +16,26 @@ class NonFinite(NamedTuple):
     values: dict[str, float]
 
 
+class Means(NamedTuple):
+    """What the sums of a training come to: ``loss`` and ``terms`` are means over the parts of the steps, ``accuracy`` is the
+    student's in percent, ``samples`` were trained on and ``skipped`` left out."""
+
+    loss: float
+    terms: dict[str, float]
+    accuracy: float
+    samples: int
+    skipped: int
+
+
+def means(totals: dict[str, float]) -> Means:
+    """The means of a tally's totals: of the values ``loss``, ``right`` and the terms, the counts ``parts``, ``samples`` and
+    ``skipped``."""
+    terms = dict(totals)
+    parts, right, samples, skipped = (terms.pop(name) for name in ("parts", "right", "samples", "skipped"))
+    terms = {name: total / parts for name, total in terms.items()}
+    return Means(terms.pop("loss"), terms, 100 * right / samples, round(samples), round(skipped))
+
+
 class Tally:
     """Sums over the parts of an epoch's steps, of values that are on the device and of counts that are not.
 

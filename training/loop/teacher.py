@@ -10,7 +10,7 @@ from torchvision import models as torchvision_models
 from training.config import Config
 from training.data import Splits
 from training.loop.distributed import Processes, wait
-from training.loop.evaluation import accuracy
+from training.loop.evaluation import accuracy, network_on
 from training.loop.learner import run
 from training.loop.logit_cache import LogitCache, fingerprint
 from training.models import MODELS, Network, Output
@@ -67,10 +67,7 @@ def load_teacher(
     trained = _read(config, splits, processes)
     if trained.classes != splits.classes:
         raise ValueError(f"teacher {trained.name} has {trained.classes} classes, {config.dataset} has {splits.classes}")
-    network = Network(trained.model, splits.classes).to(device)
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    freeze(network)
+    network = freeze(network_on(device, trained.model, splits.classes, config))
     measured = accuracy(network, splits.test, config, device, processes)
     console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)
     if trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:

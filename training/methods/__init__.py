@@ -42,8 +42,7 @@ def make_method(
         raise ValueError(f"method must be one of {', '.join(sorted(METHODS))}, got {name!r}")
     kind = METHODS[name]
     settings = dict(settings or {})
-    switches = ("label_smoothing", "logit_standardization")
-    known = [setting for setting in kind.__init__.__kwdefaults__ or {} if setting not in switches]
+    known = default_settings(name)
     for setting in settings:
         if setting not in known:
             raise ValueError(f"settings of method {name!r} must be of {', '.join(known) or 'none'}, got {setting!r}")
@@ -55,4 +54,12 @@ def make_method(
     return kind(**settings, label_smoothing=label_smoothing)
 
 
-__all__ = ["METHODS", "Dimensions", "Method", "Samples", "Stage", "Terms", "make_method"]
+def default_settings(name: str, *, logit_standardization: bool = False) -> dict[str, Any]:
+    """The settings of a method with their defaults, or with the published values for ``logit_standardization``."""
+    kind = METHODS[name]
+    switches = ("label_smoothing", "logit_standardization")
+    defaults = {setting: value for setting, value in (kind.__init__.__kwdefaults__ or {}).items() if setting not in switches}
+    return {**defaults, **(kind.standardized or {})} if logit_standardization else defaults
+
+
+__all__ = ["METHODS", "Dimensions", "Method", "Samples", "Stage", "Terms", "default_settings", "make_method"]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bickd_kernels import BicKDLoss
-from bickd_kernels.options import Positives, Similarity
+from bickd_kernels.options import BicKDOptions, Positives, Similarity
 from training.methods.method import Method, Samples, Terms, check_weights, teacher_of
 from training.methods.standardization import standardize
 from training.models.output import Output
@@ -34,16 +34,16 @@ class BicKD(Method):
     def __init__(
         self,
         *,
-        ce_weight: float = 0.1,
-        kd_weight: float = 0.9,
-        kd_temperature: float = 4.0,
-        bilateral_weight: float = 4.0,
-        bilateral_temperature: float = 2.0,
-        contrast_temperature: float = 0.2,
-        class_wise_weight: float = 1.0,
-        sample_wise_weight: float = 1.0,
+        ce_weight: float = BicKDOptions.ce_weight,
+        kd_weight: float = BicKDOptions.kd_weight,
+        kd_temperature: float = BicKDOptions.kd_temperature,
+        bilateral_weight: float = BicKDOptions.bilateral_weight,
+        bilateral_temperature: float = BicKDOptions.bilateral_temperature,
+        contrast_temperature: float = BicKDOptions.contrast_temperature,
+        class_wise_weight: float = BicKDOptions.class_wise_weight,
+        sample_wise_weight: float = BicKDOptions.sample_wise_weight,
         positives: Positives = "label",
-        similarity: Similarity = "cosine",
+        similarity: Similarity = BicKDOptions.similarity,
         global_batch: bool = True,
         logit_standardization: bool = False,
         label_smoothing: float = 0.0,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.methods.gathering import gather_rows
+from training.methods.gathering import rows_of_all
 from training.methods.memory_bank import MemoryBank
 from training.methods.method import (
     Dimensions,
@@ -88,9 +88,9 @@ class ContrastiveRepresentationDistillation(Method):
         learns = self.training and torch.is_grad_enabled()
         crd = contrast(self.teacher_bank, s, index, learns) + contrast(self.student_bank, t, index, learns)
         if learns:
-            positions = gather_rows(samples.index)
-            self.student_bank.update(positions, gather_rows(s))
-            self.teacher_bank.update(positions, gather_rows(t))
+            positions, students, teachers = rows_of_all(samples.index, s, t)
+            self.student_bank.update(positions, students)
+            self.teacher_bank.update(positions, teachers)
         return self.ce_weight * ce + self.crd_weight * crd, {"ce": ce.detach(), "crd": crd.detach()}
 
 
@@ -100,7 +100,8 @@ def contrast(bank: MemoryBank, embeddings: Tensor, index: Tensor, learns: bool) 
     if bank.has_normalizer:
         return bank.contrast(embeddings, index, bank.log_normalizer)
     means = bank.log_means(embeddings, index)
-    means = gather_rows(means) if learns else means
+    if learns:
+        (means,) = rows_of_all(means)
     log_normalizer = means.logsumexp(dim=0) - math.log(len(means) / len(bank.vectors))
     if learns:
         bank.log_normalizer.copy_(log_normalizer)

@@ -1,26 +1,20 @@
 """Rows of all processes that train together."""
 
-import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
+from bickd_kernels.processes.agreement import agree
+from bickd_kernels.processes.exchange import Ranks, gather_rows
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """The rows ``(n, ...)`` of every process, by rank, in every process; ``n`` may differ. Alone, they are ``rows``.
+
+def rows_of_all(*tensors: Tensor) -> list[Tensor]:
+    """Of tensors ``(n, ...)`` the rows of every process, by rank, in every process; ``n`` may differ. Alone, their own.
 
     No gradient flows through it.
     """
-    rows = rows.detach()
+    own = [tensor.detach() for tensor in tensors]
     if not dist.is_initialized():
-        return rows
-    count = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    lengths = [int(each) for each in counts]
-    # all_gather takes equal shapes only.
-    padding = [0, 0] * (rows.dim() - 1) + [0, max(lengths) - len(rows)]
-    padded = F.pad(rows, padding).contiguous()
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+        return own
+    group = dist.group.WORLD
+    assert group is not None
+    return gather_rows(Ranks(group, dist.get_rank(), agree(group, rows=len(own[0]), call={})), *own)

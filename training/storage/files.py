@@ -8,7 +8,7 @@ import os
 import pickle
 import secrets
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
     write(path, lambda file: file.write(text.encode()))
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: Mapping[str, Any]) -> None:
     """``write`` of tensors and plain values, as ``read`` takes them."""
     write(path, lambda file: torch.save(content, file))
 

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from training.loop.observer import EpochRecord, Observer
+from training.models import Network
+from training.observer import Observer
+from training.state import EpochRecord
 from training.storage import files
-
-METRICS = "metrics.jsonl"
+from training.storage.run_folder import METRICS, TENSORBOARD
 
 
 class Records(Observer):
@@ -20,11 +22,11 @@ class Records(Observer):
     def __init__(self, folder: Path, before: list[EpochRecord]) -> None:
         self.path = folder / METRICS
         files.write_text(self.path, "".join(_line(record) for record in before))
-        files.make_folder(folder / "tensorboard")
+        files.make_folder(folder / TENSORBOARD)
         # Scalars of later epochs are of a run that was killed before it saved them.
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(before) + 1)
+        self.writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=len(before) + 1)
 
-    def on_epoch(self, record: EpochRecord) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network) -> None:
         with files.append(self.path) as file:
             file.write(_line(record).encode())
         scalars = record.as_dict()
@@ -38,9 +40,14 @@ class Records(Observer):
         self.writer.close()
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
 def read_records(folder: Path) -> list[EpochRecord]:
     """The epochs of a run, from its folder."""
-    return [EpochRecord(**json.loads(line)) for line in (folder / METRICS).read_text().splitlines()]
+    return [EpochRecord(**line) for line in read_metrics(folder)]
 
 
 def _line(record: EpochRecord) -> str:

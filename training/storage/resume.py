@@ -4,17 +4,10 @@ import os
 import warnings
 from pathlib import Path
 
-from training.config import Config
-from training.loop.engine import State
+from training.config import Config, decisive
+from training.state import State
 from training.storage import files
-
-LAST, PREVIOUS = "last.pt", "previous.pt"
-
-MAY_DIFFER = {
-    "data", "teacher_checkpoint", "teacher_cache", "output", "resume", "workers", "device", "strict_data",
-    "checkpoint_minutes",
-}  # fmt: skip
-"""Settings on which the result does not depend, or only in that they are places on a disk."""
+from training.storage.run_folder import LAST, PREVIOUS
 
 
 def save_state(folder: Path, state: State) -> None:
@@ -54,7 +47,8 @@ def remove_states(folder: Path) -> None:
 
 def _refuse_other_settings(folder: Path, saved: dict[str, object], config: Config) -> None:
     now = config.as_dict()
-    other = [name for name in now if name not in MAY_DIFFER and saved.get(name) != now[name]]
+    then, here = decisive(saved), decisive(now)
+    other = [name for name in here if then.get(name) != here[name]]
     if other:
         told = ", ".join(f"{name} {saved.get(name)!r} then and {now[name]!r} now" for name in other)
         raise ValueError(f"resume: the run in {folder} has other settings: {told}")

@@ -1,4 +1,4 @@
-"""The folder of a run: config.yaml, environment.json, result.json, and whether there is a run in it already."""
+"""The folder of a run: the names of its files, its description and its result, and whether there is a run in it already."""
 
 import importlib.metadata
 import json
@@ -12,9 +12,20 @@ import yaml
 
 from training.config import Config
 from training.storage import files
-from training.storage.resume import LAST, PREVIOUS
 
-RESULT = "result.json"
+CONFIG = "config.yaml"
+"""The settings, as ``--config`` takes them."""
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+"""A line an epoch."""
+TENSORBOARD = "tensorboard"
+LAST, PREVIOUS = "last.pt", "previous.pt"
+"""While the run is unfinished: the state that it goes on from, and the one before."""
+BEST = "best.pt"
+"""The student of the best epoch on the validation split."""
+CHECKPOINT, CURVES, RESULT = "checkpoint.pt", "curves.png", "result.json"
+"""Of a finished run: the trained student, its accuracies and loss terms, and what it came to."""
+
 PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse")
 
 
@@ -40,11 +51,15 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     files.write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
 
 
-def write_description(config: Config) -> None:
-    """Writes config.yaml, which ``--config`` takes, and environment.json."""
+def write_config(config: Config) -> None:
+    """Writes config.yaml."""
     settings = {name: value for name, value in config.as_dict().items() if name != "resume"}
-    files.write_text(config.output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    files.write_text(config.output / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+    files.write_text(config.output / CONFIG, yaml.safe_dump(settings, sort_keys=False))
+
+
+def write_environment(folder: Path) -> None:
+    """Writes environment.json: the machine, the versions, the revision of this suite."""
+    files.write_text(folder / ENVIRONMENT, json.dumps(_environment(), indent=2) + "\n")
 
 
 def _environment() -> dict[str, Any]:

@@ -14,8 +14,8 @@ import pytest
 
 from training.compare import jobs
 from training.compare.__main__ import locked, main
+from training.compare.comparison import parse_variant
 from training.compare.tuning import trials
-from training.compare.variants import parse_variant
 
 
 class Trainer:
@@ -111,6 +111,13 @@ def test_a_changed_setting_is_another_run(trainer: Trainer, compare: Any) -> Non
     assert compare("--teacher-epochs", "3", seeds=1) == 0
     # Another teacher concerns only those that have one.
     assert trainer.names() == ["teacher", "kd-seed0"]
+
+
+def test_what_the_reported_times_depend_on_makes_another_run(trainer: Trainer, compare: Any) -> None:
+    assert compare(methods="ce", seeds=1) == 0
+    assert compare("--workers", "2", methods="ce", seeds=1) == 0
+    assert compare("--device", "cpu", methods="ce", seeds=1) == 0
+    assert len({call["folder"] for call in trainer.calls()}) == 3
 
 
 def test_runs_are_known_in_a_moved_folder_and_by_the_teacher_s_content(

@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 
-from training.compare import plots, record, tables
-from training.compare.comparison import Comparison
-from training.compare.grid import Run, Teacher, report_run, trial_run
-from training.compare.outcomes import note_end, note_launch, read_outcome
+from training.compare import plots, tables
+from training.compare.comparison import Comparison, parse_variant
 from training.compare.plots import mean_curve
-from training.compare.results import Results, load_results
+from training.compare.results import Results, as_json, load_results
+from training.compare.runs import Run, TeacherFile, note_end, note_launch, read_outcome, report_run, trial_run
 from training.compare.tuning import trials
-from training.compare.variants import parse_variant
 
-TEACHER = Teacher(Path("teacher.pt"), "content")
+TEACHER = TeacherFile(Path("teacher.pt"), "content")
 
 
 def finish(run: Run, test: float, best: float = 0.0, seconds: float = 1.0, **others: Any) -> None:
@@ -210,7 +208,7 @@ def test_when_every_trial_diverged_nothing_is_chosen(tmp_path: Path) -> None:
 
 
 def test_results_json_has_every_run_and_every_trial(tuned: Comparison) -> None:
-    content = json.loads(record.document(load_results(tuned, TEACHER)))
+    content = json.loads(as_json(load_results(tuned, TEACHER)))
     assert content["comparison"]["tune"] == 3
     assert content["teacher_accuracy"] == 81.25
     rows = {row["variant"]: row for row in content["tuned"]}

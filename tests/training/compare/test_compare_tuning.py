@@ -5,8 +5,8 @@ import statistics
 
 import pytest
 
+from training.compare.comparison import parse_variant
 from training.compare.tuning import best_trial, range_ends, trials
-from training.compare.variants import parse_variant
 from training.methods import METHODS
 
 PINNED = [

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from training.compare.__main__ import methods_as_list
-from training.compare.comparison import Comparison
-from training.compare.variants import Variant, parse_variant
+from training.compare.comparison import Comparison, Variant, parse_variant
 from training.methods import METHODS
 
 

@@ -14,12 +14,13 @@ from training.config import Config
 from training.data.splits import Batch, Split, Splits, View
 from training.loop import distributed
 from training.loop.distributed import Processes
-from training.loop.engine import State, Trainer, build
+from training.loop.engine import Trainer, build
 from training.loop.interruption import Interruption
-from training.loop.observer import Observer
 from training.loop.teacher import Teacher, freeze
 from training.methods import make_method
 from training.models import Network
+from training.observer import Observer
+from training.state import State
 
 STEPS = 8
 

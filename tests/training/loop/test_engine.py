@@ -16,12 +16,13 @@ from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer
 from training.loop.evaluation import UnreadableImageError, accuracy
 from training.loop.interruption import Interrupted, Interruption
-from training.loop.observer import EpochRecord, Observer, StepReport
 from training.loop.teacher import Teacher
 from training.methods import Method, Samples, Stage, Terms
 from training.methods.ce import CrossEntropy
 from training.methods.kd import KnowledgeDistillation
 from training.models import Network, Output
+from training.observer import Observer, StepReport
+from training.state import EpochRecord, State, best_epoch
 
 CPU = torch.device("cpu")
 
@@ -70,7 +71,7 @@ def make_trainer(
     teacher: nn.Module | None = None,
     splits: Splits | None = None,
     observer: Observer | None = None,
-    save: Callable[[engine.State], None] = lambda state: None,
+    save: Callable[[State], None] = lambda state: None,
     interruption: Interruption | None = None,
 ) -> Trainer:
     torch.manual_seed(0)
@@ -192,7 +193,7 @@ def test_validation_and_test_accuracy_come_from_their_own_split() -> None:
 def test_without_a_validation_split_the_last_epoch_is_the_best_one() -> None:
     records = make_trainer(splits=tiny_splits()._replace(validation=None)).train()
     assert [record.validation_accuracy for record in records] == [None, None]
-    assert engine.best_epoch(records) is records[-1]
+    assert best_epoch(records) is records[-1]
 
 
 def test_accuracy_is_the_share_of_right_answers_in_percent_and_the_mode_is_restored() -> None:
@@ -227,7 +228,7 @@ class Noted(Observer):
     def on_step(self, report: StepReport) -> None:
         self.steps.append(report)
 
-    def on_epoch(self, record: EpochRecord) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network) -> None:
         self.epochs.append(record)
 
     def on_broken(self, messages: Any) -> None:
@@ -256,7 +257,7 @@ class Diverging(CrossEntropy):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_term_and_is_never_saved() -> None:
-    saved: list[engine.State] = []
+    saved: list[State] = []
     config = make_config(checkpoint_minutes=0.0)
     trainer = make_trainer(config=config, method=Diverging(), save=lambda state: saved.append(copy.deepcopy(state)))
     with pytest.raises(NonFiniteLossError, match=r"loss nan in epoch 2, step 1: wrong = nan is not finite"):
@@ -381,11 +382,11 @@ def test_a_run_that_goes_on_from_any_step_ends_in_the_same_bits(stop: int, setti
     config = make_config(epochs=4, checkpoint_minutes=0.0, **settings)
     saved: list[Path] = []
 
-    def save(state: engine.State) -> None:
+    def save(state: State) -> None:
         saved.append(tmp_path / f"{len(saved)}.pt")
         torch.save(state, saved[-1])
 
-    def new(save: Callable[[engine.State], None]) -> Trainer:
+    def new(save: Callable[[State], None]) -> Trainer:
         return make_trainer(tiny_model(), config=config, method=TwoStages(), teacher=tiny_model(1), save=save)
 
     whole = new(save)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training.methods import Dimensions, Samples, make_method
 from training.methods import memory_bank as memory_bank_module
 from training.methods.crd import ContrastiveRepresentationDistillation
-from training.methods.gathering import gather_rows
+from training.methods.gathering import rows_of_all
 from training.methods.memory_bank import MemoryBank
 from training.methods.negatives import OtherClasses
 from training.models.output import Output
@@ -265,7 +265,7 @@ def work(rank: int, port: int, folder: Path) -> None:
     for step, shares in enumerate(SHARES):
         student, teacher, samples = batch(shares[rank], 10 * step + rank)
         method(student, teacher, samples)[0].backward()
-    gathered = gather_rows(torch.full((rank + 1, 2), rank))
+    (gathered,) = rows_of_all(torch.full((rank + 1, 2), rank))
     torch.save({"state": method.state_dict(), "gathered": gathered}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -297,13 +297,14 @@ def test_the_normalizer_of_two_processes_is_of_all_their_samples(monkeypatch: py
     method = made()
     own: list[Tensor] = []
 
-    def gather(rows: Tensor) -> Tensor:
-        if rows.dim() == 1 and rows.is_floating_point():
-            own.append(rows.exp())
-            return torch.cat((rows, torch.tensor([1.0, 3.0], dtype=rows.dtype)))
-        return rows
+    def gather(*tensors: Tensor) -> list[Tensor]:
+        if len(tensors) > 1:
+            return list(tensors)
+        (means,) = tensors
+        own.append(means.exp())
+        return [torch.cat((means, torch.tensor([1.0, 3.0], dtype=means.dtype)))]
 
-    monkeypatch.setattr("training.methods.crd.gather_rows", gather)
+    monkeypatch.setattr("training.methods.crd.rows_of_all", gather)
     method(*batch([5, 2, 1]))
     expected = [(sum(exponentials.tolist()) + math.e + math.e**3) / 5 * len(LABELS) for exponentials in own]
     found = [method.teacher_bank.log_normalizer.exp().item(), method.student_bank.log_normalizer.exp().item()]

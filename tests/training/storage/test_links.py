@@ -8,7 +8,8 @@ from training.data import digits100
 from training.loop.logit_cache import LogitCache
 from training.report import plot_curves
 from training.storage import files
-from training.storage.records import METRICS, Records
+from training.storage.records import Records
+from training.storage.run_folder import METRICS
 from training.train import main as train
 
 

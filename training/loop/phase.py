@@ -1,0 +1,61 @@
+"""A phase of a run, the student's training or a method's first stage before it: what is trained, and what trains it."""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from training.config import Config
+from training.loop.distributed import Processes
+from training.loop.learner import Learner
+from training.loop.optimization import make_optimizer, make_schedule
+from training.methods import Stage
+
+
+@dataclass
+class Phase:
+    """What a step changes; ``stage`` is None in the student's training."""
+
+    stage: Stage | None
+    epochs: int
+    module: nn.Module
+    optimizer: SGD
+    schedule: LambdaLR
+
+    @property
+    def name(self) -> str:
+        return "main" if self.stage is None else "first"
+
+    def backward_of_part(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """For a part of a step: the processes exchange the gradient with the last one only."""
+        if isinstance(self.module, DistributedDataParallel) and not last:
+            return self.module.no_sync()
+        return contextlib.nullcontext()
+
+
+def begin_phase(
+    stage: Stage | None, learner: Learner, config: Config, steps: int, processes: Processes, device: torch.device
+) -> Phase:
+    """The phase at its start, of ``steps`` an epoch; parameters of the other phase lose their gradients."""
+    before = {id(parameter) for parameter in learner.method.first_stage_parameters()}
+    for parameter in learner.parameters():
+        parameter.requires_grad_((id(parameter) in before) == (stage is not None))
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(trained, config, config.learning_rate if stage is None else stage.learning_rate)
+    schedule = make_schedule(optimizer, config, steps, stage)
+    epochs = config.epochs if stage is None else stage.epochs
+    return Phase(stage, epochs, _over_processes(learner, processes, device), optimizer, schedule)
+
+
+def _over_processes(learner: Learner, processes: Processes, device: torch.device) -> nn.Module:
+    if processes.count == 1:
+        return learner
+    module = DistributedDataParallel(learner, device_ids=[device] if device.type == "cuda" else None)
+    # Batch norms keep statistics of their own, averaged before they are used; memory banks agree already. The
+    # constructor's argument for it would leave them out of the first broadcast, or is unknown before PyTorch 2.13.
+    module.broadcast_buffers = False
+    return module

@@ -1,0 +1,69 @@
+"""What a run has come to: the record of every epoch, and the state that an interrupted run goes on from."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to.
+
+    Accuracies are in percent, ``validation_accuracy`` is None without a validation split; ``terms`` are means over the
+    epoch, unweighted; ``seconds`` are of training alone; ``skipped`` images could not be read.
+    """
+
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    train_accuracy: float
+    validation_accuracy: float | None
+    test_accuracy: float
+    steps: int
+    seconds: float
+    evaluation_seconds: float
+    images_per_second: float
+    learning_rate: float
+    skipped: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def best_epoch(records: list[EpochRecord]) -> EpochRecord:
+    """The epoch of the highest validation accuracy, the first of equals; the last epoch without a validation split."""
+    if records[-1].validation_accuracy is None:
+        return records[-1]
+    return max(records, key=lambda record: record.validation_accuracy or 0.0)
+
+
+class OwnState(TypedDict):
+    """What each process has of its own: random numbers, running statistics of batch norms, the sums of the epoch."""
+
+    random: dict[str, Any]
+    statistics: list[Tensor]
+    tally: dict[str, Any]
+
+
+class State(TypedDict):
+    """Everything that the rest of a run depends on, in tensors and plain values.
+
+    ``stage`` is "first" or "main"; ``step`` steps of ``epoch`` are done; ``records`` and ``best_epoch`` are of the epochs
+    behind; ``ranks`` holds what each process has of its own.
+    """
+
+    config: dict[str, Any]
+    stage: str
+    epoch: int
+    step: int
+    learner: dict[str, Any]
+    average: dict[str, Any] | None
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any]
+    seconds: float
+    first_stage_seconds: float
+    records: list[dict[str, Any]]
+    best_epoch: int | None
+    ranks: list[OwnState]
