@@ -1,5 +1,7 @@
 """How often the kernels touch memory: logits, the gradient, and all of it against the formulas of docs/performance.md."""
 
+from typing import Any
+
 import pytest
 import torch
 from cases import Inputs, make_inputs
@@ -13,10 +15,10 @@ from bickd_kernels.backends.triton import planning
 GENERAL = ["sample_statistics", "class_statistics", "similarity_tiles", "slope_tiles", "logit_gradient"]
 
 
-def traffic_of(inputs: Inputs) -> dict[str, LaunchTraffic]:
+def traffic_of(inputs: Inputs, **options: Any) -> dict[str, LaunchTraffic]:
     """The launches of one training step, by the names of the kernels."""
     with simulator(races="off"), count_traffic() as launches:
-        step("bickd", inputs)
+        step("bickd", inputs, **options)
     return {traffic.kernel: traffic for traffic in launches}
 
 
@@ -68,6 +70,14 @@ def test_every_kernel_requests_the_bytes_of_the_formulas(dtype: torch.dtype, par
     inputs = make_inputs(*shape, dtype=dtype)
     works = {work.kernel: work for work in training_step(*shape, inputs.student.element_size(), parts)}
     for kernel, traffic in traffic_of(inputs).items():
+        assert traffic.requested_bytes == works[kernel].requested, kernel
+
+
+@pytest.mark.parametrize(("dtype", "parts"), [(torch.bfloat16, 1), (torch.float32, 2)])
+def test_centred_vectors_request_the_bytes_of_the_formulas(dtype: torch.dtype, parts: int) -> None:
+    inputs = make_inputs(70, 200, dtype=dtype)
+    works = {work.kernel: work for work in training_step(70, 200, inputs.student.element_size(), parts, centred=True)}
+    for kernel, traffic in traffic_of(inputs, similarity="correlation").items():
         assert traffic.requested_bytes == works[kernel].requested, kernel
 
 

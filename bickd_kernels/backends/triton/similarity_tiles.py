@@ -7,7 +7,7 @@ Grid: one program for a tile of the class side, then one for a tile of the sampl
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.contrast import exponentials_of
+from bickd_kernels.backends.triton.contrast import exponentials_of, relative
 from bickd_kernels.backends.triton.primitives import UNIT_SCALE, dot_of_parts
 from bickd_kernels.backends.triton.scratch import as_float16, as_int32, buffers
 
@@ -60,6 +60,7 @@ def similarity_tiles(
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
     STEP: tl.constexpr,
+    CENTRED: tl.constexpr,  # whether vectors are centred
 ):
     memory = buffers(
         scratch,
@@ -101,6 +102,7 @@ def similarity_tiles(
         TILE=TILE,
         STEP=STEP,
     )
+    similarity = relative(similarity, CENTRED=CENTRED)
     member_i = tl.load(side.members + i)
     e = exponentials_of(similarity, member_i, tl.load(side.members + j), numbers.contrast_temperature)
 
@@ -108,7 +110,7 @@ def similarity_tiles(
     tl.store(side.partial_sums + (tiles + tile_i).to(tl.int64) * vectors + j, tl.sum(e, axis=0))
     labels = as_int32(side.labels)
     positive = tl.load(labels + i)[:, None] == tl.load(labels + j)[None, :]
-    distance = tl.sum(tl.where(positive, 1.0 - similarity, 0.0), axis=1)
+    distance = tl.sum(tl.where(positive, -similarity, 0.0), axis=1)
     # Zeros mask what is not in the batch, but 0 * NaN would not.
     distance = tl.where(member_i > 0.0, distance * member_i, 0.0)
     # A sum of a matrix of one row: Triton 3.6 and 3.7 do not compile the sum of the vector for sm_100.

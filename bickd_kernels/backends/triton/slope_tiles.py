@@ -7,7 +7,7 @@ writes ``slopes``, as ``(B, C)`` for both sides, and ``projections``. A class si
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.contrast import exponentials_of
+from bickd_kernels.backends.triton.contrast import exponentials_of, relative
 from bickd_kernels.backends.triton.loss import loss_of_the_batch
 from bickd_kernels.backends.triton.primitives import (
     SLOPE_SCALE,
@@ -145,6 +145,7 @@ def recomputed_slope_tile(
     TILE: tl.constexpr,
     STEP: tl.constexpr,
     LENGTH: tl.constexpr,
+    CENTRED: tl.constexpr,
 ):
     """``G`` of a tile of vectors with all their entries, and its ``h``; ``E`` is formed again and never leaves the chip."""
     i = tile_i * TILE + tl.arange(0, TILE)
@@ -172,7 +173,7 @@ def recomputed_slope_tile(
             )
         else:
             similarity = tl.dot(left_high, tl.trans(right_high))
-        similarity *= 1.0 / (UNIT_SCALE * UNIT_SCALE)
+        similarity = relative(similarity * (1.0 / (UNIT_SCALE * UNIT_SCALE)), CENTRED=CENTRED)
         e = exponentials_of(similarity, member_i, tl.load(side.members + j), contrast_temperature)
         inverse_columns = inverse_or_zero(tl.load(side.sums + vectors + j))
         slope = slope_of(e, inverse_rows, inverse_columns, label_i, tl.load(labels + j), member_i) * SLOPE_SCALE
@@ -216,6 +217,7 @@ def slope_tiles(
     MOST_TILES: tl.constexpr,  # of a side whose partial sums have not been added up, a power of 2
     RECOMPUTED: tl.constexpr,  # 0, or the number of entries of a class vector: E of the classes is formed again
     RECOMPUTED_TILE: tl.constexpr,
+    CENTRED: tl.constexpr,  # whether vectors are centred
 ):
     memory = buffers(
         scratch,
@@ -279,6 +281,7 @@ def slope_tiles(
                 TILE=RECOMPUTED_TILE,
                 STEP=STEP,
                 LENGTH=RECOMPUTED,
+                CENTRED=CENTRED,
             )
     else:
         slope_tile(

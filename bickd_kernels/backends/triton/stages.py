@@ -71,6 +71,8 @@ class Configuration(NamedTuple):
     """Whether samples of one label are positives of each other."""
     smoothed: bool
     """Whether the targets of the cross-entropy are smoothed."""
+    centred: bool
+    """Whether vectors are centred: correlations in place of cosines."""
     samples: int
     classes: int
     strides: tuple[int, int]
@@ -131,7 +133,8 @@ def _configuration(
     ce = ce and target is not None
     labels = is_labels(target)
     temperature, contrast_temperature = settings.temperature, settings.contrast_temperature
-    parts = planning.parts_of(student.dtype, samples, classes, temperature, contrast_temperature)
+    centred = settings.similarity == "correlation"
+    parts = planning.parts_of(student.dtype, samples, classes, temperature, contrast_temperature, centred=centred)
     return Configuration(
         driver=driver,
         device=driver.get_current_device(),
@@ -141,6 +144,7 @@ def _configuration(
         labels=labels,
         by_label=labels and settings.by_label,
         smoothed=ce and settings.label_smoothing != 0,
+        centred=centred,
         samples=samples,
         classes=classes,
         strides=(student.stride(0), teacher.stride(0)),
@@ -262,6 +266,7 @@ class _Stages:
                 "WITH_CE": configuration.terms.WITH_CE,
                 "WITH_KD": configuration.terms.WITH_KD,
                 "WITH_SAMPLE": configuration.terms.WITH_SAMPLE,
+                "CENTRED": configuration.centred and configuration.terms.WITH_SAMPLE,
                 "SAMPLES": tile.samples,
                 "CLASSES": tile.classes,
                 "TARGETS": min(256, 1024 // tile.samples),
@@ -280,6 +285,7 @@ class _Stages:
                 **self.padded,
                 **self.units,
                 **self.configuration.terms.sides,
+                "CENTRED": self.configuration.centred,
                 "SAMPLES": tile.samples,
                 "CLASSES": tile.classes,
                 "RESIDENT": self.plan.padded_samples <= tile.samples,
@@ -342,7 +348,8 @@ class _Stages:
     def _products(self, kernel: Any, programs: int, arguments: dict[str, Any]) -> Launch:
         """A launch of a kernel of matrix products, whose pipeline may be measured."""
         options = {"num_warps": self.plan.warps, "num_stages": self.plan.stages}
-        arguments = {**arguments, **self.padded, **self.units, "kept_samples": self.kept_samples}
+        shared = {"kept_samples": self.kept_samples, "CENTRED": self.configuration.centred}
+        arguments = {**arguments, **self.padded, **self.units, **shared}
         if planning.AUTOTUNE:
             return Launch(kernel, [programs], arguments)
         return Launch(kernel, [programs], {**arguments, "STEP": self.plan.step}, options)
@@ -359,6 +366,7 @@ class _Stages:
                 **self.configuration.terms._asdict(),
                 "PROBABILITIES": self.configuration.probabilities is not None,
                 "SMOOTHED": self.configuration.smoothed,
+                "CENTRED": self.configuration.centred,
                 "first_sample": first,
                 "wanted_samples": stop - first,
                 "CLASS_PROJECTIONS": 1 if self.plan.recomputed else 0,
