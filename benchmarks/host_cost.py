@@ -3,7 +3,7 @@
     python -m benchmarks.host_cost    the whole step and its parts, beside the definition in eager mode
 
 No GPU is needed: Triton gets a driver that does nothing, and tensors are on the CPU. The batch is so small that what PyTorch
-computes on it costs next to nothing; the host does the same for every batch of up to ``planning.KEPT_CLASSES`` classes.
+computes on it costs next to nothing; the host does the same for every batch whose similarities are kept.
 Left out is the driver itself, some 2 to 4 us for each launch. So it is for the definition in eager mode, which has 30 times
 as many. Times depend on the machine; the ratio to the definition is what ``make bench-check`` holds.
 """

@@ -26,7 +26,7 @@ class Work(NamedTuple):
     programs: int | None
 
 
-def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> list[Work]:
+def training_step(samples: int, classes: int, logit_bytes: int, parts: int, *, centred: bool = False) -> list[Work]:
     """The launches of forward and backward, in their order.
 
     Args:
@@ -34,11 +34,15 @@ def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> l
         classes: ``C``.
         logit_bytes: bytes of a logit, the same for student, teacher and gradient.
         parts: how many float16 numbers an operand of a product is made of, 1 or 2.
+        centred: whether vectors are centred, for correlations.
     """
     plan = planning.plan(samples, classes, parts, TARGET)
     sides = _sides(plan, samples)
     kept = [side for side in sides if side.kept]
-    works = [_sample_statistics(plan, samples, classes, logit_bytes), _class_statistics(plan, samples, classes, logit_bytes)]
+    works = [
+        _sample_statistics(plan, samples, classes, logit_bytes, centred),
+        _class_statistics(plan, samples, classes, logit_bytes, centred),
+    ]
     works.append(_sums_of_similarities(plan, sides))
     works += [_partial_sums(side) for side in sides if side.added_up]
     if kept:
@@ -48,7 +52,7 @@ def training_step(samples: int, classes: int, logit_bytes: int, parts: int) -> l
     for side in sides:
         for panel in () if side.kept else side.panels:
             works += [_derivatives_formed_again(plan, side, panel), _slope_tiles(plan, [(side, panel)], loss)]
-    works.append(_logit_gradient(plan, samples, classes, logit_bytes))
+    works.append(_logit_gradient(plan, samples, classes, logit_bytes, centred))
     works.append(_scale(samples, classes, logit_bytes))
     return works
 
@@ -91,11 +95,11 @@ def _sides(plan: planning.Plan, samples: int) -> list[_Side]:
     ]
 
 
-def _sample_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+def _sample_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int, centred: bool) -> Work:
     n = plan.padded_samples
     logits = samples * classes * logit_bytes
-    # Labels have no mass of their own to be kept; label and member come with the statistics.
-    results = 4 * n * (int(SAMPLE_STATISTICS.value) - 1 + 2)
+    # Labels have no mass of their own to be kept, and cosines no shifts; label and member come with the statistics.
+    results = 4 * n * (int(SAMPLE_STATISTICS.value) - (1 if centred else 3) + 2)
     # Labels are read to see which are ignored and for the cross-entropy; every block of rows counts positives among all.
     blocks = -(-n // plan.sample_logits.samples)
     return Work(
@@ -107,17 +111,18 @@ def _sample_statistics(plan: planning.Plan, samples: int, classes: int, logit_by
     )
 
 
-def _class_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+def _class_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int, centred: bool) -> Work:
     n, m = plan.padded_samples, plan.padded_classes
     reads = 1 if n <= plan.class_logits.samples else 2
     logits = samples * classes * logit_bytes
-    results = 4 * _units(plan) + 12 * m
+    results = 4 * _units(plan) + (16 if centred else 12) * m
     # Every block of classes reads what stage 1 found out about every sample.
     blocks = m // plan.class_logits.classes
+    statistics = 4 * (n + (8 if centred else 6) * samples)
     return Work(
         "class_statistics",
-        requested=2 * reads * logits + results + blocks * 4 * (n + 6 * samples),
-        compulsory=2 * logits + results + 4 * (n + 6 * samples),
+        requested=2 * reads * logits + results + blocks * statistics,
+        compulsory=2 * logits + results + statistics,
         flops=0,
         programs=blocks,
     )
@@ -209,13 +214,13 @@ def _slope_tiles(plan: planning.Plan, panels: list[tuple[_Side, Panel]], loss: i
     return Work("slope_tiles", requested, compulsory, flops, programs)
 
 
-def _logit_gradient(plan: planning.Plan, samples: int, classes: int, logit_bytes: int) -> Work:
+def _logit_gradient(plan: planning.Plan, samples: int, classes: int, logit_bytes: int, centred: bool) -> Work:
     m, m_tiles = plan.padded_classes, plan.class_tiles
     logits, slopes = samples * classes * logit_bytes, 4 * samples * classes
     in_blocks = min(m, -(-classes // plan.sample_logits.classes) * plan.sample_logits.classes)
-    # Weight, length and h of the classes, by every block of rows and twice.
-    of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + plan.sample_tiles) + 8
-    of_samples = samples * (4 * (9 + m_tiles) + 8)
+    # Weight, length, shift and h of the classes, by every block of rows and twice.
+    of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + centred + plan.sample_tiles) + 8
+    of_samples = samples * (4 * (9 + centred + m_tiles) + 8)
     blocks = -(-samples // plan.sample_logits.samples)
     return Work(
         "logit_gradient",

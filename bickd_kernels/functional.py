@@ -83,8 +83,8 @@ def bilateral_loss(
             difference is an error on all of them. Without it, which spares a round trip between the hosts, all ranks have to
             hold the same number of samples, and one that differs or fails leaves the others waiting. Default True.
         backend: ``"auto"``, ``"torch"``, ``"triton"`` or ``"reference"``; ``"auto"``, the default, follows the environment
-            variable ``BICKD_BACKEND``, and without it takes ``"triton"`` on a GPU (but for float64 and correlations) and
-            ``"torch"`` elsewhere.
+            variable ``BICKD_BACKEND``, and without it takes ``"triton"`` on a GPU (but for float64) and else
+            ``"torch"``.
 
     Returns:
         A scalar, float64 if either input is float64 and else float32, with a first (but no second) derivative by
@@ -199,7 +199,7 @@ def _checked(
         raise TypeError("target must be a torch.Tensor, got None; bilateral_loss works without targets")
     check_inputs(student_logits, teacher_logits, target, record.positives)
     dtype = compute_dtype(student_logits, teacher_logits)
-    return record, choice.resolve(record.backend, student_logits.device, dtype, record.similarity)
+    return record, choice.resolve(record.backend, student_logits.device, dtype)
 
 
 def _by_definition(

@@ -32,15 +32,15 @@ CHANGES: tuple[Change, ...] = (
     *({"class_logits": {"classes": classes, "warps": warps}} for classes in (4, 8, 16) for warps in (4, 8)),
     *({"step": step, "warps": warps, "stages": count} for step in (32, 64) for warps in (4, 8) for count in (2, 3, 4)),
 )
-RECOMPUTED: tuple[Change, ...] = tuple(
-    {"recomputed_tile": tile, "warps": warps, "stages": count} for tile in (32, 64) for warps in (4, 8) for count in (2, 3)
+PANELS: tuple[Change, ...] = tuple(
+    {"step": step, "warps": warps, "stages": count} for step in (32, 64) for warps in (4, 8) for count in (2, 3, 4)
 )
-"""Of class vectors whose similarities are formed again."""
+"""Of class vectors whose similarities are formed in panels."""
 
 
 def tasks(folder: Path) -> list[Task]:
     """All of the phase, batch after batch for each change: a sweep that is broken off says something of all."""
-    found = [(CASES[-1], change) for change in RECOMPUTED]
+    found = [(CASES[-1], change) for change in PANELS]
     found += [(case, change) for change in CHANGES for case in CASES[:-1]]
     return [Task(f"{case} with {change}", partial(attempt, case, change, folder), 45) for case, change in found]
 

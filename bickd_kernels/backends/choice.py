@@ -50,11 +50,11 @@ def check_name(name: str) -> str:
     return name
 
 
-def resolve(name: str, device: torch.device, dtype: torch.dtype, similarity: str = "cosine") -> str:
+def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that computes a batch: ``"torch"``, ``"triton"`` or ``"reference"``.
 
     ``"auto"``, where ``BICKD_BACKEND`` does not say otherwise, is ``"triton"`` on a GPU of NVIDIA or AMD (both are ``cuda``
-    to PyTorch) where Triton 3.4 or later is installed, and ``"torch"`` anywhere else, for float64 and for correlations.
+    to PyTorch) where Triton 3.4 or later is installed, and ``"torch"`` anywhere else and for float64.
 
     Raises:
         ValueError: as ``check_name``, and ``"triton"`` for a batch that it does not compute.
@@ -62,20 +62,18 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype, similarity: str
     """
     name = check_name(name)
     if name == "auto":
-        fits = device.type == "cuda" and dtype != torch.float64 and similarity == "cosine"
+        fits = device.type == "cuda" and dtype != torch.float64
         return "triton" if HAS_TRITON and fits else "torch"
     if name == "triton":
-        _check_triton(device, dtype, similarity)
+        _check_triton(device, dtype)
     return name
 
 
-def _check_triton(device: torch.device, dtype: torch.dtype, similarity: str) -> None:
+def _check_triton(device: torch.device, dtype: torch.dtype) -> None:
     if device.type != "cuda":
         raise ValueError(f'backend "triton" needs logits on a GPU, got {device}; use "auto" or "torch"')
     if dtype == torch.float64:
         raise ValueError('backend "triton" computes in float32, got float64 logits; use "auto" or "torch"')
-    if similarity != "cosine":
-        raise ValueError(f'backend "triton" computes similarity="cosine", got {similarity!r}; use "auto" or "torch"')
     if not HAS_TRITON:
         raise ImportError('backend "triton" needs the package triton >= 3.4; use "auto" or "torch"')
 

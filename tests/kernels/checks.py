@@ -39,7 +39,11 @@ def assert_right(actual: Step, kind: str, inputs: Inputs, **options: Any) -> Non
     loss, gradient = evaluate(kind, as_double(inputs), backend="reference", **options)
     settings = settings_of(kind, **options)
     parts = planning.parts_of(
-        inputs.student.dtype, *inputs.student.shape, settings.temperature, settings.contrast_temperature
+        inputs.student.dtype,
+        *inputs.student.shape,
+        settings.temperature,
+        settings.contrast_temperature,
+        centred=settings.similarity == "correlation",
     )
     assert torch.isfinite(loss), "the definition has no finite loss here: compare otherwise"
     torch.testing.assert_close(actual.loss.double(), loss, rtol=1e-6 if parts == 2 else 1e-4, atol=1e-6)

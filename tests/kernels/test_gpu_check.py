@@ -154,7 +154,7 @@ def test_probes_tell_the_models_apart() -> None:
 
 
 def test_every_change_of_launch_parameters_is_one_of_the_plan() -> None:
-    for case, changes in ((Case(256, 1000, torch.bfloat16), sweep.CHANGES), (sweep.CASES[-1], sweep.RECOMPUTED)):
+    for case, changes in ((Case(256, 1000, torch.bfloat16), sweep.CHANGES), (sweep.CASES[-1], sweep.PANELS)):
         arguments = (case.samples, case.classes, 1, planning.Target("cuda", "90", 32))
         as_it_is = planning.plan(*arguments)
         plans = [sweep.changed(change)(*arguments) for change in changes]

@@ -1,4 +1,4 @@
-"""The options beside temperatures and weights in the kernels: positives, label smoothing, probabilities as targets."""
+"""The options beside temperatures and weights in the kernels: positives, smoothing, probabilities as targets, similarity."""
 
 from typing import Any
 
@@ -17,7 +17,8 @@ TILED = (70, 150)
 OPTIONS: dict[str, dict[str, Any]] = {
     "positives by sample": {"positives": "sample"},
     "label smoothing": {"label_smoothing": 0.3},
-    "both": {"positives": "sample", "label_smoothing": 0.1},
+    "correlation": {"similarity": "correlation"},
+    "all of them": {"positives": "sample", "label_smoothing": 0.1, "similarity": "correlation"},
 }
 
 

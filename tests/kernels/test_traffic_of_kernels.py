@@ -1,5 +1,7 @@
 """How often the kernels touch memory: logits, the gradient, and all of it against the formulas of docs/performance.md."""
 
+from typing import Any
+
 import pytest
 import torch
 from cases import Inputs, make_inputs
@@ -20,16 +22,16 @@ GENERAL = [
 ]
 
 
-def launches_of(inputs: Inputs) -> list[LaunchTraffic]:
+def launches_of(inputs: Inputs, **options: Any) -> list[LaunchTraffic]:
     """The launches of one training step."""
     with simulator(races="off"), count_traffic() as launches:
-        step("bickd", inputs)
+        step("bickd", inputs, **options)
     return launches
 
 
-def traffic_of(inputs: Inputs) -> dict[str, LaunchTraffic]:
+def traffic_of(inputs: Inputs, **options: Any) -> dict[str, LaunchTraffic]:
     """The launches of one training step that launches no kernel twice, by the names of the kernels."""
-    launches = launches_of(inputs)
+    launches = launches_of(inputs, **options)
     by_kernel = {traffic.kernel: traffic for traffic in launches}
     assert len(by_kernel) == len(launches)
     return by_kernel
@@ -96,6 +98,14 @@ def test_panels_request_the_bytes_of_the_formulas(kept_bytes: int, monkeypatch: 
     assert [(launch.kernel, launch.requested_bytes) for launch in traffic] == [
         (work.kernel, work.requested) for work in works
     ]
+
+
+@pytest.mark.parametrize(("dtype", "parts"), [(torch.bfloat16, 1), (torch.float32, 2)])
+def test_centred_vectors_request_the_bytes_of_the_formulas(dtype: torch.dtype, parts: int) -> None:
+    inputs = make_inputs(70, 200, dtype=dtype)
+    works = {work.kernel: work for work in training_step(70, 200, inputs.student.element_size(), parts, centred=True)}
+    for kernel, traffic in traffic_of(inputs, similarity="correlation").items():
+        assert traffic.requested_bytes == works[kernel].requested, kernel
 
 
 def test_no_launch_touches_less_than_the_formulas_call_compulsory() -> None:

@@ -1,6 +1,6 @@
 """Stage 6, the logit gradient: everything put together, written once, in float32.
 
-    A = Pc * (Gc - Pc * hc),   D = Pr * (Gr - Pr * hr)
+    A = Pc * (Gc - Pc * hc),   D = Pr * (Gr - Pr * hr)         of correlations Pc * (Gc - (Pc - shift) * hc), and so D
     d loss / d x = class_wise_weight / (t C k) * (A - P * sum_c A) + sample_wise_weight / (t B k) * D
                    + ce_weight / B * (softmax(x) sum_c l_c - l) + kd_weight T / B * (P_T - Q_T)
 
@@ -20,6 +20,7 @@ from bickd_kernels.backends.triton.scratch import (
     STUDENT_LENGTH,
     STUDENT_MAX,
     STUDENT_NORMALIZER,
+    STUDENT_SHIFT,
     TARGET_MASS,
     TEACHER_KD_NORMALIZER,
     TEACHER_MAX,
@@ -37,14 +38,17 @@ def sum_of_projections(side, vectors, tiles, i, mask):
 
 
 @triton.jit
-def class_slope(log_p, memory, column, offsets, inside, tiles, padded_classes):
+def class_slope(log_p, memory, column, offsets, inside, tiles, padded_classes, CENTRED: tl.constexpr):
     """``A``, a tile of it; 0 for what is no class of the batch."""
     in_buffer = column < padded_classes
     length = tl.load(memory.lengths + column, mask=in_buffer, other=0.0)
     h = sum_of_projections(memory.classes, vectors=padded_classes, tiles=tiles, i=column, mask=in_buffer)
-    unit = tl.where(inside, tl.exp2(log_p - length[None, :]), 0.0)
+    scaled = tl.where(inside, tl.exp2(log_p - length[None, :]), 0.0)
+    unit = scaled
+    if CENTRED:
+        unit -= tl.load(memory.shifts + column, mask=in_buffer, other=0.0)[None, :]
     g = tl.load(memory.classes.slopes + offsets, mask=inside, other=0.0)
-    return unit * (g - unit * h[None, :])
+    return scaled * (g - unit * h[None, :])
 
 
 @triton.jit(do_not_specialize=["first_sample", "wanted_samples"])
@@ -66,6 +70,7 @@ def logit_gradient(
     WITH_SAMPLE: tl.constexpr,
     PROBABILITIES: tl.constexpr,
     SMOOTHED: tl.constexpr,
+    CENTRED: tl.constexpr,
     VECTOR: tl.constexpr,
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
@@ -117,11 +122,14 @@ def logit_gradient(
                 inside=valid[:, None] & present[None, :],
                 tiles=class_projections,
                 padded_classes=padded_classes,
+                CENTRED=CENTRED,
             )
             sum_of_a += tl.sum(a, axis=1)
     if WITH_SAMPLE:
         sample_factor = numbers.sample_wise_weight / (slope_scale * sample_count)
         length = tl.load(statistic + STUDENT_LENGTH * padded_samples, mask=valid, other=0.0)[:, None]
+        if CENTRED:
+            shift = tl.load(statistic + STUDENT_SHIFT * padded_samples, mask=valid, other=0.0)[:, None]
         tiles = padded_classes // TILE
         h = sum_of_projections(memory.samples, vectors=padded_samples, tiles=tiles, i=sample, mask=valid)[:, None]
     if WITH_KD:
@@ -163,12 +171,16 @@ def logit_gradient(
                 inside=inside,
                 tiles=class_projections,
                 padded_classes=padded_classes,
+                CENTRED=CENTRED,
             )
             total += class_factor * (a - tl.where(inside, tl.exp2(log_p), 0.0) * sum_of_a[:, None])
         if WITH_SAMPLE:
-            unit = tl.where(inside, tl.exp2(log_p - length), 0.0)
+            scaled = tl.where(inside, tl.exp2(log_p - length), 0.0)
+            unit = scaled
+            if CENTRED:
+                unit -= shift
             g = tl.load(memory.samples.slopes + slope_row + column[None, :], mask=inside, other=0.0)
-            total += sample_factor * (unit * (g - unit * h))
+            total += sample_factor * (scaled * (g - unit * h))
         if WITH_KD:
             y = tl.load(teacher_row + column[None, :], mask=loaded, other=0.0).to(tl.float32)
             p_kd = tl.exp2((x - x_max) * kd_scale - x_kd_normalizer)

@@ -1,6 +1,6 @@
 """Stage 5, one more program: the terms and their weighted sum, from what the other stages wrote.
 
-    class_wise  = mean_i 1/2 (log rs_i + log cs_i) + sum_j w_ij (1 - S_ij) / k         over the classes of the batch
+    class_wise  = mean_i 1/2 (log rs_i + log cs_i) + sum_j w_ij (o - S_ij) / k         over the classes of the batch
     sample_wise = the same over its samples,   kd = T^2 mean_a kl_a,   ce = mean_a ce_a
     loss        = sum of weight * term over the weights that are not 0
 

@@ -139,15 +139,24 @@ def float32_products_lowered() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-def parts_of(dtype: torch.dtype, samples: int, classes: int, temperature: float, contrast_temperature: float) -> int:
+def parts_of(
+    dtype: torch.dtype,
+    samples: int,
+    classes: int,
+    temperature: float,
+    contrast_temperature: float,
+    *,
+    centred: bool = False,
+) -> int:
     """How many float16 numbers an operand of a product is made of: 1, or 2 for products of float32 grade.
 
     One has the precision of TF32, an error of the gradient below 1.5e-3 where neither temperature sharpens it. It is
     enough for 16-bit logits, and for float32 logits where ``torch.set_float32_matmul_precision`` allows TF32. Of a few
-    samples or classes, though, pulls and pushes may cancel, and their errors are all that is left.
+    samples or classes, though, pulls and pushes may cancel, and their errors are all that is left. Correlations spread
+    wider than cosines, and are sharper at the same contrast temperature.
     """
     narrow = dtype != torch.float32 or float32_products_lowered()
-    sharp = contrast_temperature < 0.1 or temperature < 1.0
+    sharp = contrast_temperature < (0.15 if centred else 0.1) or temperature < 1.0
     return 1 if narrow and not sharp and min(samples, classes) >= FEW else 2
 
 

@@ -55,6 +55,30 @@ def rescaled(total, old_maximum, new_maximum, scale):
 
 
 @triton.jit
+def mean_of(total, count):
+    """``total / count``, rounded: equal numbers have exactly their mean, so that a constant vector vanishes when centred."""
+    return tl.div_rn(total, tl.maximum(count, 1.0))
+
+
+@triton.jit
+def squares_about_mean(values, total, count, inside, AXIS: tl.constexpr):
+    """``sum (values - mean)^2`` over ``count`` values inside, which add up to ``total``."""
+    mean = tl.expand_dims(mean_of(total, count), AXIS)
+    centred = tl.where(inside, values - mean, 0.0)
+    return tl.sum(centred * centred, axis=AXIS)
+
+
+@triton.jit
+def squares_between(total, count, other_total, other_count):
+    """What the squares about the mean of two sets have beyond those about the mean of each.
+
+    So sums of squares of tiles are added without cancellation (Chan, Golub, LeVeque).
+    """
+    gap = mean_of(total, count) - mean_of(other_total, other_count)
+    return gap * gap * (count * other_count / tl.maximum(count + other_count, 1.0))
+
+
+@triton.jit
 def sum_over_tiles(partial_sums, vectors, tiles, i, inside, MOST_TILES: tl.constexpr):
     """``sum_tile partial_sums[tile, i]`` over the first ``tiles <= MOST_TILES`` rows, always in the same order."""
     total = tl.zeros(i.shape, tl.float32)

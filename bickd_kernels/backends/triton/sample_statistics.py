@@ -1,7 +1,8 @@
 """Stage 1, sample statistics: every sum over the classes of one sample, from one read of the logits.
 
     log2 sum_c 2^(s (x_c - max x)),  s = log2(e) / t      normalizer of P (and of Q, of both at T, of softmax(x))
-    log2 |P_a| = 1/2 log2 sum_c p_c^2 - log2 sum_c p_c    length, from the same exponentials p_c
+    log2 |P_a| = 1/2 log2 sum_c p_c^2 - log2 sum_c p_c    length, from the same exponentials p_c; of correlations that of
+                                                          the centred vector, from sum_c (p_c - mean p)^2
     ce_a = log sum_c exp(x_c) - x_l                       with a label l; else with the distribution that is expected
     kl_a = sum_c q_c (log q_c - log p_c)                  at the temperature T
 
@@ -10,13 +11,21 @@ Grid: one program for ``SAMPLES`` samples. Reads ``x``, ``y``, ``l``; writes ``s
 
 A class that student or teacher gives -inf in every sample is no class of the batch and belongs to no sum but that of the
 cross-entropy. It matters only where the other side has something in that class, so a tile that holds -inf on one side
-only, and no other, looks at its whole columns. Smoothing gives every class of the batch a share, and asks of every -inf.
+only, and no other, looks at its whole columns. Smoothing and means count the classes of the batch, and ask of every -inf.
 """
 
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.primitives import LN_2, LOG2_E, finite_or_zero, logits_of, rescaled
+from bickd_kernels.backends.triton.primitives import (
+    LN_2,
+    LOG2_E,
+    finite_or_zero,
+    logits_of,
+    rescaled,
+    squares_about_mean,
+    squares_between,
+)
 from bickd_kernels.backends.triton.scratch import (
     CE,
     CE_MAX,
@@ -26,11 +35,13 @@ from bickd_kernels.backends.triton.scratch import (
     STUDENT_LENGTH,
     STUDENT_MAX,
     STUDENT_NORMALIZER,
+    STUDENT_SHIFT,
     TARGET_MASS,
     TEACHER_KD_NORMALIZER,
     TEACHER_LENGTH,
     TEACHER_MAX,
     TEACHER_NORMALIZER,
+    TEACHER_SHIFT,
     as_int32,
     buffers,
 )
@@ -88,6 +99,27 @@ def add_both(first, second, other_first, other_second):
 
 
 @triton.jit
+def squares_of_row(p, squares, total, count, old_maximum, new_maximum, scale, inside, count_of_tile, CENTRED: tl.constexpr):
+    """``sum p^2`` of a row after one more tile, or about the mean; ``total`` and ``count`` are of the tiles before."""
+    squares = rescaled(squares, old_maximum, new_maximum, 2.0 * scale)
+    if CENTRED:
+        total_of_tile = tl.sum(p, axis=1)
+        squares += squares_between(rescaled(total, old_maximum, new_maximum, scale), count, total_of_tile, count_of_tile)
+        return squares + squares_about_mean(p, total_of_tile, count_of_tile, inside, AXIS=1)
+    return squares + tl.sum(p * p, axis=1)
+
+
+@triton.jit
+def store_length(statistics, squares, normalizer, count, mask, padded_samples, LENGTH, SHIFT, CENTRED):
+    """Writes the length of rows and what centres them; nothing centres a constant row, which has no direction."""
+    length = 0.5 * tl.log2(squares) - normalizer
+    if CENTRED:
+        length = tl.where(squares == 0.0, float("inf"), length)
+        tl.store(statistics + SHIFT * padded_samples, tl.exp2(-length) / tl.maximum(count, 1.0), mask=mask)
+    tl.store(statistics + LENGTH * padded_samples, length, mask=mask)
+
+
+@triton.jit
 def positives_of(label, target, samples, ignore_index, TARGETS: tl.constexpr):
     """How many samples have each label."""
     count = tl.zeros_like(label)
@@ -116,6 +148,7 @@ def sample_statistics(
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
+    CENTRED: tl.constexpr,  # whether vectors are centred
     VECTOR: tl.constexpr,
     SAMPLES: tl.constexpr,  # of a tile of logits
     CLASSES: tl.constexpr,  # of a tile of logits
@@ -178,11 +211,11 @@ def sample_statistics(
     divergence = tl.zeros((SAMPLES,), tl.float32)
     ce_sum = tl.zeros((SAMPLES,), tl.float32)
     target_logit = tl.zeros((SAMPLES,), tl.float32)
-    # Of targets that are probabilities, and of the uniform distribution but for its normalization: what they add up to, and
-    # how far the logits that they expect are below the largest.
+    # Of targets that are probabilities: what they add up to, and how far the logits that they expect are below the largest.
+    # Of the uniform distribution the same but for its normalization, and its mass is the count of the batch's classes.
     target_mass = tl.zeros((SAMPLES,), tl.float32)
     target_gap = tl.zeros((SAMPLES,), tl.float32)
-    uniform_mass = 0.0
+    count = 0.0
     uniform_gap = tl.zeros((SAMPLES,), tl.float32)
 
     for start in range(0, classes, CLASSES):
@@ -209,7 +242,7 @@ def sample_statistics(
                 target_mass += mass_of_tile
 
         doubtful = (x == minus_infinity) != (y == minus_infinity)
-        if SMOOTHED:
+        if SMOOTHED or CENTRED:
             doubtful |= (x == minus_infinity) & inside
         present = column < classes
         if tl.max(tl.max(doubtful.to(tl.int32), axis=1), axis=0) > 0:
@@ -227,8 +260,7 @@ def sample_statistics(
             y = tl.where(present[None, :], y, minus_infinity)
         if SMOOTHED:
             gap = tl.where(present[None, :], finite_or_zero(ce_max)[:, None] - x, 0.0)
-            uniform_gap += uniform_mass * growth + tl.sum(gap, axis=1)
-            uniform_mass += tl.sum(present.to(tl.float32), axis=0)
+            uniform_gap += count * growth + tl.sum(gap, axis=1)
 
         new_x_max = tl.maximum(x_max, tl.max(x, axis=1))
         new_y_max = tl.maximum(y_max, tl.max(y, axis=1))
@@ -236,11 +268,19 @@ def sample_statistics(
         y_shifted = y - finite_or_zero(new_y_max)[:, None]
 
         p = tl.exp2(x_shifted * scale)
-        x_sum = rescaled(x_sum, x_max, new_x_max, scale) + tl.sum(p, axis=1)
-        x_squares = rescaled(x_squares, x_max, new_x_max, 2.0 * scale) + tl.sum(p * p, axis=1)
         q = tl.exp2(y_shifted * scale)
+        count_of_tile = 0.0
+        if SMOOTHED or CENTRED:
+            count_of_tile = tl.sum(present.to(tl.float32), axis=0)
+        x_squares = squares_of_row(
+            p, x_squares, x_sum, count, x_max, new_x_max, scale, present[None, :], count_of_tile, CENTRED=CENTRED
+        )
+        y_squares = squares_of_row(
+            q, y_squares, y_sum, count, y_max, new_y_max, scale, present[None, :], count_of_tile, CENTRED=CENTRED
+        )
+        x_sum = rescaled(x_sum, x_max, new_x_max, scale) + tl.sum(p, axis=1)
         y_sum = rescaled(y_sum, y_max, new_y_max, scale) + tl.sum(q, axis=1)
-        y_squares = rescaled(y_squares, y_max, new_y_max, 2.0 * scale) + tl.sum(q * q, axis=1)
+        count += count_of_tile
 
         if WITH_KD:
             x_kd_sum = rescaled(x_kd_sum, x_max, new_x_max, kd_scale)
@@ -265,8 +305,12 @@ def sample_statistics(
     tl.store(out + TEACHER_MAX * padded_samples, finite_or_zero(y_max), mask=in_buffer)
     tl.store(out + STUDENT_NORMALIZER * padded_samples, x_normalizer, mask=in_buffer)
     tl.store(out + TEACHER_NORMALIZER * padded_samples, y_normalizer, mask=in_buffer)
-    tl.store(out + STUDENT_LENGTH * padded_samples, 0.5 * tl.log2(x_squares) - x_normalizer, mask=in_buffer)
-    tl.store(out + TEACHER_LENGTH * padded_samples, 0.5 * tl.log2(y_squares) - y_normalizer, mask=in_buffer)
+    store_length(
+        out, x_squares, x_normalizer, count, in_buffer, padded_samples, STUDENT_LENGTH, STUDENT_SHIFT, CENTRED=CENTRED
+    )
+    store_length(
+        out, y_squares, y_normalizer, count, in_buffer, padded_samples, TEACHER_LENGTH, TEACHER_SHIFT, CENTRED=CENTRED
+    )
     if WITH_KD:
         x_kd_normalizer = tl.log2(x_kd_sum)
         y_kd_normalizer = tl.log2(y_kd_sum)
@@ -285,8 +329,8 @@ def sample_statistics(
         ce = target_mass * (ce_normalizer * LN_2) + target_gap
         if SMOOTHED:
             smoothing = numbers.label_smoothing
-            uniform = ce_normalizer * LN_2 + uniform_gap / tl.maximum(uniform_mass, 1.0)
-            ce = (1.0 - smoothing) * ce + tl.where(uniform_mass > 0.0, smoothing * uniform, 0.0)
+            uniform = ce_normalizer * LN_2 + uniform_gap / tl.maximum(count, 1.0)
+            ce = (1.0 - smoothing) * ce + tl.where(count > 0.0, smoothing * uniform, 0.0)
         tl.store(out + CE_MAX * padded_samples, finite_or_zero(ce_max), mask=in_buffer)
         tl.store(out + CE_NORMALIZER * padded_samples, ce_normalizer, mask=in_buffer)
         tl.store(out + CE * padded_samples, tl.where(valid, ce, 0.0), mask=in_buffer)

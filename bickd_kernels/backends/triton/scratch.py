@@ -5,6 +5,7 @@
 
     statistics       (SAMPLE_STATISTICS, n)    of each sample, by the indices below
     lengths          (m,)                      log2 of the length of the student's column of a class
+    shifts           (m,)                      of correlations: what centres the student's column after it is scaled
     counts           (3,)                      samples and classes of the batch, 1 where there is none; the share of a class
                                                in the uniform distribution over these classes
     of both sides, the classes first:
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-SAMPLE_STATISTICS = tl.constexpr(13)
+SAMPLE_STATISTICS = tl.constexpr(15)
 """How many numbers are kept of a sample; the following are their indices."""
 
 STUDENT_MAX = tl.constexpr(0)
@@ -48,6 +49,9 @@ CE = tl.constexpr(10)
 KL = tl.constexpr(11)
 TARGET_MASS = tl.constexpr(12)
 """What probabilities as targets add up to; not written where targets are labels."""
+STUDENT_SHIFT = tl.constexpr(13)
+TEACHER_SHIFT = tl.constexpr(14)
+"""The mean of a sample's probabilities over the length of the centred vector; written for correlations alone."""
 
 
 class Side(NamedTuple):
@@ -71,6 +75,7 @@ class Scratch(NamedTuple):
 
     statistics: Any
     lengths: Any
+    shifts: Any
     counts: Any
     classes: Side
     samples: Side
@@ -108,7 +113,8 @@ def buffers(
 
     statistics = scratch
     lengths = statistics + samples * SAMPLE_STATISTICS
-    counts = lengths + classes
+    shifts = lengths + classes
+    counts = shifts + classes
     class_labels = counts + 16
     class_members = class_labels + classes
     sample_labels = class_members + classes
@@ -137,6 +143,7 @@ def buffers(
     return Scratch(
         statistics=statistics,
         lengths=lengths,
+        shifts=shifts,
         counts=counts,
         classes=Side(
             labels=class_labels,

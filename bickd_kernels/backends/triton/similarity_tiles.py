@@ -10,7 +10,7 @@ the same products in the same order it has the very ``E`` that was summed, and w
 import triton
 import triton.language as tl
 
-from bickd_kernels.backends.triton.contrast import exponentials_of, in_tiles, positives_of_tile, store_derivatives
+from bickd_kernels.backends.triton.contrast import exponentials_of, in_tiles, positives_of_tile, relative, store_derivatives
 from bickd_kernels.backends.triton.primitives import UNIT_SCALE, inverse_or_zero
 from bickd_kernels.backends.triton.products import tile_of_product
 from bickd_kernels.backends.triton.scratch import as_float16, buffers
@@ -18,11 +18,11 @@ from bickd_kernels.backends.triton.scratch import as_float16, buffers
 
 @triton.jit
 def distances_of_positives(similarity, side, i, j, member_i, with_positives):
-    """``sum_j w_ij (1 - S_ij)`` within a tile, for each ``i``."""
+    """``sum_j w_ij (o - S_ij)`` within a tile, for each ``i``."""
     distance = tl.zeros_like(member_i)
     if with_positives:
         positive = positives_of_tile(side, i, j)
-        distance = tl.sum(tl.where(positive, 1.0 - similarity, 0.0), axis=1) * member_i
+        distance = tl.sum(tl.where(positive, -similarity, 0.0), axis=1) * member_i
     # Zeros mask what is not in the batch, but 0 * NaN would not.
     return tl.where(member_i > 0.0, distance, 0.0)
 
@@ -45,6 +45,7 @@ def similarity_tiles(
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
     STEP: tl.constexpr,
+    CENTRED: tl.constexpr,  # whether vectors are centred
 ):
     memory = buffers(
         scratch,
@@ -95,7 +96,7 @@ def similarity_tiles(
         TILE=TILE,
         STEP=STEP,
     )
-    similarity *= 1.0 / (UNIT_SCALE * UNIT_SCALE)
+    similarity = relative(similarity * (1.0 / (UNIT_SCALE * UNIT_SCALE)), CENTRED=CENTRED)
     with_positives = (tile_i == tile_j) | by_label
     if SUMMED:
         inverse_row_sums = inverse_or_zero(tl.load(side.sums + i))

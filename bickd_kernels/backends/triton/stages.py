@@ -73,6 +73,8 @@ class Configuration(NamedTuple):
     """Whether samples of one label are positives of each other."""
     smoothed: bool
     """Whether the targets of the cross-entropy are smoothed."""
+    centred: bool
+    """Whether vectors are centred: correlations in place of cosines."""
     samples: int
     classes: int
     strides: tuple[int, int]
@@ -131,7 +133,8 @@ def _configuration(
     ce = ce and target is not None
     labels = is_labels(target)
     temperature, contrast_temperature = settings.temperature, settings.contrast_temperature
-    parts = planning.parts_of(student.dtype, samples, classes, temperature, contrast_temperature)
+    centred = settings.similarity == "correlation"
+    parts = planning.parts_of(student.dtype, samples, classes, temperature, contrast_temperature, centred=centred)
     return Configuration(
         driver=driver,
         device=driver.get_current_device(),
@@ -141,6 +144,7 @@ def _configuration(
         labels=labels,
         by_label=labels and settings.by_label,
         smoothed=ce and settings.label_smoothing != 0,
+        centred=centred,
         samples=samples,
         classes=classes,
         strides=(student.stride(0), teacher.stride(0)),
@@ -273,6 +277,7 @@ class _Stages:
                 "WITH_CE": configuration.terms.WITH_CE,
                 "WITH_KD": configuration.terms.WITH_KD,
                 "WITH_SAMPLE": configuration.terms.WITH_SAMPLE,
+                "CENTRED": configuration.centred and configuration.terms.WITH_SAMPLE,
                 "SAMPLES": tile.samples,
                 "CLASSES": tile.classes,
                 "TARGETS": min(256, 1024 // tile.samples),
@@ -291,6 +296,7 @@ class _Stages:
                 **self.padded,
                 **self.units,
                 **self.configuration.terms.sides,
+                "CENTRED": self.configuration.centred,
                 "SAMPLES": tile.samples,
                 "CLASSES": tile.classes,
                 "RESIDENT": self.plan.padded_samples <= tile.samples,
@@ -321,6 +327,7 @@ class _Stages:
                 "kept_class_rows": unspecialised(TileRows(*self.kept_classes[:2])),
                 "kept_sample_rows": unspecialised(TileRows(*self.kept_samples[:2])),
                 "BY_LABEL": self.configuration.by_label,
+                "CENTRED": self.configuration.centred,
                 "SUMMED": summed,
                 **self.configuration.terms.sides,
             },
@@ -396,6 +403,7 @@ class _Stages:
                 **self.configuration.terms._asdict(),
                 "PROBABILITIES": self.configuration.probabilities is not None,
                 "SMOOTHED": self.configuration.smoothed,
+                "CENTRED": self.configuration.centred,
                 "first_sample": first,
                 "wanted_samples": stop - first,
                 "SAMPLES": tile.samples,
