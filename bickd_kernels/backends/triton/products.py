@@ -51,8 +51,9 @@ def tile_of_product(
         if PARTS == 2:
             left_low = tl.load(left + left_low_offset + left_offsets)
             right_low = tl.load(right + right_low_offset + right_offsets)
-            accumulator += tl.dot(left_high, right_high)
-            low_accumulator = tl.dot(left_low, right_high, low_accumulator)
+            # A sum that began with zeros Triton would turn into one that begins with the accumulator.
+            product = tl.dot(left_low, right_high)
+            accumulator += tl.dot(left_high, right_high, product)
             low_accumulator = tl.dot(left_high, right_low, low_accumulator)
         else:
             accumulator = tl.dot(left_high, right_high, accumulator)
