@@ -265,14 +265,17 @@ def forecast_here(cuda_name: str) -> tuple[list[Forecast], str]:
     """The forecasts for the GPU of this name, and a sentence about them; none for a GPU that ``devices`` does not know."""
     device = known_device(cuda_name)
     if device is None:
-        known = ", ".join(device.cuda_name for device in DEVICES)
+        known = ", ".join(name for device in DEVICES for name in device.cuda_names)
         return [], f"No forecast: {cuda_name} is none of the known GPUs ({known})."
     try:
         forecasts = [one for one in forecast() if one.device == device.name]
     except Exception as error:
         # What was measured must not be lost with it.
         return [], f"No forecast: {type(error).__name__}: {str(error)[:200]}"
-    return forecasts, f"The forecast is that of docs/performance.md for {device.name}: floors, and a cost for each launch."
+    return (
+        forecasts,
+        f"The forecast is that of the model of docs/performance.md for {device.name}, without PyTorch's launches.",
+    )
 
 
 def report(
