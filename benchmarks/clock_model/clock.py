@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.clock_model.execution import Event
-from benchmarks.clock_model.instructions import Timing
+from benchmarks.clock_model.instructions import FIRST_CACHE_LATENCY, Timing
 from benchmarks.clock_model.memory import Cost
 from benchmarks.clock_model.schedule import Block, Slot
 
@@ -178,7 +178,7 @@ class Multiprocessor:
         self._unit_free["memory", -1] = start + max(timing.busy, sectors / SECTORS_FROM_FIRST, wavefronts)
         if timing.kind == "shared":
             return start + timing.latency + max(0, wavefronts - 1)
-        there = start + timing.latency + sectors / SECTORS_FROM_FIRST
+        there = start + FIRST_CACHE_LATENCY + sectors / SECTORS_FROM_FIRST
         if missed:
             port = max(start, self._second_free)
             self._second_free = port + missed / (SECTORS_TO_SECOND if timing.kind == "store" else SECTORS_FROM_SECOND)

@@ -29,8 +29,8 @@ WHOLE, SPECIAL = 2, 8
 
 ARITHMETIC_LATENCY, SPECIAL_LATENCY, PRODUCT_LATENCY = 4, 22, 33
 SHUFFLE_LATENCY, SHARED_LATENCY, MATRIX_LATENCY = 23, 29, 33
-FIRST_CACHE_LATENCY = 38
-BARRIER_LATENCY, BRANCH_LATENCY, FENCE_LATENCY = 20, 10, 265
+FIRST_CACHE_LATENCY, SECOND_CACHE_LATENCY = 38, 265
+BARRIER_LATENCY, BRANCH_LATENCY = 20, 10
 
 
 class Timing(NamedTuple):
@@ -44,17 +44,17 @@ class Timing(NamedTuple):
     busy: int = WHOLE
     """Clocks of the unit."""
     latency: int = ARITHMETIC_LATENCY
-    """Clocks from when the unit begins until the result can be used."""
+    """Clocks from when the unit begins until the result can be used; of loads what the compiler counts on."""
 
 
 FREE = Timing("free", 0, "", 0, 0)
 
 _MEMORY = {
-    ("ld", "global"): Timing("load", 1, "memory", 1, FIRST_CACHE_LATENCY),
+    ("ld", "global"): Timing("load", 1, "memory", 1, SECOND_CACHE_LATENCY),
     ("st", "global"): Timing("store", 1, "memory", 1, 0),
     ("ld", "shared"): Timing("shared", 1, "memory", 1, SHARED_LATENCY),
     ("st", "shared"): Timing("shared", 1, "memory", 1, 0),
-    ("atom", "global"): Timing("load", 1, "memory", 1, FIRST_CACHE_LATENCY),
+    ("atom", "global"): Timing("load", 1, "memory", 1, SECOND_CACHE_LATENCY),
     ("red", "global"): Timing("store", 1, "memory", 1, 0),
     ("atom", "shared"): Timing("shared", 2, "memory", 2, 2 * SHARED_LATENCY),
     ("red", "shared"): Timing("shared", 2, "memory", 2, 0),
@@ -72,8 +72,8 @@ _OTHERS = {
     "bra": Timing("branch", 1, "", 0, BRANCH_LATENCY),
     "ret": Timing("branch", 1, "", 0, 0),
     "exit": Timing("branch", 1, "", 0, 0),
-    "membar": Timing("unit", 1, "memory", 1, FENCE_LATENCY),
-    "fence": Timing("unit", 1, "memory", 1, FENCE_LATENCY),
+    "membar": Timing("unit", 1, "memory", 1, SECOND_CACHE_LATENCY),
+    "fence": Timing("unit", 1, "memory", 1, SECOND_CACHE_LATENCY),
     # Extra machine instructions scale what is out of a special function's range, unless it flushes, and refine divisions.
     "ex2": Timing("unit", 1, "special", SPECIAL, SPECIAL_LATENCY),
     "lg2": Timing("unit", 1, "special", SPECIAL, SPECIAL_LATENCY),
@@ -178,7 +178,7 @@ def _product(instruction: Instruction, rates: Rates) -> Timing:
 def _copy(instruction: Instruction) -> Timing:
     kind = instruction.modifiers[1] if instruction.modifiers[:1] == ("async",) else ""
     if kind in ("ca", "cg"):
-        return Timing("copy", 1, "memory", 1, FIRST_CACHE_LATENCY)
+        return Timing("copy", 1, "memory", 1, SECOND_CACHE_LATENCY)
     if kind in ("commit_group", "wait_group", "wait_all"):
         return Timing(kind, 1, "", 0, 0)
     raise NotImplementedError(instruction.full_name)

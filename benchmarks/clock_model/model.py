@@ -3,8 +3,8 @@
     time = a launch + max(busiest multiprocessor, sectors past the first caches / second cache, bytes / memory)
 
 Programs go to the multiprocessors in turns, and as many stay on one at a time as registers, shared memory and warps allow. A
-program that was not executed takes what the nearest one takes that was. Where there are more programs than two waves of them,
-some stand for all.
+program that was not executed takes what the nearest one takes that was. Of more programs than two waves of them some stand
+for all.
 """
 
 import itertools
@@ -30,8 +30,10 @@ WAVES = 2
 """Of programs on a multiprocessor that are followed instruction by instruction."""
 
 UNKNOWN = 0.02
-"""A program between two that were executed is executed too if those between them could change the instructions of the launch
-by more than this part."""
+"""Programs between two that were executed are executed too if those between them could change the instructions of the launch
+by more than this part: ``BETWEEN`` of them, as long as fewer than ``MOST`` were."""
+
+BETWEEN, MOST = 3, 40
 
 Sample = dict[int, Trace]
 """What programs executed, by their numbers, in their order."""
@@ -79,10 +81,12 @@ def model(launch: Launch, devices: Sequence[Device], size: int) -> list[Modelled
 
 
 def sample_of(launch: Launch, size: int) -> Sample:
-    """Executes programs, at first at even distances, and then at the borders between those that differ."""
+    """Executes programs, at first both ends and some at even distances, and then at the borders between those that differ."""
     blocks = schedule(launch.kernel, HOPPER)
-    sample = launch.execute(evenly(launch.programs, size))
-    while len(sample) < 4 * size and (between := _borders(launch.programs, sample, blocks)):
+    # A program that does something else is often the first or the last one.
+    ends = {1, launch.programs - 2} & set(range(launch.programs))
+    sample = launch.execute(sorted({*evenly(launch.programs, size), *ends}))
+    while len(sample) < MOST and (between := _borders(launch.programs, sample, blocks)):
         sample = dict(sorted((sample | launch.execute(between)).items()))
     return sample
 
@@ -95,13 +99,14 @@ def evenly(programs: int, size: int) -> list[int]:
 
 
 def _borders(programs: int, sample: Sample, blocks: Sequence[Block]) -> list[int]:
-    """The numbers half way between executed programs that are not alike."""
+    """The numbers of programs between those that were executed and are not alike, at even distances."""
     instructions = {number: trace.instructions(blocks) for number, trace in sample.items()}
     allowed = UNKNOWN * sum(instructions[number] for number in _nearest(programs, list(sample)))
     return [
-        (first + second) // 2
+        first + number
         for first, second in itertools.pairwise(sample)
-        if second > first + 1 and (second - first) / 2 * abs(instructions[first] - instructions[second]) > allowed
+        if (second - first) / 2 * abs(instructions[first] - instructions[second]) > allowed
+        for number in evenly(second - first + 1, BETWEEN + 2)[1:-1]
     ]
 
 
