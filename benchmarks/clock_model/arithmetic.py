@@ -25,6 +25,8 @@ def operation(instruction: Instruction) -> Operation:
     Raises:
         NotImplementedError: if it is none of these instructions, or in a form that is not known here.
     """
+    if _NOT_KNOWN & set(instruction.modifiers):
+        raise NotImplementedError(instruction.full_name)
     if instruction.name in _SPECIAL:
         return _SPECIAL[instruction.name](instruction)
     if instruction.name in _FLOAT and type_of(instruction.type).dtype.kind == "f":
@@ -35,6 +37,10 @@ def operation(instruction: Instruction) -> Operation:
         count, function = _WHOLE[instruction.name]
         return Operation(function, (instruction.type,) * count, instruction.type)
     raise NotImplementedError(instruction.full_name)
+
+
+_NOT_KNOWN = {"sat", "satfinite", "relu", "cc", "rz", "rm", "rp", "xorsign", "abs", "oob"}
+"""What changes a result in a way that is not known here."""
 
 
 def _fused(a: Array, b: Array, c: Array) -> Array:
@@ -286,7 +292,7 @@ _ROUNDINGS: dict[str, Function] = {"rni": np.rint, "rzi": np.trunc, "rmi": np.fl
 def _conversion(instruction: Instruction) -> Operation:
     *how, result, source = instruction.modifiers
     into, of = type_of(result), type_of(source)
-    if not set(how) <= {"rn", "rna", "rni", "rzi", "rmi", "rpi", "ftz", "sat"} or "sat" in how:
+    if not set(how) <= {"rn", "rna", "rni", "rzi", "rmi", "rpi", "ftz"}:
         raise NotImplementedError(instruction.full_name)
     if result in ("f16x2", "bf16x2"):
         # The second operand becomes the low half.

@@ -393,7 +393,7 @@ class _Machine:
         return step
 
     def _nothing(self, instruction: Instruction) -> Step:
-        """Memory is in order here."""
+        """Accesses are in order here, and caches keep everything."""
         return lambda mask: None
 
 
@@ -416,6 +416,8 @@ _BUILDERS: dict[str, Callable[[_Machine, Instruction], Step]] = {
     "red": _Machine._atomic,
     "membar": _Machine._nothing,
     "fence": _Machine._nothing,
+    # What caches are told to keep.
+    "createpolicy": _Machine._nothing,
 }
 
 _UPDATES: dict[str, Callable[..., Any]] = {

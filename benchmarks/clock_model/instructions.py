@@ -67,6 +67,7 @@ _OTHERS = {
     "shfl": Timing("unit", 1, "memory", 1, SHUFFLE_LATENCY),
     "redux": Timing("unit", 1, "memory", 2, SHUFFLE_LATENCY),
     "vote": Timing("unit"),
+    "createpolicy": FREE,
     "bar": Timing("barrier", 1, "", 0, BARRIER_LATENCY),
     "barrier": Timing("barrier", 1, "", 0, BARRIER_LATENCY),
     "bra": Timing("branch", 1, "", 0, BRANCH_LATENCY),

@@ -81,7 +81,7 @@ def model(launch: Launch, devices: Sequence[Device], size: int) -> list[Modelled
 
 
 def sample_of(launch: Launch, size: int) -> Sample:
-    """Executes programs, at first both ends and some at even distances, and then at the borders between those that differ."""
+    """Executes programs, first those at both ends and at even distances, then some at the borders between different ones."""
     blocks = schedule(launch.kernel, HOPPER)
     # A program that does something else is often the first or the last one.
     ends = {1, launch.programs - 2} & set(range(launch.programs))
