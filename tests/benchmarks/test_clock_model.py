@@ -1,8 +1,4 @@
-"""Launches in the clock model: those of Triton are captured and right, and their programs are spread over a GPU."""
-
-from collections.abc import Callable
-from typing import Any
-from unittest import mock
+"""Launches in the clock model: how their programs are chosen and spread over a GPU."""
 
 import pytest
 import torch
@@ -13,12 +9,6 @@ from benchmarks.clock_model import model as module
 from benchmarks.clock_model.launches import Launch
 from benchmarks.clock_model.model import LAUNCH_SECONDS, evenly, model, sample_of
 from benchmarks.devices import DEVICES, known_device
-from bickd_kernels import bickd_loss
-from bickd_kernels.backends import choice
-from bickd_kernels.backends.contract import Batch
-from bickd_kernels.options import BicKDOptions
-
-needs_triton = pytest.mark.skipif(not choice.HAS_TRITON, reason="compiles kernels of Triton")
 
 H200 = DEVICES[-1]
 
@@ -89,44 +79,3 @@ def test_a_gpu_is_known_by_its_whole_name() -> None:
     assert known_device("NVIDIA H200") == H200
     for name in ("NVIDIA H100 PCIe", "NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", ""):
         assert known_device(name) is None
-
-
-def poisoned(empty: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """``torch.empty`` that holds NaN where it can."""
-
-    def filled(*size: Any, **options: Any) -> torch.Tensor:
-        tensor = empty(*size, **options)
-        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
-
-    return filled
-
-
-def executed(batch: Batch, multiply_add: Callable[..., Any] | None = None) -> tuple[list[str], Any]:
-    """The launches of a step whose programs are all executed from their PTX, and its result."""
-    from benchmarks.clock_model.launches import launches
-    from bickd_kernels.backends import triton
-
-    names = []
-
-    def consume(launch: Launch) -> None:
-        launch.execute(range(launch.programs), *([multiply_add] if multiply_add else []))
-        names.append(launch.kernel.name)
-
-    with mock.patch.object(torch, "empty", poisoned(torch.empty)), launches(consume):
-        return names, triton.compute(batch, BicKDOptions().settings, slice(None))
-
-
-@needs_triton
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 1.5e-3), (torch.float32, 2e-6)])
-def test_every_kernel_executed_from_its_ptx_gives_the_numbers_of_the_definition(dtype: torch.dtype, bound: float) -> None:
-    generator, shape = torch.Generator().manual_seed(0), (40, 70)
-    student, teacher = (3 * torch.randn(2, *shape, generator=generator)).to(dtype)
-    target = torch.randint(shape[1], shape[:1], generator=generator)
-    names, result = executed(Batch(student, teacher, target))
-    assert len(names) >= 2
-    logits = student.double().requires_grad_()
-    loss = bickd_loss(logits, teacher.double(), target, backend="reference")
-    assert isinstance(loss, torch.Tensor)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    assert float(result.loss) == pytest.approx(float(loss), rel=1e-4 if dtype == torch.bfloat16 else 1e-6)
-    assert float((result.gradient.double() - gradient).abs().max()) <= bound * float(gradient.abs().max())
