@@ -80,7 +80,8 @@ def launches(consume: Callable[[Launch], object]) -> Iterator[None]:
         # Compiled kernels are kept for each device, whatever its target was.
         with mock.patch.object(self, "device_caches", defaultdict(self.create_binder)):
             compiled = run(self, *args, grid=grid, warmup=True, **options)
-        named = dict(zip(self.arg_names, args, strict=False)) | options
+        defaults = {parameter.name: parameter.default for parameter in self.params if parameter.has_default}
+        named = defaults | dict(zip(self.arg_names, args, strict=False)) | options
         signature = compiled.src.signature
         arguments = tuple(value for name in signature for value in _flat(named[name], signature[name]))
         places = grid(named) if callable(grid) else grid
