@@ -5,9 +5,8 @@
     python -m benchmarks --output FOLDER
 
 The first table has all providers on the batches of common data sets, the second how time and memory grow with samples and
-classes, the third what a training step spends on the loss of each method, the fourth what a step by the kernels costs the
-host, and the last what the kernels are forecast to take on GPUs that are not here. ``providers.py``, ``timing.py``,
-``memory.py`` and ``work.py`` say what each figure is.
+classes, the third what a training step spends on the loss of each method, and the last what a step by the kernels costs the
+host. ``providers.py``, ``timing.py``, ``memory.py`` and ``work.py`` say what each figure is.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import forecast, host_cost, plots, report, scaling, step_share
+from benchmarks import host_cost, plots, report, scaling, step_share
 from benchmarks.cases import CASES, CLASS_SERIES, SAMPLE_SERIES
 from benchmarks.checks import UnavailableError
 from benchmarks.machine import describe, measure_ceilings
@@ -57,9 +56,6 @@ def bench(device: str, output: Path, console: Console) -> None:
         shares = step_share.measure(device, STEP_SECONDS)
     console.print(step_share.table(shares))
     host = _host_cost(console)
-    with stage("what GPUs would have to do", console):
-        forecasts = forecast.forecast()
-    console.print(forecast.table(forecasts))
 
     content = {
         "machine": machine,
@@ -69,7 +65,6 @@ def bench(device: str, output: Path, console: Console) -> None:
         "exponents": exponents,
         "step_shares": shares,
         "host_cost": host,
-        "forecasts": forecasts,
     }
     report.write_json(output / "results.json", content)
     pictures = plots.draw([*named, *series], output, f"{machine.get('GPU', machine['CPU'])}, {machine['threads']} threads, "

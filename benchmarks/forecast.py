@@ -1,37 +1,27 @@
-"""A forecast, not a measurement: what a training step of ``bickd_loss`` with targets takes at least, on three GPUs.
+"""The tables of ``docs/performance.md`` that no GPU is needed for, in Markdown.
 
-    python -m benchmarks.forecast    each launch of the kernels; how they fill a GPU; the step by provider
+    python -m benchmarks.forecast            prints them, in less than five minutes on one core
+    python -m benchmarks.forecast --write    puts them into docs/performance.md
 
-A launch takes at least the larger of its bytes over the bandwidth and its flops over the peak rate. A step takes these
-floors and ``LAUNCH_SECONDS`` for each launch. Bytes are compulsory ones: each buffer of a launch once, and nothing survives
-in a cache from one launch to the next. Flops are those of matrix products, at the peak rate of what computes them:
-
-    triton      by the formulas of ``kernel_traffic``: products of float16 on tensor cores, three for one of float32 grade
-    reference   autograd of the definition, by ``dispatched``: products in float32 without tensor cores, PyTorch's default
-                (``torch.set_float32_matmul_precision`` can lower it to TF32, and the kernels to single products)
-    compiled    ``torch.compile`` of the definition, likewise
-
-A launch of fewer programs than there are multiprocessors has that share of bandwidth and peak rate, although one
-multiprocessor alone can draw more than its share of the bandwidth. What launches other than those of the kernels consist of
-is not known: they are taken to fill the GPU.
-
-Left out: caches, how many programs share a multiprocessor, a last wave that is not full, latencies of instructions that wait
-for each other, arithmetic besides products, and clocks below their peak.
+The first table has the time of each launch of a training step of ``bickd_loss`` with targets by ``clock_model``, a model and
+no measurement. The second has launches and bytes of the same step by other ways to the loss, as ``dispatched`` counts them.
 """
 
-from collections.abc import Iterable
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.cases import Case
+from benchmarks.cases import make_inputs as make_batch
 from benchmarks.devices import DEVICES, Device
-from benchmarks.dispatched import count_compiled, count_eager, definition, make_inputs
+from benchmarks.dispatched import Operation, count_compiled, count_eager, definition, make_inputs
 from benchmarks.kernel_traffic import Work, training_step
-from benchmarks.occupancy import programs_per_multiprocessor, reported
+from bickd_kernels.backends.contract import Batch
+from bickd_kernels.options import BicKDOptions
 
 SHAPES = ((64, 100), (128, 100), (256, 1000), (1024, 1000), (256, 21841))
 
@@ -40,33 +30,46 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 PARTS = {"bfloat16": 1, "float32": 2}
 """Float16 numbers that an operand of the kernels' products is made of, by the logits' dtype."""
 
-PROVIDERS = ("triton", "reference", "compiled")
-
-LAUNCH_SECONDS = 3e-6
-"""An assumption: what a launch costs beyond its work, the same for everybody.
-
-It stands for a host that does nothing but call the driver, which takes it some 2 to 4 us. Replayed from a CUDA graph it is
-about 1 us. A host that goes through PyTorch's dispatcher and autograd, or through Triton's launcher in Python, needs 5 to 25
-us: where the GPU waits for it, a step is slower than forecast. These are orders of magnitude from common experience, and
-nothing was measured. The forecast is linear in it, by the number of launches.
-"""
+PROVIDERS = ("reference", "compiled")
+"""Ways to the loss without kernels of its own that are counted."""
 
 LARGEST_COMPILED = 2000
 """Classes up to which the definition is compiled. Its products are run then, and its matrices have to fit into memory."""
 
+SAMPLE = 9
+"""Programs of a launch that are executed; ``FEW`` of more than ``LARGEST_COMPILED`` classes."""
 
-class Launch(NamedTuple):
-    """What the forecast knows of a launch; ``programs`` is None where it is not known."""
+FEW = 3
 
-    name: str
-    moved: int
-    flops: int
-    programs: int | None = None
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+BEGIN, END = "<!-- python -m benchmarks.forecast --write -->", "<!-- end -->"
+
+
+class Timed(NamedTuple):
+    """A launch by the model. The times are those of ``DEVICES``, in their order; the rest is that of the last one."""
+
+    samples: int
+    classes: int
+    dtype: str
+    kernel: str
+    programs: int
+    seconds: tuple[float, ...]
+    instructions: int
+    read: int
+    ideally_read: int
+    written: int
+    ideally_written: int
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forward and backward of one provider on one GPU, and what the time follows from, summed over the launches."""
+    """A training step by the kernels on one GPU, by the model, summed over its launches.
+
+    Attributes:
+        megabytes: of the sectors that are asked for.
+        gigaflop: of matrix products.
+    """
 
     samples: int
     classes: int
@@ -79,127 +82,121 @@ class Forecast:
     gigaflop: float
 
 
-def forecast() -> list[Forecast]:
-    """Every shape, dtype, provider and GPU; beyond ``LARGEST_COMPILED`` classes ``compiled`` is absent.
-
-    Nearly all of its time, about half a minute, is that of ``torch.compile``.
-    """
-    return [
-        forecast_step(samples, classes, dtype, provider, launches, device)
-        for samples, classes in SHAPES
-        for dtype in DTYPES
-        for provider in PROVIDERS
-        if provider != "compiled" or classes <= LARGEST_COMPILED
-        for launches in [launches_of(provider, samples, classes, dtype)]
-        for device in DEVICES
-    ]
+def forecast(shapes: Iterable[tuple[int, int]] = SHAPES) -> list[Forecast]:
+    """The step of every shape and dtype on every GPU of ``DEVICES``, without what PyTorch launches in it."""
+    steps = [list(timed_step(*shape, dtype)) for shape in shapes for dtype in DTYPES]
+    return [_total(step, index, device) for step in steps for index, device in enumerate(DEVICES)]
 
 
-def forecast_step(samples: int, classes: int, dtype: str, provider: str, launches: list[Launch], device: Device) -> Forecast:
-    """The forecast of a step that consists of these launches."""
-    peak = device.float16_peak if provider == "triton" else device.float32_peak
-    seconds = sum(floor(launch, device, peak) + LAUNCH_SECONDS for launch in launches)
-    moved, flops = sum(launch.moved for launch in launches), sum(launch.flops for launch in launches)
-    return Forecast(samples, classes, dtype, provider, device.name, 1e6 * seconds, len(launches), moved / 1e6, flops / 1e9)
-
-
-def floor(launch: Launch, device: Device, peak: float) -> float:
-    """Seconds that a launch takes at least, with products at ``peak`` flops a second of the whole GPU."""
-    share = 1.0 if launch.programs is None else min(1.0, launch.programs / device.multiprocessors)
-    return max(launch.moved / device.bandwidth, launch.flops / peak) / share
-
-
-def launches_of(provider: str, samples: int, classes: int, dtype: str) -> list[Launch]:
-    """The launches of a step: those of the kernels by formula, of PyTorch as it dispatches or compiles them."""
-    if provider == "triton":
-        return [_launch(work) for work in kernels(samples, classes, dtype)]
-    if provider == "reference":
-        operations = count_eager(definition, *make_inputs(samples, classes, DTYPES[dtype], "meta"))
-    else:
-        operations = count_compiled(definition, *make_inputs(samples, classes, DTYPES[dtype], "cpu"))
-    return [Launch(*operation) for operation in operations]
+def _total(step: list[Timed], index: int, device: Device) -> Forecast:
+    samples, classes, dtype = step[0][:3]
+    return Forecast(
+        samples,
+        classes,
+        dtype,
+        "triton",
+        device.name,
+        1e6 * sum(launch.seconds[index] for launch in step),
+        len(step),
+        32e-6 * sum(launch.read + launch.written for launch in step),
+        sum(work.flops for work in kernels(samples, classes, dtype)) / 1e9,
+    )
 
 
 def kernels(samples: int, classes: int, dtype: str) -> list[Work]:
-    """The launches of a step of the Triton backend for logits of this dtype."""
+    """The launches of a step of the Triton backend for logits of this dtype, by the formulas of ``kernel_traffic``."""
     return training_step(samples, classes, DTYPES[dtype].itemsize, PARTS[dtype])
 
 
-def _launch(work: Work) -> Launch:
-    return Launch(work.kernel, work.compulsory, work.flops, work.programs)
+def timed_step(samples: int, classes: int, dtype: str) -> list[Timed]:
+    """The launches of a step by the kernels, in their order."""
+    from benchmarks.clock_model.launches import Launch, launches, zeros_for_empty
+    from benchmarks.clock_model.model import model
+    from bickd_kernels.backends import triton
+
+    student, teacher, target = make_batch(Case("modelled", samples, classes), dtype=DTYPES[dtype])
+    found: list[Timed] = []
+
+    def consume(launch: Launch) -> None:
+        modelled = model(launch, DEVICES, FEW if classes > LARGEST_COMPILED else SAMPLE)
+        times, last = tuple(one.seconds for one in modelled), modelled[-1]
+        found.append(Timed(samples, classes, dtype, last.kernel, last.programs, times, *last.counts[:5]))
+
+    with torch.no_grad(), zeros_for_empty(), launches(consume):
+        triton.compute(Batch(student, teacher, target), BicKDOptions().settings, slice(None))
+    return found
 
 
-def table(forecasts: Iterable[Forecast]) -> Table:
-    """A row for each step and provider, a column for each GPU; also valid Markdown."""
-    rows: dict[tuple[str, str, str], dict[str, Forecast]] = {}
-    for one in forecasts:
-        rows.setdefault((f"{one.samples}, {one.classes}", one.dtype, one.provider), {})[one.device] = one
-    devices = list(dict.fromkeys(device for row in rows.values() for device in row))
-    headings = [f"{device}, us" for device in devices]
-    result = _table("Forecast of forward and backward, not measured", "provider", "launches", "MB", "Gflop", *headings)
-    for names, row in rows.items():
-        one = next(iter(row.values()))
-        times = [f"{row[device].microseconds:.1f}" if device in row else "" for device in devices]
-        result.add_row(*names, str(one.launches), f"{one.megabytes:.2f}", f"{one.gigaflop:.3f}", *times)
-    return result
+def counted(provider: str, samples: int, classes: int, dtype: str) -> list[Operation]:
+    """What PyTorch launches for a step, as it dispatches or compiles the definition."""
+    count, device = (count_eager, "meta") if provider == "reference" else (count_compiled, "cpu")
+    return count(definition, *make_inputs(samples, classes, DTYPES[dtype], device))
 
 
-def launches_table() -> Table:
-    """A row for each launch of the kernels, with its floor on each GPU."""
-    headings = [f"{device.name}, us" for device in DEVICES]
-    result = _table("Floors of the kernels, not measured", "launch", "programs", "MB", "requested MB", "Gflop", *headings)
-    for samples, classes, dtype, work in _all_kernels():
-        floors = [f"{1e6 * floor(_launch(work), device, device.float16_peak):.2f}" for device in DEVICES]
-        counts = (f"{work.compulsory / 1e6:.2f}", f"{work.requested / 1e6:.2f}", f"{work.flops / 1e9:.3f}")
-        result.add_row(f"{samples}, {classes}", dtype, work.kernel, _count(work.programs), *counts, *floors)
-    return result
+def launches_table(launches: Iterable[Timed]) -> Iterator[str]:
+    """The lines of a table with a row for each launch, in Markdown."""
+    times = [f"{device.name}, us" for device in DEVICES]
+    counts = ["1000 warp instructions", "sectors read", "ideal", "sectors written", "ideal"]
+    yield from _heading(["B, C", "logits", "launch"], ["programs", *times, *counts])
+    for one in launches:
+        cells = [f"{one.samples}, {one.classes}", one.dtype, one.kernel, str(one.programs)]
+        cells += [f"{1e6 * seconds:.3g}" if seconds < 1e-3 else f"{1e6 * seconds:.0f}" for seconds in one.seconds]
+        sectors = (one.read, one.ideally_read, one.written, one.ideally_written)
+        yield _row([*cells, f"{one.instructions / 1e3:.0f}", *map(str, sectors)])
 
 
-def occupancy_table() -> Table:
-    """A row for each kernel whose compiled code is on record: programs on a multiprocessor at a time, and waves."""
-    headings = [heading for device in DEVICES for heading in (device.name, "waves")]
-    result = _table("Programs of a kernel that fit on a multiprocessor", "kernel", "programs", *headings)
-    for samples, classes, dtype, work in _all_kernels():
-        cells: list[str] = []
-        for device in DEVICES:
-            resources = reported(device.target, dtype, samples, classes).get(work.kernel)
-            if resources is not None and work.programs is not None:
-                together = programs_per_multiprocessor(resources, device.multiprocessor)
-                cells += [str(together), f"{work.programs / (together * device.multiprocessors):.2f}"]
-        if cells:
-            result.add_row(f"{samples}, {classes}", dtype, work.kernel, _count(work.programs), *cells)
-    return result
+def providers_table() -> Iterator[str]:
+    """The lines of a table with a row for each step and provider, in Markdown."""
+    yield from _heading(["B, C", "logits", "provider"], ["launches", "MB"])
+    for samples, classes in SHAPES:
+        for dtype in DTYPES:
+            for provider in PROVIDERS:
+                if provider != "compiled" or classes <= LARGEST_COMPILED:
+                    operations = counted(provider, samples, classes, dtype)
+                    moved = sum(operation.moved for operation in operations) / 1e6
+                    yield _row([f"{samples}, {classes}", dtype, provider, str(len(operations)), f"{moved:.1f}"])
 
 
-def _all_kernels() -> Iterable[tuple[int, int, str, Work]]:
-    return ((*shape, dtype, work) for shape in SHAPES for dtype in DTYPES for work in kernels(*shape, dtype))
+def _heading(names: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
+    yield _row([*names, *numbers])
+    yield "|---" * len(names) + "|--:" * len(numbers) + "|"
 
 
-def _count(programs: int | None) -> str:
-    return "" if programs is None else str(programs)
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _table(title: str, subject: str, *headings: str) -> Table:
-    """An empty table: the batch and the subject of a row, then a column of numbers for each heading."""
-    result = Table(title=title, box=box.MARKDOWN)
-    for heading in ("B, C", "logits", subject):
-        result.add_column(heading, no_wrap=True)
-    for heading in headings:
-        result.add_column(heading, justify="right", no_wrap=True)
-    return result
+def lines() -> Iterator[str]:
+    """All that the command prints, as it comes."""
+    yield from launches_table(launch for shape in SHAPES for dtype in DTYPES for launch in timed_step(*shape, dtype))
+    yield ""
+    yield from providers_table()
+
+
+def replaced(page: str, tables: str) -> str:
+    """The page with these tables between its marks.
+
+    Raises:
+        ValueError: if it has no marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"there is no {BEGIN} with {END} behind it")
+    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
 
 
 def main() -> None:
     """Prints the tables."""
-    console = Console(width=max(170, Console().width), highlight=False)
-    console.print(launches_table())
-    occupancy = occupancy_table()
-    console.print(
-        occupancy if occupancy.rows else "How the kernels fill a GPU is not known without tests/kernels/resources."
-    )
-    with console.status("counting what PyTorch does"):
-        forecasts = forecast()
-    console.print(table(forecasts))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md, too")
+    arguments = parser.parse_args()
+    printed = []
+    for line in lines():
+        print(line, flush=True)
+        printed.append(line)
+    if arguments.write:
+        PAGE.write_text(replaced(PAGE.read_text(), "\n".join(printed)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from rich.console import Console
 import benchmarks.__main__ as command
 from benchmarks import measure, report
 from benchmarks.cases import Case
-from benchmarks.forecast import Forecast
 from benchmarks.host_cost import Cost
 from benchmarks.machine import Ceilings
 from benchmarks.measure import measure_case, measure_series
@@ -100,8 +99,6 @@ def test_the_command_prints_all_tables_and_writes_all_files(tmp_path: Path, monk
     monkeypatch.setattr(command, "measure_ceilings", lambda _: Ceilings(1e10, 1e11))
     share = Share("bickd", Spread(1.0, 1.0, 1.0), Spread(0.1, 0.1, 0.1), Spread(0.1, 0.1, 0.1))
     monkeypatch.setattr(command.step_share, "measure", lambda *_: [share])
-    forecast = Forecast(64, 100, "bfloat16", "triton", "H100 SXM", 8.0, 2, 0.1, 0.01)
-    monkeypatch.setattr(command.forecast, "forecast", lambda: [forecast])
     once = Spread(0.1, 0.1, 0.1)
     monkeypatch.setattr(command.host_cost, "measure_parts", lambda: [Cost("a training step", once, once)])
     console = Console(width=170, record=True)
@@ -113,12 +110,11 @@ def test_the_command_prints_all_tables_and_writes_all_files(tmp_path: Path, monk
         "Growth of forward and backward",
         "bickd",
         "the host",
-        "H100 SXM",
         "PyTorch",
     ):
         assert heading in text
     written = json.loads((tmp_path / "bench" / "results.json").read_text())
-    assert list(written) == ["machine", "ceilings", "cases", "series", "exponents", "step_shares", "host_cost", "forecasts"]
+    assert list(written) == ["machine", "ceilings", "cases", "series", "exponents", "step_shares", "host_cost"]
     assert written["ceilings"] == {"copy": 1e10, "matmul": 1e11}
     assert written["cases"][0]["case"] == SMALL._asdict()
     assert written["cases"][0]["forward_and_backward"].keys() == {"low", "median", "high"}

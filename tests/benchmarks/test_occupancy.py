@@ -1,16 +1,11 @@
 """How many programs share a multiprocessor, against limits computed by hand."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from benchmarks import occupancy
 from benchmarks.devices import Multiprocessor
-from benchmarks.occupancy import Resources, programs_per_multiprocessor, reported
+from benchmarks.occupancy import Resources, programs_per_multiprocessor
 
 AMPERE = Multiprocessor(164 * 1024)
-BLACKWELL = Multiprocessor(228 * 1024, tensor_columns=512)
 
 
 @pytest.mark.parametrize(
@@ -43,19 +38,3 @@ def test_shared_memory_is_given_in_units_and_the_driver_takes_its_own(shared_byt
 @pytest.mark.parametrize(("warps", "programs"), [(8, 8), (4, 16), (2, 32), (1, 32)])
 def test_there_are_64_warps_and_32_programs(warps: int, programs: int) -> None:
     assert programs_per_multiprocessor(Resources(warps, 16, 0), AMPERE) == programs
-
-
-@pytest.mark.parametrize(("columns", "programs"), [(0, 16), (64, 8), (256, 2), (512, 1)])
-def test_programs_share_the_columns_of_tensor_memory(columns: int, programs: int) -> None:
-    assert programs_per_multiprocessor(Resources(4, 16, 0, columns), BLACKWELL) == programs
-
-
-def test_what_a_kernel_takes_is_read_from_the_report_of_its_target_dtype_and_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kernel = {"kernel": "k", "num_warps": 8, "registers": 99, "shared_bytes": 7, "tensor_memory": 64, "more": 1}
-    (tmp_path / "sm_90-float32.json").write_text(json.dumps({"2x3": [kernel]}))
-    monkeypatch.setattr(occupancy, "REPORTS", tmp_path)
-    assert reported("sm_90", "float32", 2, 3) == {"k": Resources(8, 99, 7, 64)}
-    assert reported("sm_90", "float32", 2, 4) == {}
-    assert reported("sm_80", "float32", 2, 3) == {}
