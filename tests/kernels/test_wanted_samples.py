@@ -52,5 +52,5 @@ def test_slopes_of_samples_are_formed_in_the_tiles_that_the_wanted_ones_meet(
     programs = {launch.kernel.__name__: launch.programs[0] for launch in launched}
     # The loss, a program for each of the 4 tiles of classes and 3 of samples, and those of the sample side.
     assert programs["slope_tiles"] == 1 + 4 * 3 + tiles * 4
-    samples_of_a_program = planning.tile_of_logits(200).samples
+    samples_of_a_program = planning.tile_of_logits(*SHAPE).samples
     assert programs["logit_gradient"] == -(-(wanted.stop - wanted.start) // samples_of_a_program)

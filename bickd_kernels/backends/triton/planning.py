@@ -75,7 +75,9 @@ class Plan(NamedTuple):
     padded_classes: int
     """Classes in whole tiles."""
     sample_logits: LogitTile
-    """Of sample statistics and of the logit gradient."""
+    """Of sample statistics."""
+    gradient_logits: LogitTile
+    """Of the logit gradient."""
     class_logits: LogitTile
     """Of class statistics."""
     most_tiles: int
@@ -164,10 +166,21 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def tile_of_logits(classes: int) -> LogitTile:
-    """A tile of whole rows of logits, or of long parts of them."""
-    block = min(triton.next_power_of_2(classes), 1024)
-    return LogitTile(max(1, min(16, 2048 // block)), block, warps=4)
+def tile_of_logits(samples: int, classes: int) -> LogitTile:
+    """A tile of a whole row of logits, or of long parts of it. Within a warp nothing waits for a sum over the row.
+
+    Of many samples with few classes each program takes several, a warp for each: it counts their positives among all.
+    """
+    block = min(triton.next_power_of_2(classes), 2048)
+    rows = max(1, min(4, 512 // block)) if samples > 1024 else 1
+    return LogitTile(rows, block, warps=max(rows, block // 512))
+
+
+def tile_of_classes(resident: int, padded_classes: int, target: Target) -> LogitTile:
+    """A tile of whole columns of logits, or of long parts of them: as wide as leaves a program for every multiprocessor."""
+    width = next((width for width in (16, 8) if padded_classes // width >= 128 and width * resident <= 4096), 4)
+    # 16 logits of each network a thread: twice as many do not stay in registers in float32 grade.
+    return LogitTile(resident, width, warps=target.warps(resident * width // 16))
 
 
 def may_be_recomputed(parts: int, contrast_temperature: float) -> bool:
@@ -183,8 +196,7 @@ def plan(samples: int, classes: int, parts: int, target: Target, *, recomputable
     if recomputed:
         padded_samples = max(tile, triton.next_power_of_2(samples))
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
-    # 16 logits of each network a thread: more do not stay in registers.
-    width = 16 if resident <= 256 else 4 if resident * parts > 1024 else 8
+    sample_logits = tile_of_logits(samples, classes)
     # The tile and the vectors it is multiplied with have to fit into registers and shared memory together.
     recomputed_tile = 16 if target.backend == "hip" else 64 if padded_samples <= 256 and parts == 1 else 32
     tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
@@ -194,8 +206,9 @@ def plan(samples: int, classes: int, parts: int, target: Target, *, recomputable
         step=32,
         padded_samples=padded_samples,
         padded_classes=padded_classes,
-        sample_logits=tile_of_logits(classes),
-        class_logits=LogitTile(resident, width, warps=target.warps(max(128, resident * width // 16))),
+        sample_logits=sample_logits,
+        gradient_logits=sample_logits._replace(warps=max(sample_logits.warps, min(4, sample_logits.classes // 256))),
+        class_logits=tile_of_classes(resident, padded_classes, target),
         most_tiles=triton.next_power_of_2(tiles),
         recomputed=padded_samples if recomputed else 0,
         recomputed_tile=recomputed_tile,
