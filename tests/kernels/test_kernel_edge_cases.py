@@ -423,7 +423,7 @@ def test_logits_of_minus_infinity_in_any_tile_are_those_of_the_definition() -> N
 
 
 def test_rows_of_many_blocks_may_begin_with_minus_infinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "tile_of_logits", lambda classes: planning.LogitTile(4, 32, warps=4))
+    monkeypatch.setattr(planning, "tile_of_logits", lambda *_: planning.LogitTile(4, 32, warps=4))
     inputs = single(20, 150, scale=1.0)
     inputs.target.fill_(149)
     inputs.student[3, :130], inputs.teacher[3, :130] = -torch.inf, -torch.inf

@@ -136,7 +136,7 @@ def test_tiles_of_float32_grade_are_small_where_operands_lie_in_registers(arch: 
 
 @pytest.mark.parametrize(("rows", "block"), [(1, 16), (4, 32), (16, 256)])
 def test_any_tile_of_rows(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "tile_of_logits", lambda classes: planning.LogitTile(rows, block, warps=4))
+    monkeypatch.setattr(planning, "tile_of_logits", lambda *_: planning.LogitTile(rows, block, warps=4))
     check("bickd", with_absences(make_inputs(35, 70, dtype=torch.float32)), 6)
 
 

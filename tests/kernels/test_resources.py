@@ -28,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PRODUCTS = {"similarity_tiles", "slope_tiles"}
 """The kernels that multiply matrices."""
 
-READERS_OF_LOGITS = {"sample_statistics", "class_statistics", "logit_gradient"}
+READERS_OF_ROWS = {"sample_statistics", "logit_gradient"}
 
 SNAPSHOTS = Path(__file__).with_name("resources")
 
@@ -53,9 +53,14 @@ def as_json(found: dict[str, list[Resources]]) -> Any:
 
 
 def bits_at_a_time(kernel: str, classes: int, dtype: torch.dtype) -> int:
-    """How wide loads can be: rows of 100 16-bit logits are aligned to 8 bytes, those of 21841 to their elements."""
-    if kernel in READERS_OF_LOGITS:
+    """How wide loads can be: rows of 100 16-bit logits are aligned to 8 bytes, those of 21841 to their elements.
+
+    A thread of class statistics reads logits of one class, which leaves few sums over samples to be exchanged.
+    """
+    if kernel in READERS_OF_ROWS:
         return 8 * math.gcd(16, classes * dtype.itemsize)
+    if kernel == "class_statistics":
+        return 8 * dtype.itemsize
     return 32 if kernel == "partial_sums" else 128
 
 

@@ -10,7 +10,12 @@ for ``CLASSES`` classes. Reads ``x``, ``y``, ``statistics``, the samples' ``memb
 classes' ``labels`` and ``members``, and the unit vectors, with zeros where they are padded to whole tiles, so that later
 stages need no mask. Up to ``SAMPLES`` samples stay on chip between the statistics and the vectors: one read of the logits.
 Larger batches are read a second time for the vectors.
+
+A thread has samples of one class, so that it adds up most of a column alone: what threads exchange for a sum costs more here
+than loads of single logits.
 """
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -22,7 +27,6 @@ from bickd_kernels.backends.triton.primitives import (
     logits_of,
     mean_of,
     rescaled,
-    squares_about_mean,
     squares_between,
 )
 from bickd_kernels.backends.triton.products import high_part, low_part
@@ -41,23 +45,36 @@ from bickd_kernels.backends.triton.scratch import (
 )
 
 
+class Moments(NamedTuple):
+    """Of columns of ``log2 P_ac``, with ``p = 2^(log2 P_ac - maximum)``."""
+
+    maximum: Any
+    total: Any
+    """``sum_a p`` if vectors are centred, else 0."""
+    squares: Any
+    """``sum_a p^2``, or the squares about the mean of ``p`` if vectors are centred."""
+
+
 @triton.jit
 def log_probabilities(
     row, statistics, sample, column, valid, inside, padded_samples, scale, MAX: tl.constexpr, NORMALIZER: tl.constexpr
 ):
-    """``log2 softmax`` of these samples and classes, -inf outside the batch, and which classes have a logit above -inf."""
+    """``log2 softmax`` of these samples and classes, -inf outside the batch, and which logits are above -inf."""
     tile = tl.load(row + column[None, :], mask=inside, other=float("-inf")).to(tl.float32)
-    seen = tl.max((tile != float("-inf")).to(tl.int32), axis=0)
     maximum = tl.load(statistics + MAX * padded_samples + sample, mask=valid, other=0.0)
     normalizer = tl.load(statistics + NORMALIZER * padded_samples + sample, mask=valid, other=0.0)
-    return (tile - maximum[:, None]) * scale - normalizer[:, None], seen
+    return (tile - maximum[:, None]) * scale - normalizer[:, None], tile != float("-inf")
 
 
 @triton.jit
 def tile_of_samples(logits, memory, start, column, padded_samples, scale, SAMPLES: tl.constexpr):
-    """``SAMPLES`` samples: which they are and which are in the batch, and what ``log_probabilities`` gives of both."""
+    """``SAMPLES`` samples: which they are and which are in the batch, and what ``log_probabilities`` gives of both.
+
+    Which logits are above -inf is told by the bits of one number: 1 for the student, 2 for the teacher.
+    """
     sample = start + tl.arange(0, SAMPLES)
-    valid = tl.load(memory.samples.members + sample, mask=sample < padded_samples, other=0.0) > 0.0
+    in_buffer = sample < padded_samples
+    valid = tl.load(memory.samples.members + sample, mask=in_buffer, other=0.0) > 0.0
     inside = valid[:, None] & (column < logits.classes)[None, :]
     wide = sample.to(tl.int64)[:, None]
     x, x_seen = log_probabilities(
@@ -84,7 +101,7 @@ def tile_of_samples(logits, memory, start, column, padded_samples, scale, SAMPLE
         MAX=TEACHER_MAX,
         NORMALIZER=TEACHER_NORMALIZER,
     )
-    return sample, valid, x, x_seen, y, y_seen
+    return sample, valid, x, y, x_seen.to(tl.int32) | (y_seen.to(tl.int32) << 1)
 
 
 @triton.jit
@@ -145,51 +162,59 @@ def store_both_units(
 
 
 @triton.jit
-def column_moments(log_p, valid, count, CENTRED: tl.constexpr):
-    """Of a tile ``max_a`` and, of ``p = 2^(log2 P_ac - max)``, the sum if centred, and the squares about the mean or 0."""
-    maximum = tl.max(log_p, axis=0)
-    p = tl.exp2(log_p - finite_or_zero(maximum)[None, :])
-    if CENTRED:
-        total = tl.sum(p, axis=0)
-        return maximum, total, squares_about_mean(p, total, count, valid[:, None], AXIS=0)
-    return maximum, tl.zeros_like(maximum), tl.sum(p * p, axis=0)
+def largest_of_both(x, y, seen, other_x, other_y, other_seen):
+    """Combines two maxima and what was seen, in a reduction."""
+    return tl.maximum(x, other_x), tl.maximum(y, other_y), seen | other_seen
 
 
 @triton.jit
-def joined_moments(
-    maximum,
-    total,
-    squares,
-    count,
-    other_maximum,
-    other_total,
-    other_squares,
-    other_count,
-    CENTRED: tl.constexpr,
-):
+def sum_of_both(x, y, other_x, other_y):
+    """Combines two sums in a reduction."""
+    return x + other_x, y + other_y
+
+
+@triton.jit
+def moments_of_both(x, y, seen, valid, count, CENTRED: tl.constexpr):
+    """The ``Moments`` of both networks and what was seen, in as few reductions as depend on each other."""
+    x_max, y_max, seen = tl.reduce((x, y, seen), 0, largest_of_both)
+    p = tl.exp2(x - finite_or_zero(x_max)[None, :])
+    q = tl.exp2(y - finite_or_zero(y_max)[None, :])
+    x_total = tl.zeros_like(x_max)
+    y_total = tl.zeros_like(y_max)
+    if CENTRED:
+        x_total, y_total = tl.reduce((p, q), 0, sum_of_both)
+        p = tl.where(valid[:, None], p - mean_of(x_total, count)[None, :], 0.0)
+        q = tl.where(valid[:, None], q - mean_of(y_total, count)[None, :], 0.0)
+    x_squares, y_squares = tl.reduce((p * p, q * q), 0, sum_of_both)
+    return Moments(x_max, x_total, x_squares), Moments(y_max, y_total, y_squares), seen
+
+
+@triton.jit
+def joined(one, count, other, other_count, CENTRED: tl.constexpr):
     """The moments of two tiles together."""
-    largest = tl.maximum(maximum, other_maximum)
-    total = rescaled(total, maximum, largest, 1.0)
-    other_total = rescaled(other_total, other_maximum, largest, 1.0)
-    squares = rescaled(squares, maximum, largest, 2.0) + rescaled(other_squares, other_maximum, largest, 2.0)
+    largest = tl.maximum(one.maximum, other.maximum)
+    total = rescaled(one.total, one.maximum, largest, 1.0)
+    other_total = rescaled(other.total, other.maximum, largest, 1.0)
+    squares = rescaled(one.squares, one.maximum, largest, 2.0) + rescaled(other.squares, other.maximum, largest, 2.0)
     if CENTRED:
         squares += squares_between(total, count, other_total, other_count)
-    return largest, total + other_total, squares
+    return Moments(largest, total + other_total, squares)
 
 
 @triton.jit
-def length_and_shift(maximum, total, squares, count, CENTRED: tl.constexpr):
+def length_and_shift(moments, count, CENTRED: tl.constexpr):
     """The logarithm of a column's length, and what centres the scaled column; a constant column has no direction."""
-    length = finite_or_zero(maximum) + 0.5 * tl.log2(squares)
+    largest = finite_or_zero(moments.maximum)
+    length = largest + 0.5 * tl.log2(moments.squares)
     shift = tl.zeros_like(length)
     if CENTRED:
-        length = tl.where(squares == 0.0, float("inf"), length)
+        length = tl.where(moments.squares == 0.0, float("inf"), length)
         # From the length that is stored, so that its rounding moves the mean as much as the entries.
-        shift = mean_of(total, count) * tl.exp2(finite_or_zero(maximum) - length)
+        shift = mean_of(moments.total, count) * tl.exp2(largest - length)
     return length, shift
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sizes"])
 def class_statistics(
     student,  # in   (B, C) logits, as LogitSizes describes them
     teacher,  # in   (B, C) logits
@@ -221,33 +246,30 @@ def class_statistics(
     scale = LOG2_E / numbers.temperature
     column = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
 
-    sample, valid, x, in_student, y, in_teacher = tile_of_samples(
+    sample, valid, x, y, seen = tile_of_samples(
         logits, memory, start=0, column=column, padded_samples=padded_samples, scale=scale, SAMPLES=SAMPLES
     )
-    count = tl.sum(valid.to(tl.float32), axis=0)
-    x_max, x_total, x_squares = column_moments(x, valid, count, CENTRED=CENTRED)
-    y_max, y_total, y_squares = column_moments(y, valid, count, CENTRED=CENTRED)
+    count = 0.0
+    if CENTRED:
+        count = tl.sum(valid.to(tl.float32), axis=0)
+    of_student, of_teacher, seen = moments_of_both(x, y, seen, valid, count, CENTRED=CENTRED)
     if not RESIDENT:
         for start in range(SAMPLES, padded_samples, SAMPLES):
-            sample, valid, x, x_seen, y, y_seen = tile_of_samples(
+            sample, valid, x, y, more_seen = tile_of_samples(
                 logits, memory, start=start, column=column, padded_samples=padded_samples, scale=scale, SAMPLES=SAMPLES
             )
-            in_student |= x_seen
-            in_teacher |= y_seen
-            more = tl.sum(valid.to(tl.float32), axis=0)
-            largest, total, squares = column_moments(x, valid, more, CENTRED=CENTRED)
-            x_max, x_total, x_squares = joined_moments(
-                x_max, x_total, x_squares, count, largest, total, squares, more, CENTRED=CENTRED
-            )
-            largest, total, squares = column_moments(y, valid, more, CENTRED=CENTRED)
-            y_max, y_total, y_squares = joined_moments(
-                y_max, y_total, y_squares, count, largest, total, squares, more, CENTRED=CENTRED
-            )
+            more = 0.0
+            if CENTRED:
+                more = tl.sum(valid.to(tl.float32), axis=0)
+            more_of_student, more_of_teacher, more_seen = moments_of_both(x, y, more_seen, valid, more, CENTRED=CENTRED)
+            of_student = joined(of_student, count, more_of_student, more, CENTRED=CENTRED)
+            of_teacher = joined(of_teacher, count, more_of_teacher, more, CENTRED=CENTRED)
+            seen |= more_seen
             count += more
 
-    present = (in_student & in_teacher) != 0
-    x_length, x_shift = length_and_shift(x_max, x_total, x_squares, count, CENTRED=CENTRED)
-    y_length, y_shift = length_and_shift(y_max, y_total, y_squares, count, CENTRED=CENTRED)
+    present = seen == 3
+    x_length, x_shift = length_and_shift(of_student, count, CENTRED=CENTRED)
+    y_length, y_shift = length_and_shift(of_teacher, count, CENTRED=CENTRED)
     tl.store(memory.lengths + column, tl.where(present, x_length, 0.0))
     if CENTRED:
         tl.store(memory.shifts + column, tl.where(present, x_shift, 0.0))
@@ -256,7 +278,7 @@ def class_statistics(
 
     for start in range(0, padded_samples, SAMPLES):
         if not RESIDENT:
-            sample, valid, x, x_seen, y, y_seen = tile_of_samples(
+            sample, valid, x, y, _ = tile_of_samples(
                 logits, memory, start=start, column=column, padded_samples=padded_samples, scale=scale, SAMPLES=SAMPLES
             )
         store_both_units(

@@ -77,7 +77,9 @@ class Plan(NamedTuple):
     padded_classes: int
     """Classes in whole tiles."""
     sample_logits: LogitTile
-    """Of sample statistics and of the logit gradient."""
+    """Of sample statistics."""
+    gradient_logits: LogitTile
+    """Of the logit gradient."""
     class_logits: LogitTile
     """Of class statistics."""
     most_tiles: int
@@ -165,10 +167,21 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def tile_of_logits(classes: int) -> LogitTile:
-    """A tile of whole rows of logits, or of long parts of them."""
-    block = min(triton.next_power_of_2(classes), 1024)
-    return LogitTile(max(1, min(16, 2048 // block)), block, warps=4)
+def tile_of_logits(samples: int, classes: int) -> LogitTile:
+    """A tile of a whole row of logits, or of long parts of it. Within a warp nothing waits for a sum over the row.
+
+    Of many samples with few classes each program takes several, a warp for each: it counts their positives among all.
+    """
+    block = min(triton.next_power_of_2(classes), 2048)
+    rows = max(1, min(4, 512 // block)) if samples > 1024 else 1
+    return LogitTile(rows, block, warps=max(rows, block // 512))
+
+
+def tile_of_classes(resident: int, padded_classes: int, target: Target) -> LogitTile:
+    """A tile of whole columns of logits, or of long parts of them: as wide as leaves a program for every multiprocessor."""
+    width = next((width for width in (16, 8) if padded_classes // width >= 128 and width * resident <= 4096), 4)
+    # 16 logits of each network a thread: twice as many do not stay in registers in float32 grade.
+    return LogitTile(resident, width, warps=target.warps(resident * width // 16))
 
 
 def products_of(parts: int) -> int:
@@ -189,8 +202,7 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
     tile = tile_of_products(samples, classes, parts, target)
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
-    # 16 logits of each network a thread: more do not stay in registers.
-    width = 16 if resident <= 256 else 4 if resident * parts > 1024 else 8
+    sample_logits = tile_of_logits(samples, classes)
     tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
     return Plan(
         parts=parts,
@@ -198,8 +210,9 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
         step=64 if parts == 1 else 32,
         padded_samples=padded_samples,
         padded_classes=padded_classes,
-        sample_logits=tile_of_logits(classes),
-        class_logits=LogitTile(resident, width, warps=target.warps(max(128, resident * width // 16))),
+        sample_logits=sample_logits,
+        gradient_logits=sample_logits._replace(warps=max(sample_logits.warps, min(4, sample_logits.classes // 256))),
+        class_logits=tile_of_classes(resident, padded_classes, target),
         most_tiles=triton.next_power_of_2(tiles),
         warps=8 if tile == 128 or target.warp_size == 64 else 4,
         stages=4 if target.backend == "cuda" else 3,

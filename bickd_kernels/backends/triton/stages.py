@@ -252,6 +252,12 @@ class _Stages:
         sizes = LogitSizes(self.configuration.samples, classes // vector, *(stride // vector for stride in strides))
         return {"sizes": sizes, "VECTOR": vector}
 
+    @property
+    def _logits_in_elements(self) -> dict[str, Any]:
+        """The same with no known alignment, so that neighbouring classes go to neighbouring threads and not to one."""
+        configuration = self.configuration
+        return {"sizes": LogitSizes(configuration.samples, configuration.classes, *configuration.strides), "VECTOR": 1}
+
     def _valid_samples(self) -> Launch:
         tile = self.plan.sample_logits
         return Launch(
@@ -280,7 +286,7 @@ class _Stages:
                 "CENTRED": configuration.centred and configuration.terms.WITH_SAMPLE,
                 "SAMPLES": tile.samples,
                 "CLASSES": tile.classes,
-                "TARGETS": min(256, 1024 // tile.samples),
+                "TARGETS": 256,
             },
             # Rows that are not aligned are read one logit at a time, which takes more registers than a thread has.
             {"num_warps": tile.warps * (2 if self._logits["VECTOR"] == 1 else 1)},
@@ -292,7 +298,7 @@ class _Stages:
             class_statistics,
             [self.plan.padded_classes // tile.classes],
             {
-                **self._logits,
+                **self._logits_in_elements,
                 **self.padded,
                 **self.units,
                 **self.configuration.terms.sides,
@@ -392,7 +398,7 @@ class _Stages:
         return Launch(kernel, [programs], {**arguments, "STEP": self.plan.step}, options)
 
     def _logit_gradient(self, first: int, stop: int) -> Launch:
-        tile = self.plan.sample_logits
+        tile = self.plan.gradient_logits
         return Launch(
             logit_gradient,
             [round_up(stop - first, tile.samples) // tile.samples],
