@@ -10,8 +10,8 @@ temperature and ``w`` the weights of the positives,
 
 ``n k d loss / d S = W`` and ``n k P * d loss / d P = U * (G - U h)``: ``n`` and ``k`` are divided by in ``logit_gradient``.
 No maximum is subtracted: cosines lie in [0, 1] and ``o`` is 1, correlations in [-1, 1] and ``o`` is 0, so that ``E``
-does not leave ``exp(-50)`` to ``exp(50)``, as ``k >= 0.02``. Sums go through buffers of partial sums, one row a tile, which are added
-in a fixed order: the result is the same from run to run.
+does not leave ``exp(-50)`` to ``exp(50)``, as ``k >= 0.02``. Sums go through buffers of partial sums, one row a tile, which
+are added in a fixed order: the result is the same from run to run.
 """
 
 from typing import Any, NamedTuple

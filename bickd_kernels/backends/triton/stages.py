@@ -385,7 +385,7 @@ class _Stages:
                 **self.added_up,
                 "SMOOTHED": self.configuration.smoothed,
                 "MOST_TILES": plan.most_tiles,
-                "LOSS_BLOCK": 256,
+                "LOSS_BLOCK": min(256, triton.next_power_of_2(max(plan.padded_samples, plan.padded_classes))),
             },
         )
 
