@@ -75,9 +75,7 @@ class Plan(NamedTuple):
     padded_classes: int
     """Classes in whole tiles."""
     sample_logits: LogitTile
-    """Of sample statistics."""
-    gradient_logits: LogitTile
-    """Of the logit gradient."""
+    """Of sample statistics and of the logit gradient."""
     class_logits: LogitTile
     """Of class statistics."""
     most_tiles: int
@@ -173,7 +171,7 @@ def tile_of_logits(samples: int, classes: int) -> LogitTile:
     """
     block = min(triton.next_power_of_2(classes), 2048)
     rows = max(1, min(4, 512 // block)) if samples > 1024 else 1
-    return LogitTile(rows, block, warps=max(rows, block // 512))
+    return LogitTile(rows, block, warps=max(rows, min(4, block // 256)))
 
 
 def tile_of_classes(resident: int, padded_classes: int, target: Target) -> LogitTile:
@@ -196,7 +194,6 @@ def plan(samples: int, classes: int, parts: int, target: Target, *, recomputable
     if recomputed:
         padded_samples = max(tile, triton.next_power_of_2(samples))
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
-    sample_logits = tile_of_logits(samples, classes)
     # The tile and the vectors it is multiplied with have to fit into registers and shared memory together.
     recomputed_tile = 16 if target.backend == "hip" else 64 if padded_samples <= 256 and parts == 1 else 32
     tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
@@ -206,8 +203,7 @@ def plan(samples: int, classes: int, parts: int, target: Target, *, recomputable
         step=32,
         padded_samples=padded_samples,
         padded_classes=padded_classes,
-        sample_logits=sample_logits,
-        gradient_logits=sample_logits._replace(warps=max(sample_logits.warps, min(4, sample_logits.classes // 256))),
+        sample_logits=tile_of_logits(samples, classes),
         class_logits=tile_of_classes(resident, padded_classes, target),
         most_tiles=triton.next_power_of_2(tiles),
         recomputed=padded_samples if recomputed else 0,
