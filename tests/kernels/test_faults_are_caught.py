@@ -98,7 +98,7 @@ def test_a_fault_of_memory_stops_the_launch(planted: Planting, file: str, right:
     [
         pytest.param(
             "sample_statistics.py",
-            "tl.store(out + TEACHER_LENGTH * padded_samples, 0.5 * tl.log2(y_squares) - y_normalizer, mask=in_buffer)",
+            "tl.store(statistics + LENGTH * padded_samples, length, mask=mask)",
             "pass",
             id="a statistic never written",
         ),
@@ -110,7 +110,10 @@ def test_a_fault_of_memory_stops_the_launch(planted: Planting, file: str, right:
             id="row sums for column sums",
         ),
         pytest.param(
-            "logit_gradient.py", "return unit * (g - unit * h[None, :])", "return unit * g", id="no projection of a column"
+            "logit_gradient.py",
+            "return scaled * (g - unit * h[None, :])",
+            "return scaled * g",
+            id="no projection of a column",
         ),
         pytest.param(
             "logit_gradient.py",
@@ -119,7 +122,10 @@ def test_a_fault_of_memory_stops_the_launch(planted: Planting, file: str, right:
             id="no correction by the softmax",
         ),
         pytest.param(
-            "sample_statistics.py", "x_max, new_x_max, 2.0 * scale)", "x_max, new_x_max, scale)", id="squares rescaled once"
+            "sample_statistics.py",
+            "old_maximum, new_maximum, 2.0 * scale)",
+            "old_maximum, new_maximum, scale)",
+            id="squares rescaled once",
         ),
         pytest.param("loss.py", "(0.5 * LN_2)", "(0.5)", id="logarithms to the base 2"),
     ],

@@ -77,9 +77,7 @@ class Plan(NamedTuple):
     padded_classes: int
     """Classes in whole tiles."""
     sample_logits: LogitTile
-    """Of sample statistics."""
-    gradient_logits: LogitTile
-    """Of the logit gradient."""
+    """Of sample statistics and of the logit gradient."""
     class_logits: LogitTile
     """Of class statistics."""
     most_tiles: int
@@ -174,7 +172,7 @@ def tile_of_logits(samples: int, classes: int) -> LogitTile:
     """
     block = min(triton.next_power_of_2(classes), 2048)
     rows = max(1, min(4, 512 // block)) if samples > 1024 else 1
-    return LogitTile(rows, block, warps=max(rows, block // 512))
+    return LogitTile(rows, block, warps=max(rows, min(4, block // 256)))
 
 
 def tile_of_classes(resident: int, padded_classes: int, target: Target) -> LogitTile:
@@ -202,7 +200,6 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
     tile = tile_of_products(samples, classes, parts, target)
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
-    sample_logits = tile_of_logits(samples, classes)
     tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
     return Plan(
         parts=parts,
@@ -210,8 +207,7 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
         step=64 if parts == 1 else 32,
         padded_samples=padded_samples,
         padded_classes=padded_classes,
-        sample_logits=sample_logits,
-        gradient_logits=sample_logits._replace(warps=max(sample_logits.warps, min(4, sample_logits.classes // 256))),
+        sample_logits=tile_of_logits(samples, classes),
         class_logits=tile_of_classes(resident, padded_classes, target),
         most_tiles=triton.next_power_of_2(tiles),
         warps=8 if tile == 128 or target.warp_size == 64 else 4,
