@@ -217,11 +217,11 @@ def _slope_tiles(plan: planning.Plan, panels: list[tuple[_Side, Panel]], loss: i
 def _logit_gradient(plan: planning.Plan, samples: int, classes: int, logit_bytes: int, centred: bool) -> Work:
     m, m_tiles = plan.padded_classes, plan.class_tiles
     logits, slopes = samples * classes * logit_bytes, 4 * samples * classes
-    in_blocks = min(m, -(-classes // plan.sample_logits.classes) * plan.sample_logits.classes)
+    in_blocks = min(m, -(-classes // plan.gradient_logits.classes) * plan.gradient_logits.classes)
     # Weight, length, shift and h of the classes, by every block of rows and twice.
     of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + centred + plan.sample_tiles) + 8
     of_samples = samples * (4 * (9 + centred + m_tiles) + 8)
-    blocks = -(-samples // plan.sample_logits.samples)
+    blocks = -(-samples // plan.gradient_logits.samples)
     return Work(
         "logit_gradient",
         requested=3 * logits + 4 * slopes + blocks * of_classes + of_samples,

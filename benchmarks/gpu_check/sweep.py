@@ -28,7 +28,8 @@ CASES = (
 )
 
 CHANGES: tuple[Change, ...] = (
-    *({"sample_logits": {"samples": samples, "warps": warps}} for samples in (1, 2, 4, 8) for warps in (2, 4, 8)),
+    *({"sample_logits": {"samples": samples, "warps": warps}} for samples in (1, 2, 4) for warps in (1, 2, 4)),
+    *({"gradient_logits": {"samples": samples, "warps": warps}} for samples in (1, 2, 4) for warps in (1, 2, 4)),
     *({"class_logits": {"classes": classes, "warps": warps}} for classes in (4, 8, 16) for warps in (4, 8)),
     *({"step": step, "warps": warps, "stages": count} for step in (32, 64) for warps in (4, 8) for count in (2, 3, 4)),
 )

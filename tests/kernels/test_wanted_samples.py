@@ -55,5 +55,5 @@ def test_slopes_of_samples_are_formed_in_the_tiles_that_the_wanted_ones_meet(
     assert programs["slope_tiles"] == 1 + 4 * 3 + tiles * 4
     # Likewise with the derivatives, whose matrices have as many tiles of columns as the sides have of vectors.
     assert programs["derivative_tiles"] == 4 * 4 + tiles * 3
-    samples_of_a_program = planning.tile_of_logits(*SHAPE).samples
+    samples_of_a_program = planning.plan(*SHAPE, 1, planning.Target("cuda", "90", 32)).gradient_logits.samples
     assert programs["logit_gradient"] == -(-(wanted.stop - wanted.start) // samples_of_a_program)

@@ -77,7 +77,9 @@ class Plan(NamedTuple):
     padded_classes: int
     """Classes in whole tiles."""
     sample_logits: LogitTile
-    """Of sample statistics and of the logit gradient."""
+    """Of sample statistics."""
+    gradient_logits: LogitTile
+    """Of the logit gradient."""
     class_logits: LogitTile
     """Of class statistics."""
     most_tiles: int
@@ -175,6 +177,13 @@ def tile_of_logits(samples: int, classes: int) -> LogitTile:
     return LogitTile(rows, block, warps=max(rows, min(4, block // 256)))
 
 
+def tile_of_gradient(samples: int, row: LogitTile) -> LogitTile:
+    """Of many samples a program takes several, because every program adds up the projections of all classes."""
+    rows = max(row.samples, 4 if samples >= 1024 else 2 if samples >= 256 else 1)
+    block = min(row.classes, 2048 // rows)
+    return LogitTile(rows, block, warps=max(1, rows * block // 512))
+
+
 def tile_of_classes(resident: int, padded_classes: int, target: Target) -> LogitTile:
     """A tile of whole columns of logits, or of long parts of them: as wide as leaves a program for every multiprocessor."""
     width = next((width for width in (16, 8) if padded_classes // width >= 128 and width * resident <= 4096), 4)
@@ -200,6 +209,7 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
     tile = tile_of_products(samples, classes, parts, target)
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
+    row = tile_of_logits(samples, classes)
     tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
     return Plan(
         parts=parts,
@@ -207,7 +217,8 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
         step=64 if parts == 1 else 32,
         padded_samples=padded_samples,
         padded_classes=padded_classes,
-        sample_logits=tile_of_logits(samples, classes),
+        sample_logits=row,
+        gradient_logits=tile_of_gradient(samples, row),
         class_logits=tile_of_classes(resident, padded_classes, target),
         most_tiles=triton.next_power_of_2(tiles),
         warps=8 if tile == 128 or target.warp_size == 64 else 4,

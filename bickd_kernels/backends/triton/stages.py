@@ -398,7 +398,7 @@ class _Stages:
         return Launch(kernel, [programs], {**arguments, "STEP": self.plan.step}, options)
 
     def _logit_gradient(self, first: int, stop: int) -> Launch:
-        tile = self.plan.sample_logits
+        tile = self.plan.gradient_logits
         return Launch(
             logit_gradient,
             [round_up(stop - first, tile.samples) // tile.samples],
