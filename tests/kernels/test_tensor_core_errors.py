@@ -30,7 +30,7 @@ class Path(NamedTuple):
 
 
 KEPT = Path((70, 200), 6, {})
-PANELS = Path((200, 70), 7 + 2 * 2 + 2 * 2, {"CACHED_BYTES": 0, "KEPT_BYTES": 0})
+PANELS = Path((70, 200), 7 + 2 * 2 + 2 * 2, {"CACHED_BYTES": 0, "KEPT_BYTES": 0})
 
 CASES = {
     "kept": (KEPT, 0.2),
