@@ -51,7 +51,7 @@ def training_step(samples: int, classes: int, logit_bytes: int, parts: int, *, c
     works.append(_slope_tiles(plan, [(side, side.panels[0]) for side in kept], loss))
     for side in sides:
         for panel in () if side.kept else side.panels:
-            works += [_derivatives_formed_again(plan, side, panel), _slope_tiles(plan, [(side, panel)], loss)]
+            works += [_derivatives_formed_again(plan, side, panel), _slope_tiles(plan, [(side, panel)])]
     works.append(_logit_gradient(plan, samples, classes, logit_bytes, centred))
     works.append(_scale(samples, classes, logit_bytes))
     return works
@@ -199,8 +199,8 @@ def _loss(plan: planning.Plan, sides: list[_Side], samples: int) -> int:
     return of_sides + 4 * sum(side.vectors for side in sides) + 4 * (plan.padded_samples + 4 * samples) + 28
 
 
-def _slope_tiles(plan: planning.Plan, panels: list[tuple[_Side, Panel]], loss: int) -> Work:
-    requested, compulsory, flops, programs = loss, loss, 0, 1
+def _slope_tiles(plan: planning.Plan, panels: list[tuple[_Side, Panel]], loss: int = 0) -> Work:
+    requested, compulsory, flops, programs = loss, loss, 0, int(loss > 0)
     for side, panel in panels:
         entry_tiles = side.length // plan.tile
         tiles = panel.rows * entry_tiles

@@ -44,7 +44,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plantin
         del sys.modules[name]
 
 
-def few_logits(samples: int, classes: int) -> LogitTile:
+def few_logits(*_: object) -> LogitTile:
     """Rows in several tiles, so that sums have to be rescaled."""
     return LogitTile(4, 32, warps=4)
 

@@ -167,28 +167,30 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def tile_of_logits(samples: int, classes: int) -> LogitTile:
+def tile_of_logits(samples: int, classes: int, target: Target) -> LogitTile:
     """A tile of a whole row of logits, or of long parts of it. Within a warp nothing waits for a sum over the row.
 
-    Of many samples with few classes each program takes several, a warp for each: it counts their positives among all.
+    A warp takes as many rows as leave each thread four logits. Of many samples with few classes each program takes several
+    warps: it counts their positives among all.
     """
     block = min(triton.next_power_of_2(classes), 2048)
     rows = max(1, min(4, 512 // block)) if samples > 1024 else 1
-    return LogitTile(rows, block, warps=max(rows, min(4, block // 256)))
+    warps = target.warps(32 * max(rows, block // 512))
+    return LogitTile(max(rows, 4 * target.warp_size // block), block, warps)
 
 
-def tile_of_gradient(samples: int, row: LogitTile) -> LogitTile:
+def tile_of_gradient(samples: int, row: LogitTile, target: Target) -> LogitTile:
     """Of many samples a program takes several, because every program adds up the projections of all classes."""
     rows = max(row.samples, 4 if samples >= 1024 else 2 if samples >= 256 else 1)
     block = min(row.classes, 2048 // rows)
-    return LogitTile(rows, block, warps=max(1, rows * block // 512))
+    return LogitTile(rows, block, target.warps(rows * block // 8))
 
 
 def tile_of_classes(resident: int, padded_classes: int, target: Target) -> LogitTile:
     """A tile of whole columns of logits, or of long parts of them: as wide as leaves a program for every multiprocessor."""
     width = next((width for width in (16, 8) if padded_classes // width >= 128 and width * resident <= 4096), 4)
     # 16 logits of each network a thread: twice as many do not stay in registers in float32 grade.
-    return LogitTile(resident, width, warps=target.warps(resident * width // 16))
+    return LogitTile(resident, width, warps=target.warps(max(64, resident * width // 16)))
 
 
 def products_of(parts: int) -> int:
@@ -209,7 +211,7 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
     tile = tile_of_products(samples, classes, parts, target)
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
-    row = tile_of_logits(samples, classes)
+    row = tile_of_logits(samples, classes, target)
     tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
     return Plan(
         parts=parts,
@@ -218,7 +220,7 @@ def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
         padded_samples=padded_samples,
         padded_classes=padded_classes,
         sample_logits=row,
-        gradient_logits=tile_of_gradient(samples, row),
+        gradient_logits=tile_of_gradient(samples, row, target),
         class_logits=tile_of_classes(resident, padded_classes, target),
         most_tiles=triton.next_power_of_2(tiles),
         warps=8 if tile == 128 or target.warp_size == 64 else 4,

@@ -2,9 +2,9 @@
 
     h_i = sum_d U_id G_id
 
-Grid: the program of ``loss``, those of the class side, those of the sample side. Reads ``derivatives`` and unit vectors;
-writes ``slopes``, as ``(B, C)`` for both sides, and ``projections``. A panel of ``W`` behind the first of its side adds to
-the ``G`` of those before it.
+Grid: in the first launch of a call the program of ``loss``, then those of the class side and those of the sample side. Reads
+``derivatives`` and unit vectors; writes ``slopes``, as ``(B, C)`` for both sides, and ``projections``. A panel of ``W`` behind
+the first of its side adds to the ``G`` of those before it.
 """
 
 import triton
@@ -74,7 +74,7 @@ def slope_tile(
     tl.store(side.projections + tl.cast(tile_d, tl.int64) * vectors + first_i + in_tile, tl.sum(u * g, axis=1))
 
 
-@triton.jit(do_not_specialize=["held"])
+@triton.jit(do_not_specialize=["held", "loss_programs"])
 def slope_tiles(
     scratch,  # in   all that stages 1 to 4 wrote; out  slopes, projections, counts
     loss,  # out  () float32
@@ -82,6 +82,7 @@ def slope_tiles(
     padded_samples,
     padded_classes,
     held,  # Held
+    loss_programs,  # 1 or 0
     class_panel,  # Panel of M
     sample_panel,  # Panel of R
     numbers,  # Numbers
@@ -112,7 +113,7 @@ def slope_tiles(
     )
     class_programs = class_panel.rows.to(tl.int32) * (padded_samples // TILE)
     # The loss is a long program, so it starts first.
-    program = tl.program_id(0) - 1
+    program = tl.program_id(0) - loss_programs
     if program < 0:
         loss_of_the_batch(
             memory,

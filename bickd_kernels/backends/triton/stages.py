@@ -234,7 +234,7 @@ class _Stages:
             launches.append(self._partial_sums(of_classes=False))
         if self.kept_classes.rows or self.kept_samples.rows:
             launches.append(self._derivatives_of_kept())
-        launches.append(self._slopes(self.kept_classes, self.kept_samples))
+        launches.append(self._slopes(self.kept_classes, self.kept_samples, with_loss=True))
         for panel in self.class_panels if not self.kept_classes.rows else []:
             launches += [self._derivatives(panel, NO_PANEL), self._slopes(panel, NO_PANEL)]
         for panel in self.sample_panels if not self.kept_samples.rows else []:
@@ -288,8 +288,8 @@ class _Stages:
                 "CLASSES": tile.classes,
                 "TARGETS": 256,
             },
-            # Rows that are not aligned are read one logit at a time, which takes more registers than a thread has.
-            {"num_warps": tile.warps * (2 if self._logits["VECTOR"] == 1 else 1)},
+            # Centring, and reading rows that are not aligned one logit at a time, take more registers than a thread has.
+            {"num_warps": tile.warps * (2 if self._logits["VECTOR"] == 1 or configuration.centred else 1)},
         )
 
     def _class_statistics(self) -> Launch:
@@ -372,20 +372,23 @@ class _Stages:
             },
         )
 
-    def _slopes(self, classes: Panel, samples: Panel) -> Launch:
-        """Slopes of these panels, and the loss with them."""
+    def _slopes(self, classes: Panel, samples: Panel, *, with_loss: bool = False) -> Launch:
+        """Slopes of these panels, and the loss with them perhaps."""
         plan = self.plan
         return self._products(
             slope_kernel,
-            1 + classes.rows * plan.sample_tiles + samples.rows * plan.class_tiles,
+            with_loss + classes.rows * plan.sample_tiles + samples.rows * plan.class_tiles,
             {
+                "loss_programs": int(with_loss),
                 "class_panel": unspecialised(classes),
                 "sample_panel": unspecialised(samples),
                 **self.configuration.terms._asdict(),
                 **self.added_up,
                 "SMOOTHED": self.configuration.smoothed,
                 "MOST_TILES": plan.most_tiles,
-                "LOSS_BLOCK": min(256, triton.next_power_of_2(max(plan.padded_samples, plan.padded_classes))),
+                "LOSS_BLOCK": max(
+                    128, min(1024, triton.next_power_of_2(max(plan.padded_samples, plan.padded_classes)) // 4)
+                ),
             },
         )
 
