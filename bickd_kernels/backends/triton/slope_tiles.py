@@ -3,8 +3,8 @@
     h_i = sum_d U_id G_id
 
 Grid: in the first launch of a call the program of ``loss``, then those of the class side and those of the sample side. Reads
-``derivatives`` and unit vectors; writes ``slopes``, as ``(B, C)`` for both sides, and ``projections``. A panel of ``W`` behind
-the first of its side adds to the ``G`` of those before it.
+``derivatives`` and unit vectors; writes ``slopes``, as ``(B, C)`` for both sides, and ``projections``. A panel of ``W``
+behind the first of its side adds to the ``G`` of those before it.
 """
 
 import triton
