@@ -176,4 +176,4 @@ def test_two_calls_give_the_same_bits() -> None:
 def test_auto_takes_the_kernels_on_a_gpu() -> None:
     with simulator() as session:
         evaluate("bickd", single(19, 5), **CORRELATION)
-    assert session.launches == 5
+    assert session.launches == 6

@@ -56,8 +56,10 @@ def rescaled(total, old_maximum, new_maximum, scale):
 
 @triton.jit
 def mean_of(total, count):
-    """``total / count``, rounded: equal numbers have exactly their mean, so that a constant vector vanishes when centred."""
-    return tl.div_rn(total, tl.maximum(count, 1.0))
+    """``total / count`` with one step of refinement: a vector of ones has a mean of exactly 1, and vanishes when centred."""
+    inverse = 1.0 / tl.maximum(count, 1.0)
+    mean = total * inverse
+    return tl.fma(tl.fma(-mean, count, total), inverse, mean)
 
 
 @triton.jit

@@ -269,6 +269,10 @@ class _Stages:
 
     def _sample_statistics(self) -> Launch:
         configuration, tile = self.configuration, self.plan.sample_logits
+        # Centring, and reading rows that are not aligned one logit at a time, take more registers than a thread has.
+        warps = tile.warps * 2 if self._logits["VECTOR"] == 1 else tile.warps
+        if configuration.centred:
+            warps = max(warps, min(8, tile.classes // 128))
         return Launch(
             sample_statistics,
             [round_up(self.plan.padded_samples, tile.samples) // tile.samples],
@@ -288,8 +292,7 @@ class _Stages:
                 "CLASSES": tile.classes,
                 "TARGETS": 256,
             },
-            # Centring, and reading rows that are not aligned one logit at a time, take more registers than a thread has.
-            {"num_warps": tile.warps * (2 if self._logits["VECTOR"] == 1 or configuration.centred else 1)},
+            {"num_warps": warps},
         )
 
     def _class_statistics(self) -> Launch:
@@ -375,6 +378,7 @@ class _Stages:
     def _slopes(self, classes: Panel, samples: Panel, *, with_loss: bool = False) -> Launch:
         """Slopes of these panels, and the loss with them perhaps."""
         plan = self.plan
+        longer = triton.next_power_of_2(max(plan.padded_samples, plan.padded_classes))
         return self._products(
             slope_kernel,
             with_loss + classes.rows * plan.sample_tiles + samples.rows * plan.class_tiles,
@@ -386,9 +390,7 @@ class _Stages:
                 **self.added_up,
                 "SMOOTHED": self.configuration.smoothed,
                 "MOST_TILES": plan.most_tiles,
-                "LOSS_BLOCK": max(
-                    128, min(1024, triton.next_power_of_2(max(plan.padded_samples, plan.padded_classes)) // 4)
-                ),
+                "LOSS_BLOCK": max(128, min(1024, longer // 4)),
             },
         )
 
