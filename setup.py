@@ -13,6 +13,7 @@ TRAINING = [
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
     "rich>=13.7",
+    "safetensors>=0.4",
     "jsonargparse>=4.40",
     "pyyaml>=6.0",
     "torchmetrics>=1.5",
