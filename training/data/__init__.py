@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from training.data.class_names import CLASS_NAMES
 from training.data.digits100 import load_digits100
 from training.data.fashion100 import load_fashion100
 from training.data.image_folders import load_folder, load_imagenet
@@ -54,7 +55,8 @@ def load_splits(name: str, folder: Path, *, held_out: float | None = None, image
         raise ValueError(
             f"image_size must be left out for dataset {name!r}, whose images have their own size, got {image_size}"
         )
-    return DATASETS[name](folder, held_out=held_out, **sizes)
+    splits = DATASETS[name](folder, held_out=held_out, **sizes)
+    return splits._replace(class_names=splits.class_names or CLASS_NAMES.get(name, ()))
 
 
 __all__ = ["DATASETS", "Batch", "Split", "Splits", "View", "check_name", "load_splits"]

@@ -117,7 +117,8 @@ def _load(name: str, root: Path, test_name: str, held_out: float | None, size: i
     learned = _split(train, kept, evaluation, training)
     validation = _split(train, held, evaluation) if len(held) else None
     transform = f"{_describe(learned)}, {_one_line(training)}, {_one_line(evaluation)}"
-    return Splits(learned, validation, _split(test, torch.arange(len(test)), evaluation), len(train.classes), 3, transform)
+    tested = _split(test, torch.arange(len(test)), evaluation)
+    return Splits(learned, validation, tested, len(train.classes), 3, transform, tuple(train.classes))
 
 
 def _list(name: str, root: Path, part: str, test_name: str) -> Any:

@@ -120,7 +120,7 @@ class Splits(NamedTuple):
 
     ``train`` is augmented when it is loaded with a view; ``validation`` is for choosing, None where nothing is held out;
     ``test`` is for reporting. ``transform`` describes, for a cache of logits, what a view does to an image, with a checksum
-    of the training samples.
+    of the training samples. ``class_names`` are in the order of the labels, empty where the classes have none.
     """
 
     train: Split
@@ -129,6 +129,7 @@ class Splits(NamedTuple):
     classes: int
     channels: int
     transform: str
+    class_names: tuple[str, ...] = ()
 
 
 def as_float(images: Tensor) -> Tensor:
