@@ -53,7 +53,7 @@ class RunProgress(Observer):
                 f"{self.title}: first stage, epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}", soft_wrap=True
             )
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
         validation = "" if record.validation_accuracy is None else f"validation {record.validation_accuracy:.2f} %, "
         skipped = f", {record.skipped} images left out" if record.skipped else ""
         self.console.print(

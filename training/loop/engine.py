@@ -20,7 +20,7 @@ from training.loop.distributed import Processes, average_statistics, gather, lar
 from training.loop.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
 from training.loop.interruption import Interrupted, Interruption
 from training.loop.learner import Learner
-from training.loop.optimization import make_average, make_scaler
+from training.loop.optimization import clip, make_average, make_scaler
 from training.loop.phase import Phase, begin_phase
 from training.loop.tally import Tally, means
 from training.loop.teacher import Teacher
@@ -149,11 +149,12 @@ class Trainer:
                 self.scaler.scale(result.loss / config.accumulate).backward()
             values = {"right": result.right, "loss": result.loss, **result.terms}
             self.tally.add(self.step + 1, values, parts=1, samples=len(batch.labels), skipped=len(batch.broken))
+        clip(phase.optimizer, self.scaler, config.clip_norm)
         self.scaler.step(phase.optimizer)
         self.scaler.update()
         phase.schedule.step()
         if self.average is not None and phase.stage is None:
-            self.average.update_parameters(self.learner.student)
+            self.average.update(self.learner.student)
 
     def _view(self) -> View:
         """The augmentation of the epoch."""
@@ -239,7 +240,7 @@ class Trainer:
         )
         self.records.append(record)
         if self.processes.first:
-            self.observer.on_epoch(record, self.network)
+            self.observer.on_epoch(record, self.network, self.learner.student)
 
     def _save(self) -> None:
         state = self.state()

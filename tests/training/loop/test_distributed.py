@@ -105,6 +105,8 @@ BICKD: dict[str, Any] = {**SETTINGS, "method": "bickd", "teacher_checkpoint": Pa
     [
         pytest.param(SETTINGS, 1, id="ce"),
         pytest.param(SETTINGS, 2, id="ce-accumulated"),
+        # Shorter than any gradient of this run: every step is clipped, by the norm over all processes and parts.
+        pytest.param({**SETTINGS, "clip_norm": 0.05}, 2, id="clipped-accumulated"),
         pytest.param(BICKD, 1, id="bickd"),
         pytest.param({**BICKD, "settings": {"positives": "sample"}}, 1, id="bickd-by-sample"),
     ],

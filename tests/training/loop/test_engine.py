@@ -228,7 +228,7 @@ class Noted(Observer):
     def on_step(self, report: StepReport) -> None:
         self.steps.append(report)
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
         self.epochs.append(record)
 
     def on_broken(self, messages: Any) -> None:
@@ -360,6 +360,38 @@ def test_the_moving_average_is_what_is_evaluated() -> None:
     assert accuracy(trainer.network, TinySplit(), trainer.config, CPU, Processes()) == records[-1].test_accuracy
 
 
+def test_a_moving_average_in_a_short_run_is_as_accurate_as_the_weights() -> None:
+    accuracies = []
+    for decay in (0.0, 0.9999):
+        trainer = make_trainer(linear_model(), config=make_config(epochs=30, ema_decay=decay))
+        accuracies.append(trainer.train()[-1].test_accuracy)
+    assert accuracies[0] > 70
+    assert accuracies[1] > 0.9 * accuracies[0]
+
+
+def moved(clip_norm: float | None, **settings: Any) -> float:
+    """How far one step of plain SGD takes the weights."""
+    student = linear_model()
+    before = [parameter.detach().clone() for parameter in student.parameters()]
+    config = make_config(
+        epochs=1, batch_size=30, momentum=0.0, weight_decay=0.0, clip_norm=clip_norm, learning_rate=0.1, **settings
+    )
+    make_trainer(student, config=config).train()
+    pairs = zip(student.parameters(), before, strict=True)
+    return torch.cat([(parameter.detach() - start).flatten() for parameter, start in pairs]).norm().item()
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_a_longer_gradient_is_clipped_to_its_norm_and_a_shorter_one_left(precision: str, accumulate: int) -> None:
+    free = moved(None, precision=precision, accumulate=accumulate)
+    gradient = free / 0.1
+    # Without unscaling, the gradient under a scaler would be 65536 times as long.
+    clipped = moved(gradient / 4, precision=precision, accumulate=accumulate)
+    assert clipped == pytest.approx(free / 4, rel=1e-3)
+    assert moved(4 * gradient, precision=precision, accumulate=accumulate) == pytest.approx(free, rel=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: str) -> None:
     seen: list[tuple[torch.dtype, torch.dtype]] = []
@@ -377,7 +409,15 @@ def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: s
 
 
 @pytest.mark.parametrize("stop", range(1, 18))
-@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9, "accumulate": 2}], ids=["plain", "average and parts"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema_decay": 0.9, "accumulate": 2},
+        {"optimizer": "adamw", "decay_norms_and_biases": False, "clip_norm": 0.1, "warmup_steps": 5, "ema_decay": 0.9},
+    ],
+    ids=["plain", "average and parts", "adamw, clipped, warm-up in steps"],
+)
 def test_a_run_that_goes_on_from_any_step_ends_in_the_same_bits(stop: int, settings: dict[str, Any], tmp_path: Path) -> None:
     config = make_config(epochs=4, checkpoint_minutes=0.0, **settings)
     saved: list[Path] = []
