@@ -13,13 +13,31 @@ from training.models import check_model
 
 PRECISIONS = ("float32", "bf16", "fp16")
 SCHEDULES = ("cosine", "step")
+OPTIMIZERS = ("sgd", "adamw")
+SPLITS = ("train", "validation", "test")
 
+GROUPS = {
+    "data": ("dataset", "data", "held_out", "image_size"),
+    "student and teacher": (
+        "student", "student_checkpoint", "new_classifier", "teacher", "teacher_checkpoint", "teacher_epochs",
+        "teacher_cache", "teacher_cache_views",
+    ),
+    "method": ("method", "methods", "settings", "logit_standardization"),
+    "recipe": (
+        "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "decay_norms_and_biases",
+        "clip_norm", "schedule", "milestones", "warmup_epochs", "warmup_steps", "label_smoothing", "ema_decay",
+    ),
+    "the run": ("output", "seed", "seeds", "tune", "jobs", "resume", "checkpoint_minutes", "strict_data"),
+    "execution": ("device", "workers", "precision", "accumulate", "channels_last", "compile"),
+    "evaluation in place of training": ("evaluate", "split"),
+}  # fmt: skip
+"""The groups of options in ``--help``, in the order in which one needs them."""
 
-PLACES = frozenset({"data", "teacher_checkpoint", "teacher_cache", "output"})
-"""Settings that say where something is. Of a teacher and a cache it matters whether there is one: epochs repeat the cached
+PLACES = frozenset({"data", "student_checkpoint", "teacher_checkpoint", "teacher_cache", "output"})
+"""Settings that say where something is. Of checkpoints and a cache it matters whether there is one: epochs repeat the cached
 views, and a teacher without a checkpoint is a published one."""
 
-CONDUCT = frozenset({"resume", "strict_data", "checkpoint_minutes"})
+CONDUCT = frozenset({"resume", "strict_data", "checkpoint_minutes", "evaluate", "split"})
 """Settings that say what happens when a run begins, stops or meets a broken image; a run that ends comes to the same."""
 
 SPEED = frozenset({"device", "workers"})
@@ -50,14 +68,18 @@ class Recipe:
         epochs: passes over the training split.
         batch_size: samples a step of the optimizer, over all processes and all parts of an accumulated step.
         accumulate: parts that a step's samples are computed in, one after the other, to save memory.
-        learning_rate: of SGD with momentum, at the start of its schedule.
-        momentum: of SGD with Nesterov momentum.
-        weight_decay: of SGD, on all parameters.
+        optimizer: sgd, with Nesterov momentum, or adamw.
+        learning_rate: at the start of its schedule.
+        momentum: of sgd; 0 for none.
+        weight_decay: of the optimizer's, on all parameters.
+        decay_norms_and_biases: false leaves the parameters of norms, and biases, out of the weight decay.
+        clip_norm: longest gradient of a step, a longer one is scaled to it; no limit without it.
         schedule: cosine, to 0 at the end, or step, a division by 10 after each of the milestones.
         milestones: epochs after which the step schedule divides the learning rate.
         warmup_epochs: epochs of a linear rise of the learning rate before its schedule.
+        warmup_steps: the same in steps of the optimizer, in place of warmup_epochs.
         label_smoothing: of the cross-entropy, in [0, 1).
-        ema_decay: decay a step of a moving average of the weights, which is then evaluated and saved; 0 for none.
+        ema_decay: decay a step of a moving average of the weights, less at first; it is evaluated and saved; 0 for none.
         precision: float32, bf16, or fp16 with a gradient scaler; losses are float32 at least.
         channels_last: store images and weights with the channels last in memory.
         compile: run student and teacher through torch.compile.
@@ -76,12 +98,16 @@ class Recipe:
     epochs: int = 12
     batch_size: int = 64
     accumulate: int = 1
+    optimizer: str = "sgd"
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    decay_norms_and_biases: bool = True
+    clip_norm: float | None = None
     schedule: str = "cosine"
     milestones: tuple[int, ...] = ()
     warmup_epochs: int = 0
+    warmup_steps: int = 0
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     precision: str = "float32"
@@ -102,6 +128,8 @@ class Recipe:
             check_count(name, getattr(self, name))
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         for name in ("momentum", "ema_decay"):
@@ -109,6 +137,8 @@ class Recipe:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm must be positive and finite, got {self.clip_norm}")
 
     def _check_schedule(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -119,6 +149,12 @@ class Recipe:
             raise ValueError(f"milestones must be positive and rising, got {self.milestones}")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"warmup_epochs must be in [0, epochs), got {self.warmup_epochs} of {self.epochs}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+        if self.warmup_steps and self.warmup_epochs:
+            raise ValueError(
+                f"warmup_steps must be left out with warmup_epochs {self.warmup_epochs}, got {self.warmup_steps}"
+            )
 
     def _check_execution(self) -> None:
         if self.precision not in PRECISIONS:
@@ -139,8 +175,10 @@ class Config(Recipe):
         method: ce (no teacher), kd, rkd, crd, sskd, dkd, dist or bickd.
         settings: of the method, such as --settings.kd_weight 0.9; its defaults are the literature's.
         logit_standardization: of kd, dkd and bickd: match standardized logits, with the published settings for that.
+        student_checkpoint: weights that the student starts from, in any form that teacher_checkpoint has.
+        new_classifier: leave the student's classifier untrained where that of student_checkpoint is of another size.
         teacher: name of the teacher's model; with imagenet and no checkpoint, torchvision's published weights.
-        teacher_checkpoint: checkpoint.pt of a run with method ce, or a state_dict of the model that teacher names.
+        teacher_checkpoint: checkpoint.pt of a run, or weights of the model that teacher names, .safetensors too.
         teacher_cache: folder in which the teacher's logits are kept, for methods that need no more of it.
         teacher_cache_views: augmentations that are kept; with a cache, epochs repeat them in turn.
         strict_data: stop at an image that cannot be read, instead of leaving it out and counting it.
@@ -148,6 +186,8 @@ class Config(Recipe):
         seed: from 0 to 2^32 - 1, of the weights, the order of the samples and their augmentation.
         output: folder of the run's results; may be a link, and nothing in it is written through one.
         resume: go on with the run in output, from its last save.
+        evaluate: a checkpoint to measure in place of training, of a run or with weights of the model that student names.
+        split: that evaluate measures on, train, validation or test.
 
     Raises:
         ValueError: names the setting, what it got and what is allowed.
@@ -156,6 +196,8 @@ class Config(Recipe):
     method: str = "bickd"
     settings: dict[str, bool | int | float | str] = field(default_factory=dict)
     logit_standardization: bool = False
+    student_checkpoint: Path | None = None
+    new_classifier: bool = False
     teacher: str | None = None
     teacher_checkpoint: Path | None = None
     teacher_cache: Path | None = None
@@ -165,6 +207,8 @@ class Config(Recipe):
     seed: int = 0
     output: Path = Path("runs/latest")
     resume: bool = False
+    evaluate: Path | None = None
+    split: str = "test"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,7 +216,12 @@ class Config(Recipe):
             self.method, self.settings, logit_standardization=self.logit_standardization,
             label_smoothing=self.label_smoothing,
         )  # fmt: skip
-        self._check_teacher()
+        if self.evaluate is None:
+            self._check_teacher()
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+        if self.new_classifier and self.student_checkpoint is None:
+            raise ValueError("new_classifier must be left out without student_checkpoint, whose classifier it leaves out")
         check_count("teacher_cache_views", self.teacher_cache_views)
         if not 0 <= self.checkpoint_minutes < math.inf:
             raise ValueError(f"checkpoint_minutes must be finite and not negative, got {self.checkpoint_minutes}")
