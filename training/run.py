@@ -10,14 +10,15 @@ from rich.console import Console
 
 from training import report
 from training.config import Config
-from training.data import Splits, load_splits
+from training.data import Splits, View, load_splits
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
 from training.loop.evaluation import network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
-from training.methods import Dimensions, Method, make_method
+from training.loop.trial import try_network
+from training.methods import METHODS, Dimensions, Method, make_method
 from training.models import Network, make_model
 from training.observer import Observer, Observers
 from training.progress import RunProgress
@@ -37,10 +38,10 @@ class Best(Observer):
     def __init__(self, config: Config, splits: Splits, before: list[EpochRecord]) -> None:
         self.config, self.splits, self.records = config, splits, [*before]
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
         self.records.append(record)
         if best_epoch(self.records) is record:
-            save_model(self.config, self.splits, network, run_folder.BEST, record)
+            save_model(self.config, self.splits, network, trained, run_folder.BEST, record)
 
 
 def run(config: Config, console: Console) -> list[EpochRecord]:
@@ -83,8 +84,16 @@ def _train(
     random_state.seed_everything(config.seed, processes.rank)
     speaking = console if processes.first else Console(quiet=True)
     splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
-    teacher = load_teacher(config, splits, device, processes, speaking)
     student = make_student(config, splits, device)
+    # A resumed student has the weights of its save.
+    if config.student_checkpoint is not None and state is None:
+        start_student(config, config.student_checkpoint, student, speaking)
+    features = METHODS[config.method].needs_features
+    for split, view in ((splits.train, View(config.seed, 0)), (splits.test, None)):
+        try_network("student", config.student, student, split, config, device, features=features, view=view)
+    teacher = load_teacher(config, splits, device, processes, speaking)
+    if config.compile:
+        student.compile()
     method = set_up_method(config, splits, student, teacher)
     if processes.first:
         config.output.mkdir(parents=True, exist_ok=True)
@@ -127,10 +136,25 @@ def _observers(
 def make_student(config: Config, splits: Splits, device: torch.device) -> Network:
     """The untrained student; its weights depend on the seed alone."""
     model = build(lambda: make_model(config.student, splits.channels, splits.classes), config.seed)
-    network = network_on(device, model, splits.classes, config)
-    if config.compile:
-        network.compile()
-    return network
+    return network_on(device, model, splits.classes, config)
+
+
+def start_student(config: Config, file: Path, student: Network, console: Console) -> None:
+    """Gives the student the weights in ``file``, and says which of them it did not take.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds more than weights, or they do not fit.
+    """
+    saved = checkpoint.read(file, "student_checkpoint")
+    fitted = checkpoint.fill(
+        saved, student.model, student.classes, file, "student_checkpoint", new_classifier=config.new_classifier
+    )
+    console.print(f"student {config.student}: starts from {file}", soft_wrap=True, markup=False)
+    for note in fitted.notes:
+        console.print(f"student {config.student}, left out: {note}", soft_wrap=True, markup=False)
+    for layer in fitted.untrained:
+        console.print(f"student {config.student}: classifier {layer!r} is left untrained", soft_wrap=True, markup=False)
 
 
 def set_up_method(config: Config, splits: Splits, student: Network, teacher: Teacher | None) -> Method:
@@ -155,7 +179,11 @@ def set_up_method(config: Config, splits: Splits, student: Network, teacher: Tea
 def finish(config: Config, splits: Splits, trainer: Trainer, console: Console) -> None:
     """Writes the trained student, the curves and the result, prints the summary, and removes the states."""
     records, last = trainer.records, trainer.records[-1]
-    save_model(config, splits, trainer.network, run_folder.CHECKPOINT, last)
+    average = trainer.network is not trainer.learner.student
+    save_model(config, splits, trainer.network, trainer.learner.student, run_folder.CHECKPOINT, last)
+    checkpoint.export(
+        config.output / run_folder.EXPORT, trainer.network.model, origin(config, splits, last), average=average
+    )
     report.plot_run(records, config.output / run_folder.CURVES, title(config))
     console.print(report.summary(records, title(config)))
     run_folder.write_result(config.output, result(config, trainer))
@@ -183,12 +211,19 @@ def result(config: Config, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def save_model(config: Config, splits: Splits, network: Network, name: str, record: EpochRecord) -> None:
-    """Writes the network that was evaluated for ``record`` as a checkpoint."""
-    checkpoint.save(
-        config.output / name, network.model, name=config.student, dataset=config.dataset,
-        channels=splits.channels, classes=splits.classes, test_accuracy=record.test_accuracy,
-    )  # fmt: skip
+def save_model(
+    config: Config, splits: Splits, network: Network, trained: Network, name: str, record: EpochRecord
+) -> None:  # fmt: skip
+    """Writes the network that was evaluated for ``record`` as a checkpoint, and beside an average the trained weights."""
+    beside = None if network is trained else trained.model
+    checkpoint.save(config.output / name, network.model, origin(config, splits, record), beside)
+
+
+def origin(config: Config, splits: Splits, record: EpochRecord) -> checkpoint.Origin:
+    """What a student is and was trained on."""
+    return checkpoint.Origin(
+        config.student, config.dataset, splits.channels, splits.classes, splits.class_names, record.test_accuracy
+    )
 
 
 def title(config: Config) -> str:

@@ -16,6 +16,7 @@ import training.loop.teacher
 from training import demo
 from training.config import Config
 from training.data import digits100
+from training.data.class_names import CLASS_NAMES
 from training.methods import METHODS
 from training.models import MODELS
 from training.storage import checkpoint
@@ -60,7 +61,7 @@ def test_every_method_trains_by_the_command(
     names = {path.name for path in (tmp_path / "student").iterdir()}
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoint.pt", "best.pt", "curves.png",
-        "result.json",
+        "result.json", "student.safetensors",
     }  # fmt: skip
     assert json.loads((tmp_path / "student" / "environment.json").read_text())["torch"] == torch.__version__
 
@@ -224,7 +225,7 @@ def test_the_written_configuration_repeats_the_run_and_the_command_line_override
         (["--method", "ce", "--workers", "-1"], "workers must not be negative, got -1"),
         (["--method", "ce", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["--method", "ce", "--device", "cuda:9"], "device must be there, got 'cuda:9'"),
-        (["--method", "ce", "--preset", "mnist"], "preset must be one of cifar, imagenet, got 'mnist'"),
+        (["--method", "ce", "--preset", "mnist"], "preset must be one of cifar, imagenet, imagenet-a3, got 'mnist'"),
         (["--dataset", "imagenet", "--method", "ce", "--data", "nowhere"], "nowhere"),
         (["--method", "kd", "--teacher-checkpoint", "nowhere.pt"], "nowhere.pt"),
     ],
@@ -247,6 +248,30 @@ def test_a_truncated_checkpoint_is_refused(teacher: Path) -> None:
 def test_a_teacher_of_another_data_set_is_refused(teacher: Path) -> None:
     with pytest.raises(ValueError, match="digits100"):
         checkpoint.load(teacher, dataset="cifar100")
+    told = "was trained on other classes: class 0 is '00' there and 'apple' in cifar100"
+    with pytest.raises(ValueError, match=told):
+        checkpoint.load(teacher, dataset="cifar100", class_names=CLASS_NAMES["cifar100"])
+
+
+def test_a_teacher_of_the_same_classes_in_another_order_is_refused(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(teacher, weights_only=True)
+    content["class_names"][3:5] = reversed(content["class_names"][3:5])
+    torch.save(content, teacher)
+    assert train(tmp_path / "student", "--method", "kd", "--teacher-checkpoint", str(teacher)) == 2
+    assert "the same classes in another order: class 3 is '04' there and '03' in digits100" in capsys.readouterr().err
+
+
+def test_a_teacher_of_an_older_version_is_compared_by_its_data_set(teacher: Path) -> None:
+    content = torch.load(teacher, weights_only=True)
+    for entry in ("class_names", "weights", "trained_state"):
+        del content[entry]
+    torch.save(content, teacher)
+    names = CLASS_NAMES["digits100"]
+    assert checkpoint.load(teacher, dataset="digits100", class_names=names).classes == 100
+    with pytest.raises(ValueError, match="was trained on 'digits100', the data set is 'folder:x'"):
+        checkpoint.load(teacher, dataset="folder:x", class_names=names)
 
 
 def test_a_teacher_that_is_another_model_is_refused(
@@ -260,9 +285,8 @@ def test_a_teacher_that_is_another_model_is_refused(
 
 def test_a_teacher_with_other_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ten.pt"
-    checkpoint.save(
-        path, MODELS["cnn_small"](1, 10), name="cnn_small", dataset="digits100", channels=1, classes=10, test_accuracy=1.0
-    )
+    ten = checkpoint.Origin("cnn_small", "digits100", channels=1, classes=10, class_names=(), test_accuracy=1.0)
+    checkpoint.save(path, MODELS["cnn_small"](1, 10), ten)
     assert train(tmp_path / "student", "--method", "kd", "--teacher-checkpoint", str(path)) == 2
     assert "has 10 classes, digits100 has 100" in capsys.readouterr().err
 

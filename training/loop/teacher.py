@@ -1,23 +1,30 @@
 """The frozen teacher of a run: loaded, checked, and asked for its output, by way of a cache where there is one."""
 
 import pickle
+from pathlib import Path
 
 import torch
 from rich.console import Console
+from scipy.stats import binom
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from training.config import Config
-from training.data import Splits
+from training.data import Splits, View
 from training.loop.distributed import Processes, wait
 from training.loop.evaluation import accuracy, network_on
 from training.loop.learner import run
 from training.loop.logit_cache import LogitCache, fingerprint
+from training.loop.trial import try_network
+from training.methods import METHODS
 from training.models import MODELS, Network, Output
-from training.storage import checkpoint
+from training.storage import checkpoint, files
 
 TOLERANCE = 0.5
 """Percent by which a teacher's accuracy may differ from its checkpoint's, on another device or in another precision."""
+
+MARGIN, SIGNIFICANCE = 0.05, 0.01
+"""A teacher is near chance unless it is this share of the way from chance to perfection, with this risk of being wrong."""
 
 
 class Teacher:
@@ -68,8 +75,15 @@ def load_teacher(
     if trained.classes != splits.classes:
         raise ValueError(f"teacher {trained.name} has {trained.classes} classes, {config.dataset} has {splits.classes}")
     network = freeze(network_on(device, trained.model, splits.classes, config))
+    for note in trained.notes:
+        console.print(f"teacher {trained.name}, left out: {note}", soft_wrap=True, markup=False)
+    features = METHODS[config.method].needs_features
+    for split, view in ((splits.train, View(config.seed, 0)), (splits.test, None)):
+        try_network("teacher", trained.name, network, split, config, device, features=features, view=view)
     measured = accuracy(network, splits.test, config, device, processes)
     console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)
+    if near_chance(measured, len(splits.test), splits.classes):
+        console.print(_warning(trained, measured, splits), style="bold red", soft_wrap=True, markup=False, highlight=False)
     if trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:
         raise ValueError(
             f"teacher {trained.name} reached {trained.test_accuracy:.2f} % when it was saved and reaches "
@@ -81,11 +95,37 @@ def load_teacher(
     return Teacher(network, measured, config.precision, cache)
 
 
+def near_chance(accuracy: float, pictures: int, classes: int) -> bool:
+    """Whether an accuracy in percent cannot be told from one that is hardly above 1 / classes.
+
+    The hypothesis that a picture is right with a probability of 1 / classes and MARGIN of the way from there to 1 is tested
+    against larger ones: logits in another order of the classes have a few of them right by accident.
+    """
+    chance = 1 / classes
+    right = round(accuracy / 100 * pictures)
+    return bool(binom.sf(right - 1, pictures, chance + MARGIN * (1 - chance)) > SIGNIFICANCE)
+
+
+def _warning(trained: checkpoint.Trained, measured: float, splits: Splits) -> str:
+    cause = "its images were normalized or scaled in another way, or its weights are damaged"
+    if not trained.class_names:
+        first = ", ".join(splits.class_names[:3])
+        cause = (
+            "its classes are in another order than those of the data"
+            f"{f', which begin with {first},' if first else ''} as its file does not name them; or {cause}"
+        )
+    return (
+        f"WARNING: teacher {trained.name} is near chance, {measured:.2f} % on {len(splits.test)} pictures of "
+        f"{splits.classes} classes, where chance is {100 / splits.classes:.2f} %: a student learns nothing from it. "
+        f"Likely {cause}."
+    )
+
+
 def _read(config: Config, splits: Splits, processes: Processes) -> checkpoint.Trained:
     if config.teacher_checkpoint is not None:
         return checkpoint.load(
-            config.teacher_checkpoint, dataset=config.dataset, name=config.teacher, channels=splits.channels,
-            classes=splits.classes,
+            config.teacher_checkpoint, dataset=config.dataset, class_names=splits.class_names, name=config.teacher,
+            channels=splits.channels, classes=splits.classes,
         )  # fmt: skip
     assert config.teacher is not None
     if not processes.first:
@@ -116,7 +156,8 @@ def published(name: str) -> nn.Module:
     except OSError as error:
         raise OSError(f"the weights of teacher {name} could not be had ({error}); give --teacher-checkpoint") from error
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"the weights of teacher {name} on this machine are damaged: {error}") from error
+        told = files.refusal(Path(torch.hub.get_dir()), error)
+        raise ValueError(f"the weights of teacher {name} on this machine are damaged: {told}") from error
 
 
 def _cache(config: Config, network: Network, splits: Splits, processes: Processes) -> LogitCache | None:

@@ -1,0 +1,96 @@
+"""What a checkpoint comes to on a split: accuracies and calibration."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+from training.config import Config
+from training.data import Split, load_splits
+from training.loop import distributed
+from training.loop.evaluation import network_on, predictions
+from training.loop.trial import try_network
+from training.storage import checkpoint
+
+BINS = 15
+"""Of the calibration error."""
+
+
+class Measured(NamedTuple):
+    """What a model comes to on a split, in percent; ``pictures`` are those that could be read.
+
+    ``calibration_error`` is the expected calibration error: by 15 equal bins of the largest probability, the mean difference
+    between that probability and the accuracy.
+    """
+
+    top1: float
+    top5: float
+    calibration_error: float
+    pictures: int
+
+
+def evaluate(config: Config, file: Path, console: Console) -> Measured:
+    """Measures the model in ``file`` on the split that ``config`` names, and prints what it comes to.
+
+    Raises:
+        FileNotFoundError: data or checkpoint is missing.
+        OSError: an image could not be read, with ``strict_data``.
+        ValueError: the file holds no model for this data, or there is no such split.
+    """
+    processes, device = distributed.start(config.device)
+    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
+    split: Split | None = getattr(splits, config.split)
+    if split is None:
+        raise ValueError(f"split must be one that there is: nothing of {config.dataset} is held out, got {config.split!r}")
+    saved = checkpoint.read(file, "evaluate")
+    trained = checkpoint.restore(
+        saved, file, dataset=config.dataset, class_names=splits.class_names,
+        name=None if saved.origin is not None else config.student, channels=splits.channels, classes=splits.classes,
+        setting="evaluate",
+    )  # fmt: skip
+    if trained.classes != splits.classes:
+        raise ValueError(f"evaluate {file} has {trained.classes} classes, {config.dataset} has {splits.classes}")
+    network = network_on(device, trained.model, splits.classes, config)
+    try_network("student", trained.name, network, split, config, device)
+    metrics = MetricCollection(
+        {
+            "top1": MulticlassAccuracy(splits.classes, average="micro", validate_args=False),
+            "top5": MulticlassAccuracy(splits.classes, top_k=min(5, splits.classes), average="micro", validate_args=False),
+            "error": MulticlassCalibrationError(splits.classes, n_bins=BINS, validate_args=False),
+        },
+        compute_groups=False,
+    ).to(device)
+    count = 0
+    for logits, labels in predictions(network, split, config, device, processes):
+        metrics.update(logits.softmax(dim=1), labels)
+        count += len(labels)
+    if not sum(distributed.gather(count)):
+        raise ValueError(f"split must have pictures that can be read, got none in {config.split!r}")
+    percent = {name: 100 * value.item() for name, value in metrics.compute().items()}
+    measured = Measured(percent["top1"], percent["top5"], percent["error"], sum(distributed.gather(count)))
+    if processes.first:
+        _tell(measured, trained, config, console)
+    return measured
+
+
+def origin_of(file: str | None) -> dict[str, Any]:
+    """The data set that a checkpoint of this suite was trained on, as a setting; of any other file, nothing."""
+    try:
+        origin = None if file is None else checkpoint.read(Path(file).expanduser(), "evaluate").origin
+    except (OSError, ValueError):
+        # Whoever reads it for good says what is wrong with it.
+        origin = None
+    return {} if origin is None else {"dataset": origin.dataset}
+
+
+def _tell(measured: Measured, trained: checkpoint.Trained, config: Config, console: Console) -> None:
+    kind = f", {trained.kind}" if trained.kind else ""
+    for note in trained.notes:
+        console.print(f"left out: {note}", soft_wrap=True, markup=False)
+    console.print(
+        f"{trained.name}{kind}, on {measured.pictures} pictures of {config.split} of {config.dataset}: "
+        f"top-1 {measured.top1:.2f} %, top-5 {measured.top5:.2f} %, calibration error {measured.calibration_error:.2f} %",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
