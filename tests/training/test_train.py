@@ -14,13 +14,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import training.loop.teacher
 from training import demo
-from training.config import Config
+from training.compare.__main__ import main as compare
+from training.config import GROUPS, Config
 from training.data import digits100
 from training.data.class_names import CLASS_NAMES
 from training.methods import METHODS
 from training.models import MODELS
+from training.presets import PRESETS
 from training.storage import checkpoint
-from training.train import main
+from training.train import configure, main
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +138,7 @@ def test_a_cache_of_another_teacher_is_refused(teacher: Path, tmp_path: Path, ca
         ["--accumulate", "4", "--ema-decay", "0.9", "--warmup-epochs", "1", "--epochs", "2"],
         ["--schedule", "step", "--milestones", "[1]", "--epochs", "2", "--held-out", "0"],
         ["--logit-standardization"],
+        ["--optimizer", "adamw", "--decay-norms-and-biases", "false", "--clip-norm", "1", "--warmup-steps", "2"],
     ],
     ids=" ".join,
 )
@@ -217,6 +220,21 @@ def test_the_written_configuration_repeats_the_run_and_the_command_line_override
         (["--method", "ce", "--schedule", "step", "--milestones", "[3, 2]"], "milestones must be positive and rising"),
         (["--method", "ce", "--schedule", "line"], "schedule must be one of cosine, step, got 'line'"),
         (["--method", "ce", "--epochs", "1", "--warmup-epochs", "1"], "warmup_epochs must be in [0, epochs), got 1 of 1"),
+        (["--method", "ce", "--optimizer", "lamb"], "optimizer must be one of sgd, adamw, got 'lamb'"),
+        (["--method", "ce", "--clip-norm", "0"], "clip_norm must be positive and finite, got 0"),
+        (["--method", "ce", "--clip-norm", ".inf"], "clip_norm must be positive and finite, got inf"),
+        (["--method", "ce", "--warmup-steps", "-1"], "warmup_steps must not be negative, got -1"),
+        (
+            ["--method", "ce", "--warmup-steps", "3", "--warmup-epochs", "1"],
+            "warmup_steps must be left out with warmup_epochs 1, got 3",
+        ),
+        (["--method", "ce", "--new-classifier"], "new_classifier must be left out without student_checkpoint"),
+        (["--method", "ce", "--student-checkpoint", "nowhere.pt"], "student_checkpoint must be a file, got nowhere.pt"),
+        (
+            ["--method", "ce", "--evaluate", "x.pt", "--split", "all"],
+            "split must be one of train, validation, test, got 'all'",
+        ),
+        (["--method", "ce", "--preset=mnist"], "preset must be one of cifar, imagenet, imagenet-a3, got 'mnist'"),
         (["--method", "ce", "--accumulate", "3"], "accumulate must divide batch_size 64, got 3"),
         (["--method", "ce", "--ema-decay", "1"], "ema_decay must be in [0, 1), got 1"),
         (["--method", "ce", "--label-smoothing", "1"], "label_smoothing must be in [0, 1), got 1"),
@@ -237,6 +255,47 @@ def test_a_wrong_argument_is_named_with_what_it_got(
     assert status == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "spelling", [["--preset", "cifar"], ["--preset=cifar"], ["--config", "{preset}"], ["--config={preset}"]]
+)
+def test_a_preset_is_an_option_that_all_others_are_stronger_than(spelling: list[str], tmp_path: Path) -> None:
+    (tmp_path / "preset.yaml").write_text("preset: cifar\nbatch_size: 96\n")
+    given = [each.format(preset=tmp_path / "preset.yaml") for each in spelling]
+    under = ["--teacher-checkpoint", "x.pt"]
+    in_file = "--config" in spelling[0]
+    config = configure([*under, *given, "--epochs", "7", "--milestones", "2", "4"])
+    assert (config.dataset, config.epochs, config.milestones) == ("cifar100", 7, (2, 4))
+    assert config.batch_size == (96 if in_file else 64)
+    assert configure(["--epochs", "7", "--milestones=2,4", *under, *given]) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_run_with_settings_of_bickd(name: str) -> None:
+    config = configure(["--preset", name, "--teacher-checkpoint", "x.pt"])
+    assert config.method == "bickd"
+    assert config.settings == PRESETS[name].settings["bickd"] != {}
+    own = configure(["--preset", name, "--teacher-checkpoint", "x.pt", "--settings.kd-weight", "3"])
+    assert own.settings == {**config.settings, "kd_weight": 3}
+
+
+def test_the_strong_preset_is_shorter_smaller_and_has_its_optimizer() -> None:
+    config = configure(["--preset", "imagenet-a3", "--teacher", "resnet34"], "imagenet")
+    assert (config.epochs, config.image_size, config.optimizer, config.schedule) == (100, 160, "adamw", "cosine")
+    assert config.milestones == ()
+    assert not config.decay_norms_and_biases
+
+
+def test_the_help_lists_presets_and_has_every_option_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (main, compare):
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        lines = capsys.readouterr().out.splitlines()
+        titles = [f"{title}:" for title in GROUPS if command is main or not title.startswith("evaluation")]
+        assert [line for line in lines if line in [*titles, "others:"]] == titles
+        assert ("--preset" in " ".join(lines)) == (command is main)
+    assert "imagenet-a3" in " ".join(lines) or command is not main
 
 
 def test_a_truncated_checkpoint_is_refused(teacher: Path) -> None:

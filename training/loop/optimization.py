@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -21,7 +20,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from training.config import Config, Recipe
 from training.methods import Stage
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+"""Those whose parameters may have more than one dimension."""
 
 
 def make_optimizer(module: nn.Module, config: Config, stage: Stage | None = None) -> Optimizer:
@@ -47,8 +47,8 @@ def parameter_groups(module: nn.Module, config: Config, weight_decay: float) -> 
     spared = {
         id(parameter)
         for layer in module.modules()
-        for parameter in layer.parameters(recurse=False)
-        if isinstance(layer, NORMS) or parameter.ndim < 2
+        for name, parameter in layer.named_parameters(recurse=False)
+        if isinstance(layer, NORMS) or parameter.ndim < 2 or name.endswith("bias")
     }
     decayed, others = ([each for each in trained if (id(each) in spared) == group] for group in (False, True))
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -39,6 +39,16 @@ TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+def expects_own_normalization(name: str, digest: str) -> bool:
+    """Whether a file, of this SHA-256, has weights of torchvision that were trained under another normalization of the
+    images than its other models, which ``transform_input`` of the model makes up for."""
+    plain = name.removeprefix(TORCHVISION)
+    if plain not in TORCHVISION_ARGUMENTS:
+        return False
+    published = torchvision_models.get_model_weights(plain)["IMAGENET1K_V1"].url
+    return digest.startswith(published.rpartition("-")[2].removesuffix(".pth"))
+
+
 def check_model(argument: str, name: str) -> None:
     """Refuses a name that ``make_model`` does not know, and builds nothing.
 

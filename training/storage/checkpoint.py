@@ -1,5 +1,6 @@
 """Trained models on disk: weights, and what they were trained on."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor, nn
 
-from training.models import make_model
+from training.models import expects_own_normalization, make_model
 from training.storage import files, weights
 from training.storage.weights import Fit, Weights
 
@@ -71,6 +72,8 @@ def export(path: Path, model: nn.Module, origin: Origin, *, average: bool) -> No
         "format": "pt",
         "model": origin.name,
         "dataset": origin.dataset,
+        "channels": str(origin.channels),
+        "classes": str(origin.classes),
         "class_names": json.dumps(origin.class_names),
         "test_accuracy": str(origin.test_accuracy),
         "weights": AVERAGE if average else TRAINED,
@@ -81,7 +84,7 @@ def export(path: Path, model: nn.Module, origin: Origin, *, average: bool) -> No
 
 
 def read(path: Path, setting: str = "teacher_checkpoint") -> Saved:
-    """A file that ``save`` wrote, or one with weights from elsewhere.
+    """A file that ``save`` or ``export`` wrote, or one with weights from elsewhere.
 
     Args:
         path: of a file of torch.save or in the .safetensors format.
@@ -97,7 +100,7 @@ def read(path: Path, setting: str = "teacher_checkpoint") -> Saved:
     try:
         content = weights.read(path)
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-            return Saved(weights.find(content, path))
+            return _from_elsewhere(content, path)
     except ValueError as error:
         raise ValueError(f"{setting} {error}") from error
     if content["format"] != FORMAT or not content.keys() >= FIELDS or not _well_formed(content):
@@ -118,7 +121,7 @@ def load(
     """Reads a model that was trained on the classes of ``dataset``.
 
     Args:
-        path: a file that ``save`` wrote, or one with the weights of model ``name``.
+        path: a file that ``save`` or ``export`` wrote, or one with the weights of model ``name``.
         dataset: the data set that the model must have been trained on; compared where no names of classes are known.
         class_names: those of the data set, in the order of their numbers.
         name: the model that the file must hold; None accepts any that ``save`` wrote.
@@ -157,7 +160,10 @@ def restore(
         if name is None:
             raise ValueError(f"teacher must name the model of {setting} {path}, which does not say what it is; got None")
         _refuse_other_classes(f"{setting} {path}", saved.weights.class_names, dataset, class_names)
-        model = make_model(name, channels, classes)
+        model: Any = make_model(name, channels, classes)
+        if hasattr(model, "transform_input"):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            model.transform_input = expects_own_normalization(name, digest)
         return Trained(
             model, name, classes, None, saved.weights.class_names, fill(saved, model, classes, path, setting).notes
         )
@@ -199,6 +205,20 @@ def _well_formed(content: dict[str, Any]) -> bool:
         and isinstance(names, list)
         and all(isinstance(each, str) for each in names)
     )
+
+
+def _from_elsewhere(content: Any, path: Path) -> Saved:
+    """The weights in a file of another program, or of ``export``, whose metadata say what they are."""
+    found = weights.find(content, path)
+    told: Any = content.get("metadata") if isinstance(content, dict) else None
+    try:
+        origin = Origin(
+            told["model"], told["dataset"], int(told["channels"]), int(told["classes"]), found.class_names,
+            float(told["test_accuracy"]),
+        )  # fmt: skip
+    except (TypeError, KeyError, ValueError):
+        return Saved(found)
+    return Saved(found, origin, str(told.get("weights", "")))
 
 
 def _own(content: dict[str, Any]) -> Saved:

@@ -273,4 +273,4 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     # The library has errors of its own for a damaged header, and RuntimeError for types that PyTorch does not have.
     except Exception as error:
         raise ValueError(f"{path} is damaged or no .safetensors file: {error}") from error
-    return {"state_dict": state, "class_names": names}
+    return {"state_dict": state, "class_names": names, "metadata": metadata}

@@ -1,6 +1,7 @@
 """Weights from elsewhere: every wrapping that programs put them into, other layer names, and what does not fit."""
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +182,20 @@ def test_auxiliary_classifiers_of_torchvision_are_left_out_and_named(name: str, 
     fitted = weights.fit(weights.find(weights.read(tmp_path / "file.pt"), tmp_path), mine, 7, tmp_path)
     assert fitted.state.keys() == mine.state_dict().keys()
     assert any(note.startswith(f"{aux} (") for note in fitted.notes)
+
+
+def test_published_weights_under_another_normalization_have_it_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.pth"
+    torch.save(models.googlenet(weights=None, num_classes=7, init_weights=False).state_dict(), path)
+    arguments: dict[str, Any] = {"dataset": "imagenet", "name": "googlenet", "classes": 7}
+    assert checkpoint.load(path, **arguments).model.transform_input is False
+    # What torchvision publishes has the beginning of its SHA-256 in its name.
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    published = type("Weights", (), {"url": f"https://host/googlenet-{digest[:8]}.pth"})
+    monkeypatch.setattr(models, "get_model_weights", lambda name: {"IMAGENET1K_V1": published})
+    assert checkpoint.load(path, **arguments).model.transform_input is True
 
 
 def test_published_densenets_have_their_old_names(tmp_path: Path) -> None:
