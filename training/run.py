@@ -87,7 +87,7 @@ def _train(
     student = make_student(config, splits, device)
     # A resumed student has the weights of its save.
     if config.student_checkpoint is not None and state is None:
-        start_student(config, config.student_checkpoint, student, speaking)
+        start_student(config, config.student_checkpoint, student, splits.class_names, speaking)
     features = METHODS[config.method].needs_features
     for split, view in ((splits.train, View(config.seed, 0)), (splits.test, None)):
         try_network("student", config.student, student, split, config, device, features=features, view=view)
@@ -139,8 +139,10 @@ def make_student(config: Config, splits: Splits, device: torch.device) -> Networ
     return network_on(device, model, splits.classes, config)
 
 
-def start_student(config: Config, file: Path, student: Network, console: Console) -> None:
-    """Gives the student the weights in ``file``, and says which of them it did not take.
+def start_student(
+    config: Config, file: Path, student: Network, class_names: tuple[str, ...], console: Console
+) -> None:  # fmt: skip
+    """Gives the student the weights in ``file``, and says which of them it did not take, or what they are of.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -153,6 +155,10 @@ def start_student(config: Config, file: Path, student: Network, console: Console
     console.print(f"student {config.student}: starts from {file}", soft_wrap=True, markup=False)
     for note in fitted.notes:
         console.print(f"student {config.student}, left out: {note}", soft_wrap=True, markup=False)
+    if not fitted.untrained and saved.weights.class_names not in ((), class_names):
+        console.print(
+            f"student {config.student}: its classifier comes from other classes than those of the data", soft_wrap=True
+        )
     for layer in fitted.untrained:
         console.print(f"student {config.student}: classifier {layer!r} is left untrained", soft_wrap=True, markup=False)
 
@@ -208,6 +214,7 @@ def result(config: Config, trainer: Trainer) -> dict[str, Any]:
         "seconds": trainer.seconds + trainer.first_stage_seconds,
         "first_stage_seconds": trainer.first_stage_seconds,
         "teacher_accuracy": None if trainer.teacher is None else trainer.teacher.accuracy,
+        "teacher_near_chance": trainer.teacher is not None and trainer.teacher.near_chance,
     }
 
 

@@ -19,7 +19,7 @@ from training.config import GROUPS, Config
 from training.data import digits100
 from training.data.class_names import CLASS_NAMES
 from training.methods import METHODS
-from training.models import MODELS
+from training.models import MODELS, make_model
 from training.presets import PRESETS
 from training.storage import checkpoint
 from training.train import configure, main
@@ -331,6 +331,8 @@ def test_a_teacher_of_an_older_version_is_compared_by_its_data_set(teacher: Path
     assert checkpoint.load(teacher, dataset="digits100", class_names=names).classes == 100
     with pytest.raises(ValueError, match="was trained on 'digits100', the data set is 'folder:x'"):
         checkpoint.load(teacher, dataset="folder:x", class_names=names)
+    torch.save({**content, "dataset": "folder:/elsewhere/x"}, teacher)
+    assert checkpoint.load(teacher, dataset="folder:x", class_names=names).classes == 100
 
 
 def test_a_teacher_that_is_another_model_is_refused(
@@ -340,6 +342,14 @@ def test_a_teacher_that_is_another_model_is_refused(
     assert train(tmp_path / "wrong", *arguments, "cnn_large") == 2
     assert "holds 'cnn_small', teacher is 'cnn_large'" in capsys.readouterr().err
     assert train(tmp_path / "right", *arguments, "cnn_small") == 0
+
+
+def test_the_prefix_of_torchvision_makes_no_other_model(tmp_path: Path) -> None:
+    origin = checkpoint.Origin("resnet18", "imagenet", 3, 4, (), 1.0)
+    checkpoint.save(tmp_path / "file.pt", make_model("resnet18", 3, 4), origin)
+    assert checkpoint.load(tmp_path / "file.pt", dataset="imagenet", name="torchvision:resnet18").name == "resnet18"
+    with pytest.raises(ValueError, match="holds 'resnet18', teacher is 'resnet20'"):
+        checkpoint.load(tmp_path / "file.pt", dataset="imagenet", name="resnet20")
 
 
 def test_a_teacher_with_other_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,6 +130,7 @@ def test_a_teacher_whose_classes_are_in_another_order_is_warned_of_with_the_like
     told = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert "WARNING: teacher cnn_small is near chance" in told
     assert "on 40 pictures of 4 classes, where chance is 25.00 %" in told
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["teacher_near_chance"]
     assert "its classes are in another order than those of the data, which begin with blue, green, red" in told
 
 

@@ -76,7 +76,7 @@ def protocol(results: Results) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-    """Runs without a result, variants without a choice, and choices at the end of a range."""
+    """Runs without a result, a teacher near chance, variants without a choice, and choices at the end of a range."""
     missing = [
         f"{each.run.title}: {each.state}; {each.run.folder.name}/{LOG}"
         for each in results.outcomes
@@ -85,6 +85,10 @@ def notes(results: Results) -> list[str]:
     unfinished = sum(each.state not in (FINISHED, DIVERGED, FAILED) for each in results.outcomes)
     if unfinished:
         missing.append(f"unfinished runs: {unfinished}; the same command goes on with them")
+    if any(each.result is not None and each.result.get("teacher_near_chance") for each in results.outcomes):
+        missing.append(
+            f"WARNING: the teacher is near chance, no student learns from it; {LOG} of each run has the likely cause"
+        )
     return missing + [note for trials in results.trials for note in _choice_notes(trials)]
 
 

@@ -35,10 +35,14 @@ class Teacher:
         accuracy: on the test split, in percent.
         precision: of its forward pass.
         cache: of its logits for the images of a batch.
+        near_chance: its accuracy cannot be told from that of a guess.
     """
 
-    def __init__(self, network: Network, accuracy: float, precision: str, cache: LogitCache | None = None) -> None:
+    def __init__(
+        self, network: Network, accuracy: float, precision: str, cache: LogitCache | None = None, near_chance: bool = False
+    ) -> None:
         self.network, self.accuracy, self.precision, self.cache = freeze(network), accuracy, precision, cache
+        self.near_chance = near_chance
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, view: int, *, features: bool) -> Output:
@@ -82,7 +86,8 @@ def load_teacher(
         try_network("teacher", trained.name, network, split, config, device, features=features, view=view)
     measured = accuracy(network, splits.test, config, device, processes)
     console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)
-    if near_chance(measured, len(splits.test), splits.classes):
+    guesses = near_chance(measured, len(splits.test), splits.classes)
+    if guesses:
         console.print(_warning(trained, measured, splits), style="bold red", soft_wrap=True, markup=False, highlight=False)
     if trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:
         raise ValueError(
@@ -92,7 +97,7 @@ def load_teacher(
     cache = _cache(config, network, splits, processes)
     if config.compile:
         network.compile()
-    return Teacher(network, measured, config.precision, cache)
+    return Teacher(network, measured, config.precision, cache, guesses)
 
 
 def near_chance(accuracy: float, pictures: int, classes: int) -> bool:

@@ -2,6 +2,15 @@
 
 from training.models.features import Network, classifier_of
 from training.models.output import Output
-from training.models.registry import MODELS, check_model, expects_own_normalization, make_model
+from training.models.registry import MODELS, check_model, expects_own_normalization, make_model, same_model
 
-__all__ = ["MODELS", "Network", "Output", "check_model", "classifier_of", "expects_own_normalization", "make_model"]
+__all__ = [
+    "MODELS",
+    "Network",
+    "Output",
+    "check_model",
+    "classifier_of",
+    "expects_own_normalization",
+    "make_model",
+    "same_model",
+]

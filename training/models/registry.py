@@ -39,6 +39,15 @@ TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+def same_model(one: str, other: str) -> bool:
+    """Whether two names are of the same model: that of torchvision may be given with and without the prefix."""
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(name: str) -> str:
+    return TORCHVISION + name if name not in MODELS and _in_torchvision(name) and not name.startswith(TORCHVISION) else name
+
+
 def expects_own_normalization(name: str, digest: str) -> bool:
     """Whether a file, of this SHA-256, has weights of torchvision that were trained under another normalization of the
     images than its other models, which ``transform_input`` of the model makes up for."""

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor, nn
 
-from training.models import expects_own_normalization, make_model
+from training.data import FOLDER
+from training.models import expects_own_normalization, make_model, same_model
 from training.storage import files, weights
 from training.storage.weights import Fit, Weights
 
@@ -169,9 +170,9 @@ def restore(
         )
     if origin.class_names and class_names:
         _refuse_other_classes(f"{setting} {path}", origin.class_names, dataset, class_names)
-    elif origin.dataset != dataset:
+    elif origin.dataset != dataset and not (origin.dataset.startswith(FOLDER) and dataset.startswith(FOLDER)):
         raise ValueError(f"{setting} {path} was trained on {origin.dataset!r}, the data set is {dataset!r}")
-    if name is not None and origin.name != name:
+    if name is not None and not same_model(origin.name, name):
         raise ValueError(f"{setting} {path} holds {origin.name!r}, teacher is {name!r}")
     model = make_model(origin.name, origin.channels, origin.classes)
     fitted = fill(saved, model, origin.classes, path, setting)

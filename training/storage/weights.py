@@ -20,7 +20,7 @@ from training.storage import files
 
 CONTAINERS = (
     "state_dict", "model", "model_state_dict", "student", "net", "network", "weights", "params", "model_ema", "ema",
-    "state_dict_ema", "params_ema",
+    "state_dict_ema", "params_ema", "average", "learner",
 )  # fmt: skip
 """Entries that hold a state_dict, the first of them that is there."""
 

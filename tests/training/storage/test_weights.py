@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from published_networks import PUBLISHED
+from published_networks import PUBLISHED, PublishedResNet
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
@@ -135,6 +135,18 @@ def test_a_published_checkpoint_of_another_depth_is_refused_by_its_first_differe
     published = PUBLISHED["resnet20"](7)
     with pytest.raises(ValueError, match=r"does not fit: 'features.6.first.weight' of the model is not in the file"):
         fit(published.state_dict(), make_model("resnet32", 3, 7), tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize(("published", "model"), [("wrn_40_1", "wrn_16_2"), ("resnet20", "resnet8x4"), ("vgg13", "vgg8")])
+def test_a_published_checkpoint_of_another_network_is_refused(published: str, model: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not fit: .*'(features|block)\S+\.\w+'"):
+        fit(PUBLISHED[published](7).state_dict(), make_model(model, 3, 7), tmp_path / "file.pt")
+
+
+def test_a_longer_network_that_begins_like_the_model_is_refused(tmp_path: Path) -> None:
+    deeper = PublishedResNet(4, (16, 16, 32, 64), 7)
+    with pytest.raises(ValueError, match=r"the model has no place for 'layer1\.3\."):
+        fit(deeper.state_dict(), make_model("resnet20", 3, 7), tmp_path / "file.pt")
 
 
 def test_tensors_in_the_right_order_under_unknown_names_are_refused(target: nn.Module, tmp_path: Path) -> None:
