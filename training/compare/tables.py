@@ -109,14 +109,19 @@ def _recipe(comparison: Comparison) -> str:
         schedule += f" (divided by 10 after epochs {', '.join(map(str, comparison.milestones))})"
     if comparison.warmup_epochs:
         schedule += f" after {comparison.warmup_epochs} epochs of linear warmup"
+    if comparison.warmup_steps:
+        schedule += f" after {comparison.warmup_steps} steps of linear warmup"
+    optimizer = "AdamW" if comparison.optimizer == "adamw" else f"SGD with Nesterov momentum {comparison.momentum:g}"
+    spared = "" if comparison.decay_norms_and_biases else " without norms and biases"
     optional = {
+        f", gradients of a norm of at most {comparison.clip_norm}": comparison.clip_norm,
         f", label smoothing {comparison.label_smoothing:g}": comparison.label_smoothing,
         f", moving average of the weights with decay {comparison.ema_decay:g}": comparison.ema_decay,
         f", in {comparison.accumulate} parts": comparison.accumulate - 1,
     }
     return (
-        f"Every run: {comparison.epochs} epochs, batches of {comparison.batch_size}, SGD with Nesterov momentum "
-        f"{comparison.momentum:g}, weight decay {comparison.weight_decay:g}, learning rate {comparison.learning_rate:g}, "
+        f"Every run: {comparison.epochs} epochs, batches of {comparison.batch_size}, {optimizer}, weight decay "
+        f"{comparison.weight_decay:g}{spared}, learning rate {comparison.learning_rate:g}, "
         f"{schedule}, {comparison.precision}{''.join(text for text, used in optional.items() if used)}."
     )
 

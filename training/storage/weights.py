@@ -7,6 +7,7 @@ decides.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,9 +142,9 @@ class _Candidate:
 
     def left_out(self) -> list[str]:
         """The parts of the file that are not taken, by their first names."""
-        left = [*self.rest, *self.unknown]
-        roots = dict.fromkeys(name.partition(".")[0] for name in left if name.rpartition(".")[2] not in BOOKKEEPING)
-        return [f"{root} ({sum(name.partition('.')[0] == root for name in left)} tensors)" for root in roots]
+        left = [name for name in (*self.rest, *self.unknown) if name.rpartition(".")[2] not in BOOKKEEPING]
+        roots = Counter(next((part for part in name.split(".") if part not in WRAPPERS), name) for name in left)
+        return [f"{root} ({count} tensors)" for root, count in roots.items()]
 
     def _first(self) -> str:
         return ", ".join(repr(there) for there, _ in list(self.named.values())[:3]) or "of other names"
@@ -160,7 +161,9 @@ def _readings(state: dict[str, Tensor], model: nn.Module) -> Iterator[tuple[dict
         inside = {name[len(prefix) :]: value for name, value in bare.items() if name.startswith(prefix)}
         rest = [there for name, (there, _) in bare.items() if not name.startswith(prefix)]
         yield inside, rest
-        yield {_renamed(name, published()): value for name, value in inside.items()}, rest
+        renamed = {_renamed(name, published()): value for name, value in inside.items()}
+        if len(renamed) == len(inside):
+            yield renamed, rest
 
 
 def _prefixes(names: Mapping[str, Any], model: nn.Module) -> list[str]:

@@ -104,7 +104,7 @@ def test_of_a_whole_distiller_the_student_is_taken_and_the_rest_is_named(
     state["module.head.weight"] = torch.zeros(3, 3)
     fitted = fit({"model": state}, target, tmp_path / "file.pt")
     assert same(source, target)
-    assert fitted.notes == (f"module ({1 + len(teacher.state_dict())} tensors)",)
+    assert fitted.notes == (f"teacher ({len(teacher.state_dict())} tensors)", "head (1 tensors)")
 
 
 def test_of_several_states_the_one_that_is_taken_and_the_others_are_named(
