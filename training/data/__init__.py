@@ -5,6 +5,7 @@ from pathlib import Path
 
 from training.data.digits100 import load_digits100
 from training.data.fashion100 import load_fashion100
+from training.data.identity import Identity
 from training.data.image_folders import load_folder, load_imagenet
 from training.data.splits import Batch, Split, Splits, View
 from training.data.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist
@@ -57,4 +58,4 @@ def load_splits(name: str, folder: Path, *, held_out: float | None = None, image
     return DATASETS[name](folder, held_out=held_out, **sizes)
 
 
-__all__ = ["DATASETS", "Batch", "Split", "Splits", "View", "check_name", "load_splits"]
+__all__ = ["DATASETS", "Batch", "Identity", "Split", "Splits", "View", "check_name", "load_splits"]

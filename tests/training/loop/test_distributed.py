@@ -11,6 +11,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from training.config import Config
+from training.data.identity import Identity
 from training.data.splits import Batch, Split, Splits, View
 from training.loop import distributed
 from training.loop.distributed import Processes
@@ -44,7 +45,7 @@ def network(norm: bool) -> nn.Module:
 
 def trainer(config: Config, processes: Processes, saved: list[State], norm: bool) -> Trainer:
     # Of another shape than a multiple of the processes, so that their parts of an evaluation differ.
-    splits = Splits(Noise(8 * STEPS + 3), Noise(7), Noise(31), 3, 1, "noise")
+    splits = Splits(Noise(8 * STEPS + 3), Noise(7), Noise(31), 3, 1, "noise", Identity(("a", "b", "c"), {}))
     student = Network(build(lambda: network(norm), 3), 3)
     method = make_method(config.method, config.settings)
     teacher = None

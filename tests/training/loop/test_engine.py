@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import Config
+from training.data.identity import Identity
 from training.data.splits import Batch, Split, Splits, View
 from training.loop import engine
 from training.loop.distributed import Processes
@@ -46,7 +47,9 @@ class TinySplit(Split):
 
 
 def tiny_splits(train: Split | None = None, validation: Split | None = None, test: Split | None = None) -> Splits:
-    return Splits(train or TinySplit(), validation or TinySplit(), test or TinySplit(), 3, 1, "noise")
+    return Splits(
+        train or TinySplit(), validation or TinySplit(), test or TinySplit(), 3, 1, "noise", Identity(("a", "b", "c"), {})
+    )
 
 
 def tiny_model(seed: int = 0) -> nn.Module:
