@@ -10,7 +10,7 @@ from rich.console import Console
 
 from training import report
 from training.config import Config
-from training.data import Splits, load_splits
+from training.data import Identity, Splits, load_splits
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
@@ -25,7 +25,7 @@ from training.seeds import derived_seed
 from training.state import EpochRecord, best_epoch
 from training.storage import checkpoint, run_folder
 from training.storage.records import Records, read_records
-from training.storage.resume import load_state, remove_states, save_state
+from training.storage.resume import load_state, refuse_other_data, remove_states, save_state
 
 
 class Best(Observer):
@@ -76,6 +76,18 @@ def refuse_uneven(config: Config, processes: Processes) -> None:
         )
 
 
+def refuse_different(splits: Splits) -> None:
+    """Refuses processes that have not all the same data, each on its own machine.
+
+    Raises:
+        ValueError: says what is different.
+    """
+    for rank, content in enumerate(distributed.gather(splits.identity.as_dict())):
+        found = Identity.from_dict(content).differences(splits.identity)
+        if found:
+            raise ValueError(f"data must be the same for every process, got of process {rank}: {'; '.join(found)}")
+
+
 def _train(
     config: Config, processes: Processes, device: torch.device, console: Console, interruption: Interruption
 ) -> list[EpochRecord]:
@@ -83,6 +95,9 @@ def _train(
     random_state.seed_everything(config.seed, processes.rank)
     speaking = console if processes.first else Console(quiet=True)
     splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
+    refuse_different(splits)
+    if state is not None:
+        refuse_other_data(config.output, state, splits.identity)
     teacher = load_teacher(config, splits, device, processes, speaking)
     student = make_student(config, splits, device)
     method = set_up_method(config, splits, student, teacher)
@@ -187,7 +202,8 @@ def save_model(config: Config, splits: Splits, network: Network, name: str, reco
     """Writes the network that was evaluated for ``record`` as a checkpoint."""
     checkpoint.save(
         config.output / name, network.model, name=config.student, dataset=config.dataset,
-        channels=splits.channels, classes=splits.classes, test_accuracy=record.test_accuracy,
+        channels=splits.channels, classes=splits.classes, class_names=splits.identity.class_names,
+        test_accuracy=record.test_accuracy,
     )  # fmt: skip
 
 

@@ -50,10 +50,11 @@ class State(TypedDict):
     """Everything that the rest of a run depends on, in tensors and plain values.
 
     ``stage`` is "first" or "main"; ``step`` steps of ``epoch`` are done; ``records`` and ``best_epoch`` are of the epochs
-    behind; ``ranks`` holds what each process has of its own.
+    behind; ``data`` is the identity of the data set; ``ranks`` holds what each process has of its own.
     """
 
     config: dict[str, Any]
+    data: dict[str, Any]
     stage: str
     epoch: int
     step: int

@@ -33,6 +33,11 @@ def check_name(name: str) -> None:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, or folder:PATH, got {name!r}")
 
 
+def without_path(name: str) -> str:
+    """What kind of data set it is: of ``folder:PATH``, ``folder:``; another name as it is."""
+    return FOLDER if name.startswith(FOLDER) else name
+
+
 def load_splits(name: str, folder: Path, *, held_out: float | None = None, image_size: int | None = None) -> Splits:
     """The splits of a data set.
 
@@ -50,7 +55,7 @@ def load_splits(name: str, folder: Path, *, held_out: float | None = None, image
     check_name(name)
     sizes = {} if image_size is None else {"image_size": image_size}
     if name.startswith(FOLDER):
-        return load_folder(Path(name.removeprefix(FOLDER)).expanduser(), held_out=held_out, **sizes)
+        return load_folder(_expanded(name.removeprefix(FOLDER)), held_out=held_out, **sizes)
     if sizes and name != "imagenet":
         raise ValueError(
             f"image_size must be left out for dataset {name!r}, whose images have their own size, got {image_size}"
@@ -58,4 +63,11 @@ def load_splits(name: str, folder: Path, *, held_out: float | None = None, image
     return DATASETS[name](folder, held_out=held_out, **sizes)
 
 
-__all__ = ["DATASETS", "Batch", "Identity", "Split", "Splits", "View", "check_name", "load_splits"]
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"dataset must be a folder, got {path}: {error}") from error
+
+
+__all__ = ["DATASETS", "Batch", "Identity", "Split", "Splits", "View", "check_name", "load_splits", "without_path"]

@@ -12,12 +12,11 @@ from PIL import Image, ImageFile
 IN_TIFF_TAGS = {"bits": 258, "photometric": 262}
 WHITE_IS_ZERO = 0
 
-WIDE = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-"""Modes of unsigned integers of 16 bits."""
-
-SCALED_TO_16_BITS = frozenset({"PNG", "PPM"})
-"""Formats of which Pillow gives what has more than 8 bits in the mode I, from 0 to 65535, also where the file has another
-maximum."""
+WIDE = {
+    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), frozenset({"PNG", "TIFF", "JPEG2000"})),
+    "I": frozenset({"PNG", "PPM"}),
+}
+"""Modes of more than 8 bits, and the formats of which Pillow gives them from 0 to 65535, of TIFF up to its own maximum."""
 
 
 class UndefinedRangeError(ValueError):
@@ -32,9 +31,9 @@ def read_rgb(path: "str | PathLike[str]") -> Image.Image:
         UndefinedRangeError: black and white are not defined.
     """
     with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
-        if image.mode in WIDE or (image.mode == "I" and image.format in SCALED_TO_16_BITS):
+        if image.format in WIDE.get(image.mode, ()):
             return _scaled(image).convert("RGB")
-        if image.mode in ("I", "F"):
+        if image.mode in WIDE or image.mode == "F":
             raise UndefinedRangeError(f"pixels of mode {image.mode} ({image.format}) have no defined range")
         if "transparency" in image.info and image.mode == "P":
             # Pillow warns of every palette with transparency that becomes RGB at once.
@@ -68,5 +67,5 @@ def _readable_formats() -> list[str]:
 
 
 FORMATS = _readable_formats()
-ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
-"""In small letters."""
+ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
+"""In small letters; MPO is read as the JPEG that it begins with."""

@@ -258,6 +258,7 @@ class Trainer:
         own: OwnState = {"random": random_state.capture(), "statistics": statistics, "tally": self.tally.state()}
         return {
             "config": self.config.as_dict(),
+            "data": self.splits.identity.as_dict(),
             "stage": self.phase.name,
             "epoch": self.epoch,
             "step": self.step,

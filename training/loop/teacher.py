@@ -85,7 +85,7 @@ def _read(config: Config, splits: Splits, processes: Processes) -> checkpoint.Tr
     if config.teacher_checkpoint is not None:
         return checkpoint.load(
             config.teacher_checkpoint, dataset=config.dataset, name=config.teacher, channels=splits.channels,
-            classes=splits.classes,
+            classes=splits.classes, class_names=splits.identity.class_names,
         )  # fmt: skip
     assert config.teacher is not None
     if not processes.first:
@@ -125,7 +125,7 @@ def _cache(config: Config, network: Network, splits: Splits, processes: Processe
     description = {
         "teacher": fingerprint(network.model),
         "precision": config.precision,
-        "dataset": config.dataset,
+        "dataset": splits.identity.checksum(),
         "transform": splits.transform,
         "seed": config.seed,
     }
