@@ -1,6 +1,7 @@
 """One run from its settings to its folder, whose files ``storage/run_folder.py`` names."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from training.loop.engine import NonFiniteLossError, Trainer, build
 from training.loop.evaluation import network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
+from training.messages import say
 from training.methods import Dimensions, Method, make_method
 from training.models import Network, make_model
 from training.observer import Observer, Observers
@@ -56,7 +58,7 @@ def run(config: Config, console: Console) -> list[EpochRecord]:
     processes, device = distributed.start(config.device)
     run_folder.refuse_used(config)
     if run_folder.read_result(config.output) is not None:
-        console.print(f"{config.output} is finished already", soft_wrap=True)
+        say(console, f"{config.output} is finished already")
         return read_records(config.output)
     refuse_uneven(config, processes)
     with Interruption() as interruption:
@@ -98,16 +100,19 @@ def _train(
     refuse_different(splits)
     if state is not None:
         refuse_other_data(config.output, state, splits.identity)
-    teacher = load_teacher(config, splits, device, processes, speaking)
+    for line in splits.summary():
+        say(speaking, line)
+    progress = RunProgress(console, title(config), config.epochs)
+    teacher = load_teacher(config, splits, device, processes, speaking, progress.on_broken)
     student = make_student(config, splits, device)
     method = set_up_method(config, splits, student, teacher)
     if processes.first:
         config.output.mkdir(parents=True, exist_ok=True)
         run_folder.write_config(config)
         run_folder.write_environment(config.output)
-    speaking.print(_batches(config, processes), soft_wrap=True)
+    say(speaking, _batches(config, processes))
     before = [EpochRecord(**record) for record in state["records"]] if state else []
-    with _observers(config, splits, processes, before, console) as observer:
+    with _observers(config, splits, processes, before, progress) as observer:
         trainer = Trainer(
             config, splits, student, method, teacher, device, processes, observer,
             lambda content: save_state(config.output, content), interruption,
@@ -115,7 +120,7 @@ def _train(
         with contextlib.closing(trainer):
             if state is not None:
                 trainer.load_state(state)
-                speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
+                say(speaking, f"resumed at epoch {trainer.epoch}, step {trainer.step}")
             try:
                 trainer.train()
             except NonFiniteLossError as error:
@@ -128,10 +133,10 @@ def _train(
 
 @contextlib.contextmanager
 def _observers(
-    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], console: Console
+    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], progress: RunProgress
 ) -> Iterator[Observer]:
     """Those of this process; in all but the first, the one that names broken images."""
-    with RunProgress(console, title(config), config.epochs) as progress:
+    with progress:
         if not processes.first:
             yield progress
             return
@@ -214,7 +219,7 @@ def title(config: Config) -> str:
 
 def resume_command(config: Config) -> str:
     """The options that go on with an interrupted run."""
-    return f"--config {config.output / run_folder.CONFIG} --resume"
+    return f"--config {shlex.quote(str(config.output / run_folder.CONFIG))} --resume"
 
 
 def _batches(config: Config, processes: Processes) -> str:

@@ -134,7 +134,7 @@ def make_splits(originals: Originals, members: Members, counts: dict[str, int], 
         "originals": part_of_tensors(originals.images, originals.labels),
         "test": part_of_tensors(test.images, test.labels),
     }
-    names = tuple(f"{left}, {right}" for left in originals.class_names for right in originals.class_names)
+    names = tuple(f"{left}+{right}" for left in originals.class_names for right in originals.class_names)
     identity = Identity(names, parts)
     return Splits(train, validation if len(members.validation) else None, test, 100, 1, describe(train), identity)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from training.data.identity import Identity, checksum
+from training.data.identity import Identity, checksum, some
 from training.seeds import derived_seed
 
 Draws = tuple[Tensor, ...]
@@ -132,6 +132,19 @@ class Splits(NamedTuple):
     transform: str
     identity: Identity
     left_out: tuple[str, ...] = ()
+
+    def summary(self) -> list[str]:
+        """What there is and what was left out, a line each."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return [
+            f"{self.classes} classes: {some(self.identity.class_names)}",
+            *(
+                f"{name}: {len(split)} images of {len(split.labels.unique())} classes"
+                for name, split in splits.items()
+                if split is not None
+            ),
+            *(f"left out in {line}" for line in self.left_out),
+        ]
 
 
 def as_float(images: Tensor) -> Tensor:
