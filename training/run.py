@@ -12,10 +12,11 @@ from rich.console import Console
 from training import report
 from training.config import Config
 from training.data import Identity, Splits, load_splits
+from training.data.loader import refuse_small_memory, worker_failures
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
-from training.loop.evaluation import network_on
+from training.loop.evaluation import BATCH, network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
 from training.messages import say
@@ -61,7 +62,7 @@ def run(config: Config, console: Console) -> list[EpochRecord]:
         say(console, f"{config.output} is finished already")
         return read_records(config.output)
     refuse_uneven(config, processes)
-    with Interruption() as interruption:
+    with Interruption() as interruption, worker_failures():
         return _train(config, processes, device, console if processes.first else Console(stderr=True), interruption)
 
 
@@ -76,6 +77,23 @@ def refuse_uneven(config: Config, processes: Processes) -> None:
             f"batch_size must be a multiple of processes x accumulate = {processes.count} x {config.accumulate}, "
             f"got {config.batch_size}"
         )
+
+
+def refuse_workers_without_memory(config: Config, splits: Splits, processes: Processes) -> None:
+    """Refuses workers for whose batches, in training and in evaluation, there is too little shared memory.
+
+    Raises:
+        ValueError: says what would help.
+    """
+    parts = config.accumulate * processes.count
+    batch = -(-min(config.batch_size, len(splits.train)) // parts)
+    refuse_small_memory(
+        splits.train, batch, workers=config.workers, batches=len(splits.train) // max(1, batch), held=config.accumulate
+    )
+    for split in (splits.validation, splits.test):
+        if split is not None:
+            own = -(-len(split) // processes.count)
+            refuse_small_memory(split, min(BATCH, own), workers=config.workers, batches=-(-own // BATCH))
 
 
 def refuse_different(splits: Splits) -> None:
@@ -100,6 +118,7 @@ def _train(
     refuse_different(splits)
     if state is not None:
         refuse_other_data(config.output, state, splits.identity)
+    refuse_workers_without_memory(config, splits, processes)
     for line in splits.summary():
         say(speaking, line)
     progress = RunProgress(console, title(config), config.epochs)
