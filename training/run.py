@@ -1,6 +1,7 @@
 """One run from its settings to its folder, whose files ``storage/run_folder.py`` names."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from rich.console import Console
 
 from training import report
 from training.config import Config
-from training.data import Splits, View, load_splits
+from training.data import Identity, Splits, View, load_splits
+from training.data.loader import refuse_small_memory, worker_failures
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
-from training.loop.evaluation import network_on
+from training.loop.evaluation import BATCH, network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
 from training.loop.trial import try_network
+from training.messages import say
 from training.methods import METHODS, Dimensions, Method, make_method
 from training.models import Network, make_model
 from training.observer import Observer, Observers
@@ -26,7 +29,7 @@ from training.seeds import derived_seed
 from training.state import EpochRecord, best_epoch
 from training.storage import checkpoint, run_folder
 from training.storage.records import Records, read_records
-from training.storage.resume import load_state, remove_states, save_state
+from training.storage.resume import load_state, refuse_other_data, remove_states, save_state
 
 
 class Best(Observer):
@@ -57,10 +60,10 @@ def run(config: Config, console: Console) -> list[EpochRecord]:
     processes, device = distributed.start(config.device)
     run_folder.refuse_used(config)
     if run_folder.read_result(config.output) is not None:
-        console.print(f"{config.output} is finished already", soft_wrap=True)
+        say(console, f"{config.output} is finished already")
         return read_records(config.output)
     refuse_uneven(config, processes)
-    with Interruption() as interruption:
+    with Interruption() as interruption, worker_failures():
         return _train(config, processes, device, console if processes.first else Console(stderr=True), interruption)
 
 
@@ -77,6 +80,35 @@ def refuse_uneven(config: Config, processes: Processes) -> None:
         )
 
 
+def refuse_workers_without_memory(config: Config, splits: Splits, processes: Processes) -> None:
+    """Refuses workers for whose batches, in training and in evaluation, there is too little shared memory.
+
+    Raises:
+        ValueError: says what would help.
+    """
+    parts = config.accumulate * processes.count
+    batch = -(-min(config.batch_size, len(splits.train)) // parts)
+    refuse_small_memory(
+        splits.train, batch, workers=config.workers, batches=len(splits.train) // max(1, batch), held=config.accumulate
+    )
+    for split in (splits.validation, splits.test):
+        if split is not None:
+            own = -(-len(split) // processes.count)
+            refuse_small_memory(split, min(BATCH, own), workers=config.workers, batches=-(-own // BATCH))
+
+
+def refuse_different(splits: Splits) -> None:
+    """Refuses processes that have not all the same data, each on its own machine.
+
+    Raises:
+        ValueError: says what is different.
+    """
+    for rank, content in enumerate(distributed.gather(splits.identity.as_dict())):
+        found = Identity.from_dict(content).differences(splits.identity)
+        if found:
+            raise ValueError(f"data must be the same for every process, got of process {rank}: {'; '.join(found)}")
+
+
 def _train(
     config: Config, processes: Processes, device: torch.device, console: Console, interruption: Interruption
 ) -> list[EpochRecord]:
@@ -84,14 +116,21 @@ def _train(
     random_state.seed_everything(config.seed, processes.rank)
     speaking = console if processes.first else Console(quiet=True)
     splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
+    refuse_different(splits)
+    if state is not None:
+        refuse_other_data(config.output, state, splits.identity)
+    refuse_workers_without_memory(config, splits, processes)
+    for line in splits.summary():
+        say(speaking, line)
+    progress = RunProgress(console, title(config), config.epochs)
     student = make_student(config, splits, device)
     # A resumed student has the weights of its save.
     if config.student_checkpoint is not None and state is None:
-        start_student(config, config.student_checkpoint, student, splits.class_names, speaking)
+        start_student(config, config.student_checkpoint, student, splits.identity.class_names, speaking)
     features = METHODS[config.method].needs_features
     for split, view in ((splits.train, View(config.seed, 0)), (splits.test, None)):
         try_network("student", config.student, student, split, config, device, features=features, view=view)
-    teacher = load_teacher(config, splits, device, processes, speaking)
+    teacher = load_teacher(config, splits, device, processes, speaking, progress.on_broken)
     if config.compile:
         student.compile()
     method = set_up_method(config, splits, student, teacher)
@@ -99,9 +138,9 @@ def _train(
         config.output.mkdir(parents=True, exist_ok=True)
         run_folder.write_config(config)
         run_folder.write_environment(config.output)
-    speaking.print(_batches(config, processes), soft_wrap=True)
+    say(speaking, _batches(config, processes))
     before = [EpochRecord(**record) for record in state["records"]] if state else []
-    with _observers(config, splits, processes, before, console) as observer:
+    with _observers(config, splits, processes, before, progress) as observer:
         trainer = Trainer(
             config, splits, student, method, teacher, device, processes, observer,
             lambda content: save_state(config.output, content), interruption,
@@ -109,7 +148,7 @@ def _train(
         with contextlib.closing(trainer):
             if state is not None:
                 trainer.load_state(state)
-                speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
+                say(speaking, f"resumed at epoch {trainer.epoch}, step {trainer.step}")
             try:
                 trainer.train()
             except NonFiniteLossError as error:
@@ -122,10 +161,10 @@ def _train(
 
 @contextlib.contextmanager
 def _observers(
-    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], console: Console
+    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], progress: RunProgress
 ) -> Iterator[Observer]:
     """Those of this process; in all but the first, the one that names broken images."""
-    with RunProgress(console, title(config), config.epochs) as progress:
+    with progress:
         if not processes.first:
             yield progress
             return
@@ -152,15 +191,15 @@ def start_student(
     fitted = checkpoint.fill(
         saved, student.model, student.classes, file, "student_checkpoint", new_classifier=config.new_classifier
     )
-    console.print(f"student {config.student}: starts from {file}", soft_wrap=True, markup=False)
+    say(console, f"student {config.student}: starts from {file}")
     for note in fitted.notes:
-        console.print(f"student {config.student}, left out: {note}", soft_wrap=True, markup=False)
+        say(console, f"student {config.student}, left out: {note}")
     if not fitted.untrained and saved.weights.class_names not in ((), class_names):
         console.print(
             f"student {config.student}: its classifier comes from other classes than those of the data", soft_wrap=True
         )
     for layer in fitted.untrained:
-        console.print(f"student {config.student}: classifier {layer!r} is left untrained", soft_wrap=True, markup=False)
+        say(console, f"student {config.student}: classifier {layer!r} is left untrained")
 
 
 def set_up_method(config: Config, splits: Splits, student: Network, teacher: Teacher | None) -> Method:
@@ -229,7 +268,7 @@ def save_model(
 def origin(config: Config, splits: Splits, record: EpochRecord) -> checkpoint.Origin:
     """What a student is and was trained on."""
     return checkpoint.Origin(
-        config.student, config.dataset, splits.channels, splits.classes, splits.class_names, record.test_accuracy
+        config.student, config.dataset, splits.channels, splits.classes, splits.identity.class_names, record.test_accuracy
     )
 
 
@@ -240,7 +279,7 @@ def title(config: Config) -> str:
 
 def resume_command(config: Config) -> str:
     """The options that go on with an interrupted run."""
-    return f"--config {config.output / run_folder.CONFIG} --resume"
+    return f"--config {shlex.quote(str(config.output / run_folder.CONFIG))} --resume"
 
 
 def _batches(config: Config, processes: Processes) -> str:

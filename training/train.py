@@ -17,6 +17,7 @@ from training.loop import distributed
 from training.loop.engine import NonFiniteLossError
 from training.loop.interruption import Interrupted
 from training.measurement import evaluate, origin_of
+from training.messages import complain
 from training.presets import PRESETS, Preset
 from training.run import resume_command, run
 
@@ -40,14 +41,14 @@ def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, c
         else:
             run(config, console)
     except NonFiniteLossError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_status.DIVERGED
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_status.REFUSED
     except Interrupted as interrupted:
         assert config is not None
-        print(f"{interrupted} and saved; go on with: {command} {resume_command(config)}", file=sys.stderr)
+        complain(f"{interrupted} and saved; go on with: {command} {resume_command(config)}")
         return exit_status.of_signal(interrupted.number)
     finally:
         distributed.stop()

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from training.data.class_names import CLASS_NAMES
 from training.data.digits100 import load_digits100
 from training.data.fashion100 import load_fashion100
+from training.data.identity import Identity
 from training.data.image_folders import load_folder, load_imagenet
 from training.data.splits import Batch, Split, Splits, View
 from training.data.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist
@@ -33,6 +33,11 @@ def check_name(name: str) -> None:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, or folder:PATH, got {name!r}")
 
 
+def without_path(name: str) -> str:
+    """What kind of data set it is: of ``folder:PATH``, ``folder:``; another name as it is."""
+    return FOLDER if name.startswith(FOLDER) else name
+
+
 def load_splits(name: str, folder: Path, *, held_out: float | None = None, image_size: int | None = None) -> Splits:
     """The splits of a data set.
 
@@ -50,13 +55,19 @@ def load_splits(name: str, folder: Path, *, held_out: float | None = None, image
     check_name(name)
     sizes = {} if image_size is None else {"image_size": image_size}
     if name.startswith(FOLDER):
-        return load_folder(Path(name.removeprefix(FOLDER)).expanduser(), held_out=held_out, **sizes)
+        return load_folder(_expanded(name.removeprefix(FOLDER)), held_out=held_out, **sizes)
     if sizes and name != "imagenet":
         raise ValueError(
             f"image_size must be left out for dataset {name!r}, whose images have their own size, got {image_size}"
         )
-    splits = DATASETS[name](folder, held_out=held_out, **sizes)
-    return splits._replace(class_names=splits.class_names or CLASS_NAMES.get(name, ()))
+    return DATASETS[name](folder, held_out=held_out, **sizes)
 
 
-__all__ = ["DATASETS", "Batch", "Split", "Splits", "View", "check_name", "load_splits"]
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"dataset must be a folder, got {path}: {error}") from error
+
+
+__all__ = ["DATASETS", "Batch", "Identity", "Split", "Splits", "View", "check_name", "load_splits", "without_path"]

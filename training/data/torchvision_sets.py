@@ -13,6 +13,7 @@ from torchvision import datasets
 
 from training.data.augmentations import ShiftAndFlip
 from training.data.held_out import check_held_out, hold_out
+from training.data.identity import Identity, part_of_tensors
 from training.data.splits import Normalization, Splits, TensorSplit, describe
 
 HELD_OUT = 0.1
@@ -21,6 +22,8 @@ SEED = 20260202
 FASHION = Normalization((0.2860,), (0.3530,))
 CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+
+FASHION_CLASSES = tuple(datasets.FashionMNIST.classes)
 
 
 class Part(NamedTuple):
@@ -38,7 +41,8 @@ def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits
         ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not belong together.
     """
     check_held_out(held_out)
-    return _splits(*read_fashion_mnist(folder), 10, held_out, FASHION, ShiftAndFlip(2, flip=True))
+    train, test = read_fashion_mnist(folder)
+    return _splits(train, test, FASHION_CLASSES, held_out, FASHION, ShiftAndFlip(2, flip=True))
 
 
 def load_cifar10(folder: Path, *, held_out: float | None = None) -> Splits:
@@ -53,7 +57,7 @@ def load_cifar10(folder: Path, *, held_out: float | None = None) -> Splits:
         f"cifar10: put the files data_batch_1 to data_batch_5, test_batch and batches.meta of the Python version into "
         f"{folder / datasets.CIFAR10.base_folder}"
     )
-    return _splits(*_read_cifar(datasets.CIFAR10, folder, advice, 10), 10, held_out, CIFAR10, ShiftAndFlip(4, flip=True))
+    return _splits(*_read_cifar(datasets.CIFAR10, folder, advice, 10), held_out, CIFAR10, ShiftAndFlip(4, flip=True))
 
 
 def load_cifar100(folder: Path, *, held_out: float | None = None) -> Splits:
@@ -67,7 +71,7 @@ def load_cifar100(folder: Path, *, held_out: float | None = None) -> Splits:
     advice = (
         f"cifar100: put the files train, test and meta of the Python version into {folder / datasets.CIFAR100.base_folder}"
     )
-    return _splits(*_read_cifar(datasets.CIFAR100, folder, advice, 100), 100, held_out, CIFAR100, ShiftAndFlip(4, flip=True))
+    return _splits(*_read_cifar(datasets.CIFAR100, folder, advice, 100), held_out, CIFAR100, ShiftAndFlip(4, flip=True))
 
 
 def read_fashion_mnist(folder: Path) -> tuple[Part, Part]:
@@ -86,12 +90,12 @@ def read_fashion_mnist(folder: Path) -> tuple[Part, Part]:
     return _checked("training", train, 10), _checked("test", test, 10)
 
 
-def _read_cifar(dataset: Any, folder: Path, advice: str, classes: int) -> tuple[Part, Part]:
+def _read_cifar(dataset: Any, folder: Path, advice: str, classes: int) -> tuple[Part, Part, tuple[str, ...]]:
     parts = _open(lambda train: dataset(str(folder), train=train, download=False), advice)
     train, test = (
         Part(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts
     )
-    return _checked("training", train, classes), _checked("test", test, classes)
+    return _checked("training", train, classes), _checked("test", test, classes), tuple(parts[0].classes)
 
 
 def _open(make: Callable[[bool], Any], advice: str) -> tuple[Any, Any]:
@@ -113,10 +117,17 @@ def _checked(name: str, part: Part, classes: int) -> Part:
 
 
 def _splits(
-    train: Part, test: Part, classes: int, held_out: float | None, normalization: Normalization, augmentation: ShiftAndFlip
+    train: Part,
+    test: Part,
+    class_names: tuple[str, ...],
+    held_out: float | None,
+    normalization: Normalization,
+    augmentation: ShiftAndFlip,
 ) -> Splits:
     kept, held = hold_out(len(train.labels), HELD_OUT if held_out is None else held_out, SEED)
     training = TensorSplit(train.images[kept], train.labels[kept], normalization, augmentation)
     validation = TensorSplit(train.images[held], train.labels[held], normalization) if len(held) else None
     channels = train.images.shape[1]
-    return Splits(training, validation, TensorSplit(*test, normalization), classes, channels, describe(training))
+    identity = Identity(class_names, {"train": part_of_tensors(*train), "test": part_of_tensors(*test)})
+    described = describe(training)
+    return Splits(training, validation, TensorSplit(*test, normalization), len(class_names), channels, described, identity)

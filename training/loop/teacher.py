@@ -12,10 +12,11 @@ from torchvision import models as torchvision_models
 from training.config import Config
 from training.data import Splits, View
 from training.loop.distributed import Processes, wait
-from training.loop.evaluation import accuracy, network_on
+from training.loop.evaluation import OnBroken, accuracy, network_on, warn_of_broken
 from training.loop.learner import run
 from training.loop.logit_cache import LogitCache, fingerprint
 from training.loop.trial import try_network
+from training.messages import say
 from training.methods import METHODS
 from training.models import MODELS, Network, Output
 from training.storage import checkpoint, files
@@ -63,7 +64,12 @@ def freeze(network: Network) -> Network:
 
 
 def load_teacher(
-    config: Config, splits: Splits, device: torch.device, processes: Processes, console: Console
+    config: Config,
+    splits: Splits,
+    device: torch.device,
+    processes: Processes,
+    console: Console,
+    on_broken: OnBroken = warn_of_broken,
 ) -> Teacher | None:
     """The teacher that ``config`` asks for, after its accuracy was measured, compared with its checkpoint's and printed.
 
@@ -80,15 +86,15 @@ def load_teacher(
         raise ValueError(f"teacher {trained.name} has {trained.classes} classes, {config.dataset} has {splits.classes}")
     network = freeze(network_on(device, trained.model, splits.classes, config))
     for note in trained.notes:
-        console.print(f"teacher {trained.name}, left out: {note}", soft_wrap=True, markup=False)
+        say(console, f"teacher {trained.name}, left out: {note}")
     features = METHODS[config.method].needs_features
     for split, view in ((splits.train, View(config.seed, 0)), (splits.test, None)):
         try_network("teacher", trained.name, network, split, config, device, features=features, view=view)
-    measured = accuracy(network, splits.test, config, device, processes)
-    console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)
+    measured = accuracy(network, splits.test, config, device, processes, on_broken)
+    say(console, f"teacher {trained.name}: test accuracy {measured:.2f} %")
     guesses = near_chance(measured, len(splits.test), splits.classes)
     if guesses:
-        console.print(_warning(trained, measured, splits), style="bold red", soft_wrap=True, markup=False, highlight=False)
+        say(console, _warning(trained, measured, splits), style="bold red")
     if trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:
         raise ValueError(
             f"teacher {trained.name} reached {trained.test_accuracy:.2f} % when it was saved and reaches "
@@ -114,7 +120,7 @@ def near_chance(accuracy: float, pictures: int, classes: int) -> bool:
 def _warning(trained: checkpoint.Trained, measured: float, splits: Splits) -> str:
     cause = "its images were normalized or scaled in another way, or its weights are damaged"
     if not trained.class_names:
-        first = ", ".join(splits.class_names[:3])
+        first = ", ".join(splits.identity.class_names[:3])
         cause = (
             "its classes are in another order than those of the data"
             f"{f', which begin with {first},' if first else ''} as its file does not name them; or {cause}"
@@ -129,7 +135,7 @@ def _warning(trained: checkpoint.Trained, measured: float, splits: Splits) -> st
 def _read(config: Config, splits: Splits, processes: Processes) -> checkpoint.Trained:
     if config.teacher_checkpoint is not None:
         return checkpoint.load(
-            config.teacher_checkpoint, dataset=config.dataset, class_names=splits.class_names, name=config.teacher,
+            config.teacher_checkpoint, dataset=config.dataset, class_names=splits.identity.class_names, name=config.teacher,
             channels=splits.channels, classes=splits.classes,
         )  # fmt: skip
     assert config.teacher is not None
@@ -171,7 +177,7 @@ def _cache(config: Config, network: Network, splits: Splits, processes: Processe
     description = {
         "teacher": fingerprint(network.model),
         "precision": config.precision,
-        "dataset": config.dataset,
+        "dataset": splits.identity.checksum(),
         "transform": splits.transform,
         "seed": config.seed,
     }

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor, nn
 
-from training.data import FOLDER
+from training.data import without_path
+from training.data.identity import class_differences
+from training.messages import printable
 from training.models import expects_own_normalization, make_model, same_model
 from training.storage import files, weights
 from training.storage.weights import Fit, Weights
@@ -72,7 +74,8 @@ def export(path: Path, model: nn.Module, origin: Origin, *, average: bool) -> No
     metadata = {
         "format": "pt",
         "model": origin.name,
-        "dataset": origin.dataset,
+        # The format has no place for bytes that are in no encoding, as names of folders may have.
+        "dataset": printable(origin.dataset),
         "channels": str(origin.channels),
         "classes": str(origin.classes),
         "class_names": json.dumps(origin.class_names),
@@ -160,7 +163,7 @@ def restore(
     if origin is None:
         if name is None:
             raise ValueError(f"teacher must name the model of {setting} {path}, which does not say what it is; got None")
-        _refuse_other_classes(f"{setting} {path}", saved.weights.class_names, dataset, class_names)
+        _refuse_other_classes(f"{setting} {path}", saved.weights, dataset, class_names)
         model: Any = make_model(name, channels, classes)
         if hasattr(model, "transform_input"):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -168,10 +171,7 @@ def restore(
         return Trained(
             model, name, classes, None, saved.weights.class_names, fill(saved, model, classes, path, setting).notes
         )
-    if origin.class_names and class_names:
-        _refuse_other_classes(f"{setting} {path}", origin.class_names, dataset, class_names)
-    elif origin.dataset != dataset and not (origin.dataset.startswith(FOLDER) and dataset.startswith(FOLDER)):
-        raise ValueError(f"{setting} {path} was trained on {origin.dataset!r}, the data set is {dataset!r}")
+    _refuse_other_classes(f"{setting} {path}", origin, dataset, class_names)
     if name is not None and not same_model(origin.name, name):
         raise ValueError(f"{setting} {path} holds {origin.name!r}, teacher is {name!r}")
     model = make_model(origin.name, origin.channels, origin.classes)
@@ -228,14 +228,16 @@ def _own(content: dict[str, Any]) -> Saved:
     return Saved(Weights(content["state"], names, ()), origin, content.get("weights", TRAINED))
 
 
-def _refuse_other_classes(file: str, there: tuple[str, ...], dataset: str, here: tuple[str, ...]) -> None:
-    """Refuses a model whose logits are of other classes, or of the same in another order, where both are known."""
-    if not there or not here or there == here:
-        return
-    if len(there) != len(here):
-        raise ValueError(f"{file} has {len(there)} classes, {dataset} has {len(here)}")
-    number = next(number for number, pair in enumerate(zip(there, here, strict=True)) if pair[0] != pair[1])
-    order = "the same classes in another order" if sorted(there) == sorted(here) else "other classes"
-    raise ValueError(
-        f"{file} was trained on {order}: class {number} is {there[number]!r} there and {here[number]!r} in {dataset}"
-    )
+def _refuse_other_classes(file: str, there: Origin | Weights, dataset: str, here: tuple[str, ...]) -> None:
+    """Refuses a model whose logits are of other classes, or of the same in another order.
+
+    Where the names of either are not known, what the data sets are called decides, if that is known.
+    """
+    called = there.dataset if isinstance(there, Origin) else None
+    if there.class_names and here:
+        found = class_differences(there.class_names, here)
+    else:
+        found = [] if called is None or without_path(called) == without_path(dataset) else ["they have different names"]
+    if found:
+        on = "other classes" if called is None else repr(called)
+        raise ValueError(f"{file} was trained on {on}, the data set is {dataset!r}: {'; '.join(found)}")
