@@ -9,7 +9,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from training.config import Config
-from training.data import Split, Splits, load_splits
+from training.data import Split, Splits, load_splits, without_path
 from training.loop import distributed
 from training.loop.distributed import Processes
 from training.loop.evaluation import OnBroken, UnreadableImageError, network_on, predictions
@@ -86,14 +86,17 @@ def measure(
     return Measured(percent["top1"], percent["top5"], percent["error"], pictures)
 
 
-def origin_of(file: str | None) -> dict[str, Any]:
-    """The data set that a checkpoint of this suite was trained on, as a setting; of any other file, nothing."""
+def origin_of(file: str | None, dataset: str | None) -> dict[str, Any]:
+    """The data that a checkpoint of this suite was trained on, as settings, if ``dataset`` is no other kind of data; of any
+    other file, nothing."""
     try:
         origin = None if file is None else checkpoint.read(Path(file).expanduser(), "evaluate").origin
     except (OSError, ValueError):
         # Whoever reads it for good says what is wrong with it.
         origin = None
-    return {} if origin is None else {"dataset": origin.dataset}
+    if origin is None or (dataset is not None and without_path(dataset) != without_path(origin.dataset)):
+        return {}
+    return {"dataset": origin.dataset, "image_size": origin.image_size}
 
 
 def _load(config: Config, splits: Splits, file: Path) -> checkpoint.Trained:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from training import report
 from training.config import Config
-from training.data import Identity, Splits, View, load_splits
+from training.data import Identity, Splits, load_splits
 from training.data.loader import refuse_small_memory, worker_failures
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
@@ -19,9 +19,9 @@ from training.loop.engine import NonFiniteLossError, Trainer, build
 from training.loop.evaluation import BATCH, network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
-from training.loop.trial import try_network
+from training.loop.trial import try_on_splits
 from training.messages import say
-from training.methods import METHODS, Dimensions, Method, make_method
+from training.methods import Dimensions, Method, make_method
 from training.models import Network, make_model
 from training.observer import Observer, Observers
 from training.progress import RunProgress
@@ -127,9 +127,7 @@ def _train(
     # A resumed student has the weights of its save.
     if config.student_checkpoint is not None and state is None:
         start_student(config, config.student_checkpoint, student, splits.identity.class_names, speaking)
-    features = METHODS[config.method].needs_features
-    for split, view in ((splits.train, View(config.seed, 0)), (splits.test, None)):
-        try_network("student", config.student, student, split, config, device, features=features, view=view)
+    try_on_splits("student", config.student, student, splits, config, device)
     teacher = load_teacher(config, splits, device, processes, speaking, progress.on_broken)
     if config.compile:
         student.compile()
@@ -268,7 +266,13 @@ def save_model(
 def origin(config: Config, splits: Splits, record: EpochRecord) -> checkpoint.Origin:
     """What a student is and was trained on."""
     return checkpoint.Origin(
-        config.student, config.dataset, splits.channels, splits.classes, splits.identity.class_names, record.test_accuracy
+        config.student,
+        config.dataset,
+        splits.channels,
+        splits.classes,
+        splits.identity.class_names,
+        record.test_accuracy,
+        config.image_size,
     )
 
 

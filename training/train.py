@@ -66,7 +66,7 @@ def configure(arguments: Sequence[str], preset: str | None = None) -> Config:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     chosen = PRESETS[preset] if preset is not None else Preset({}, {}, "")
     # What a checkpoint was trained on is what it is measured on, unless told otherwise.
-    origin = origin_of(given(arguments, "evaluate"))
+    origin = origin_of(given(arguments, "evaluate"), given(arguments, "dataset"))
     config = parse(
         Config, arguments, description=__doc__, defaults={"preset": preset, **chosen.config, **origin}, groups=GROUPS,
         presets={name: each.help for name, each in PRESETS.items()},

@@ -154,6 +154,18 @@ def test_a_teacher_is_compared_by_its_classes_and_not_by_the_path_of_the_data(
     assert train(folder, tmp_path / "run", *under, *data) == 0
 
 
+def test_a_teacher_may_see_images_of_another_size_than_it_was_trained_on(
+    teacher: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = files.read(teacher / "checkpoint.pt")
+    torch.save({**content, "test_accuracy": content["test_accuracy"] - 5}, tmp_path / "teacher.pt")
+    under = ["--method", "kd", "--teacher-checkpoint", str(tmp_path / "teacher.pt")]
+    assert train(folder, tmp_path / "same", *under) == 2
+    assert "the data is not the same" in capsys.readouterr().err
+    assert train(folder, tmp_path / "other", *under, "--image-size", "20") == 0
+    assert "with image_size 16 when it was saved, image_size is 20 now" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_a_network_of_one_input_size_ends_the_run_before_anything_is_made(
     role: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -228,7 +240,7 @@ def measured(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[
 def test_a_checkpoint_is_measured_on_the_data_that_it_was_trained_on(
     teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures, split, top1, top5, _ = measured([str(teacher / "checkpoint.pt"), "--image-size", "16"], capsys)
+    pictures, split, top1, top5, _ = measured([str(teacher / "checkpoint.pt")], capsys)
     assert (pictures, split, top5) == ("40", "test", "100.00")
     assert top1 == f"{files.read(teacher / 'checkpoint.pt')['test_accuracy']:.2f}"
 

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from training.config import Config
-from training.data import Splits, View
+from training.data import Splits
 from training.loop.distributed import Processes, wait
 from training.loop.evaluation import OnBroken, accuracy, network_on, warn_of_broken
 from training.loop.learner import run
 from training.loop.logit_cache import LogitCache, fingerprint
-from training.loop.trial import try_network
+from training.loop.trial import try_on_splits
 from training.messages import say
-from training.methods import METHODS
 from training.models import MODELS, Network, Output
 from training.storage import checkpoint, files
 
@@ -76,8 +75,8 @@ def load_teacher(
     Raises:
         FileNotFoundError: there is no such checkpoint.
         OSError: published weights could not be downloaded.
-        ValueError: it has other classes than the data set, or is not as accurate as when it was saved: a different data set,
-            or damaged weights.
+        ValueError: it has other classes than the data set, or is not as accurate as when it was saved with images of this
+            size: a different data set, or damaged weights.
     """
     if config.teacher_checkpoint is None and config.teacher is None:
         return None
@@ -87,15 +86,17 @@ def load_teacher(
     network = freeze(network_on(device, trained.model, splits.classes, config))
     for note in trained.notes:
         say(console, f"teacher {trained.name}, left out: {note}")
-    features = METHODS[config.method].needs_features
-    for split, view in ((splits.train, View(config.seed, 0)), (splits.test, None)):
-        try_network("teacher", trained.name, network, split, config, device, features=features, view=view)
+    try_on_splits("teacher", trained.name, network, splits, config, device)
     measured = accuracy(network, splits.test, config, device, processes, on_broken)
     say(console, f"teacher {trained.name}: test accuracy {measured:.2f} %")
     guesses = near_chance(measured, len(splits.test), splits.classes)
     if guesses:
         say(console, _warning(trained, measured, splits), style="bold red")
-    if trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:
+    same_size = trained.image_size == config.image_size
+    if trained.test_accuracy is not None and not same_size:
+        then = f"{trained.test_accuracy:.2f} % with image_size {trained.image_size} when it was saved"
+        say(console, f"teacher {trained.name}: {then}, image_size is {config.image_size} now")
+    elif trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:
         raise ValueError(
             f"teacher {trained.name} reached {trained.test_accuracy:.2f} % when it was saved and reaches "
             f"{measured:.2f} % now: the data is not the same"

@@ -4,13 +4,26 @@ import torch
 from torch import Tensor
 
 from training.config import Config
-from training.data import Split, View
+from training.data import Split, Splits, View
 from training.loop.evaluation import to_device
 from training.loop.learner import run
+from training.methods import METHODS
 from training.models import Network
 
 TRIED = 16
 """Samples of a split among which one that can be read is looked for."""
+
+
+def try_on_splits(role: str, name: str, network: Network, splits: Splits, config: Config, device: torch.device) -> None:
+    """``try_network`` with images as they are in training and as they are in testing, and with features if the run needs
+    them.
+
+    Raises:
+        ValueError: names the model, the setting and the size.
+    """
+    features = METHODS[config.method].needs_features
+    for split, view in ((splits.train, View(config.seed, 0)), (splits.test, None)):
+        try_network(role, name, network, split, config, device, features=features, view=view)
 
 
 @torch.no_grad()

@@ -24,8 +24,8 @@ TRAINED, AVERAGE = "the trained weights", "the moving average of the weights"
 
 
 class Origin(NamedTuple):
-    """What a model is and was trained on; ``class_names`` in the order of its logits, empty where nobody said, and
-    ``test_accuracy`` in percent."""
+    """What a model is and was trained on; ``class_names`` in the order of its logits, empty where nobody said,
+    ``test_accuracy`` in percent, and ``image_size`` where that is a setting of the data."""
 
     name: str
     dataset: str
@@ -33,6 +33,7 @@ class Origin(NamedTuple):
     classes: int
     class_names: tuple[str, ...]
     test_accuracy: float
+    image_size: int | None = None
 
 
 class Saved(NamedTuple):
@@ -54,6 +55,7 @@ class Trained(NamedTuple):
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     kind: str = ""
+    image_size: int | None = None
 
 
 def save(path: Path, model: nn.Module, origin: Origin, trained: nn.Module | None = None) -> None:
@@ -80,6 +82,7 @@ def export(path: Path, model: nn.Module, origin: Origin, *, average: bool) -> No
         "classes": str(origin.classes),
         "class_names": json.dumps(origin.class_names),
         "test_accuracy": str(origin.test_accuracy),
+        "image_size": json.dumps(origin.image_size),
         "weights": AVERAGE if average else TRAINED,
     }
     # Tensors that share memory, or have their channels last, are no plain array each.
@@ -177,7 +180,8 @@ def restore(
     model = make_model(origin.name, origin.channels, origin.classes)
     fitted = fill(saved, model, origin.classes, path, setting)
     return Trained(
-        model, origin.name, origin.classes, origin.test_accuracy, origin.class_names, fitted.notes, saved.kind
+        model, origin.name, origin.classes, origin.test_accuracy, origin.class_names, fitted.notes, saved.kind,
+        origin.image_size,
     )  # fmt: skip
 
 
@@ -203,6 +207,7 @@ def _well_formed(content: dict[str, Any]) -> bool:
     return (
         all(isinstance(content[entry], kind) for entry, kind in KINDS.items())
         and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+        and isinstance(content.get("image_size"), int | None)
         and isinstance(names, list)
         and all(isinstance(each, str) for each in names)
     )
@@ -215,7 +220,7 @@ def _from_elsewhere(content: Any, path: Path) -> Saved:
     try:
         origin = Origin(
             told["model"], told["dataset"], int(told["channels"]), int(told["classes"]), found.class_names,
-            float(told["test_accuracy"]),
+            float(told["test_accuracy"]), json.loads(told["image_size"]),
         )  # fmt: skip
     except (TypeError, KeyError, ValueError):
         return Saved(found)
