@@ -348,7 +348,7 @@ def test_a_step_without_any_image_changes_nothing_and_the_run_goes_on() -> None:
     (record,) = trainer.train()
     assert record.skipped == 15
     assert sum(changed) == 15
-    assert int(trainer.average.n_averaged) == 15
+    assert trainer.average.updates == 15
 
 
 def test_broken_images_of_validation_and_test_are_left_out_named_and_counted() -> None:
