@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from training.data.splits import Draws
+from training.data.transfer import transfer
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,7 @@ class ShiftAndFlip:
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Augmented images, of the shape of ``images`` ``(B, channels, height, width)``."""
-        if self.flip:
-            images = torch.where(draws[1][:, None, None, None], images.flip(3), images)
-        return shift_each(images, draws[0], self.largest)
+        return shift_each(images, draws[0], self.largest, draws[1] if self.flip else None)
 
 
 def draw_offsets(count: int, largest: int, generator: torch.Generator) -> Tensor:
@@ -37,15 +36,32 @@ def draw_offsets(count: int, largest: int, generator: torch.Generator) -> Tensor
     return torch.randint(2 * largest + 1, (2, count), generator=generator).T
 
 
-def shift_each(images: Tensor, offsets: Tensor, largest: int) -> Tensor:
+def shift_each(images: Tensor, offsets: Tensor, largest: int, flipped: Tensor | None = None) -> Tensor:
     """Moves each image ``(B, channels, height, width)`` by up to ``largest`` pixels each way; what comes in is 0.
 
     Args:
         offsets: ``(B, 2)`` int64 from 0 to ``2 * largest``, vertical and horizontal; ``largest`` moves nothing.
+        flipped: ``(B,)`` bool, the images whose left and right are exchanged before they are moved.
     """
-    height, width = images.shape[2:]
-    padded = torch.nn.functional.pad(images, (largest,) * 4)
-    rows, columns = torch.arange(height) + offsets[:, :1], torch.arange(width) + offsets[:, 1:]
-    sample = torch.arange(len(images))[:, None, None, None]
-    channel = torch.arange(images.shape[1])[:, None, None]
-    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    count, channels, height, width = images.shape
+    device, padded_width = images.device, width + 2 * largest
+    offsets = transfer(offsets, device)
+    rows = torch.arange(height, device=device) + offsets[:, :1]
+    columns = torch.arange(width, device=device) + offsets[:, 1:]
+    if flipped is not None:
+        columns = torch.where(transfer(flipped, device)[:, None], padded_width - 1 - columns, columns)
+    places = (rows[:, :, None] * padded_width + columns[:, None, :]).view(count, 1, height * width)
+    padded = torch.nn.functional.pad(images, (largest,) * 4).flatten(2)
+    return padded.gather(2, places.expand(-1, channels, -1)).view(images.shape)
+
+
+def rectangles(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels of images of ``height`` and ``width`` are within their own rectangle, ``(B, 1, height, width)`` bool.
+
+    Args:
+        boxes: ``(B, 4)`` int64: first row, first column, rows, columns.
+    """
+    top, left, rows, columns = (side[:, None, None, None] for side in boxes.unbind(dim=1))
+    row = torch.arange(height, device=boxes.device)[:, None]
+    column = torch.arange(width, device=boxes.device)
+    return (row >= top) & (row < top + rows) & (column >= left) & (column < left + columns)

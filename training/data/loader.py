@@ -1,4 +1,5 @@
-"""Batches of a split in a given order, read by worker processes or in this one."""
+"""Batches of a split in a given order, on the device of the training: taken there where the split is in memory, and else
+read by worker processes or in this one."""
 
 import signal
 from collections.abc import Generator, Iterator, Sequence
@@ -9,24 +10,38 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training.data.splits import Batch, Split, View
+from training.data.splits import Batch, Split, TensorSplit, View
+from training.data.transfer import transfer
 from training.seeds import derived_seed
 
 GRACE = 20
 """Seconds that a worker goes on for after it was told to end, if the trainer does not end it before."""
 
+CPU = torch.device("cpu")
+
 Key = tuple[Tensor, View | None]
 
 
 class Loader:
-    """Reads a split batch by batch; the workers live until ``close``, or the end of a ``with`` block."""
+    """Reads a split batch by batch; the workers live until ``close``, or the end of a ``with`` block.
 
-    def __init__(self, split: Split, *, workers: int, pin_memory: bool = False) -> None:
-        self.plan = _Plan()
+    Args:
+        split: is moved to ``device`` if it is in memory.
+        workers: processes that read; none where the split is in memory.
+        device: of the images and labels of the batches.
+    """
+
+    def __init__(self, split: Split, *, workers: int, device: torch.device = CPU) -> None:
+        if isinstance(split, TensorSplit):
+            split.move(device)
+            workers = 0
+        self.device, self.plan = device, _Plan()
         self.reading: Generator[Batch, None, None] | None = None
         self.loader: DataLoader[Batch] = DataLoader(
             _Batches(split), batch_size=None, sampler=self.plan, num_workers=workers, persistent_workers=workers > 0,
-            pin_memory=pin_memory, collate_fn=_unchanged, worker_init_fn=_leave_signals_to_the_trainer,
+            # By the thread that takes batches from the workers, where there are any.
+            pin_memory=device.type == "cuda" and workers > 0,
+            collate_fn=_unchanged, worker_init_fn=_leave_signals_to_the_trainer,
             # Of its own, because a loader without one takes a number from the global generator, resumed or not.
             generator=torch.Generator(),
         )  # fmt: skip
@@ -34,8 +49,11 @@ class Loader:
     def batches(self, parts: Sequence[Tensor], view: View | None = None) -> Iterator[Batch]:
         """A batch for each of ``parts``, the positions ``(B,)`` of its samples."""
         self.plan.keys = [(part, view) for part in parts]
-        self.reading = (batch for batch in self.loader)
+        self.reading = (self._on_device(batch) for batch in self.loader)
         return self.reading
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return batch._replace(images=transfer(batch.images, self.device), labels=transfer(batch.labels, self.device))
 
     def close(self) -> None:
         """Ends the workers."""

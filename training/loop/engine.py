@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from training.config import Config
 from training.data import Batch, Splits, View
 from training.data.loader import Loader, epoch_order
+from training.data.transfer import transfer
 from training.loop import random_state
 from training.loop.distributed import Processes, average_statistics, gather, largest_of
-from training.loop.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
+from training.loop.evaluation import UnreadableImageError, accuracy, formatted, refuse_broken
 from training.loop.interruption import Interrupted, Interruption
 from training.loop.learner import Learner
 from training.loop.optimization import make_average, make_scaler
@@ -78,7 +79,7 @@ class Trainer:
         self.learner = Learner(student, method, config.precision).to(device)
         self.average = make_average(self.learner.student, config.ema_decay)
         self.scaler = make_scaler(device, config.precision)
-        self.loader = Loader(splits.train, workers=config.workers, pin_memory=device.type == "cuda")
+        self.loader = Loader(splits.train, workers=config.workers, device=device)
         self.batch = min(config.batch_size, len(splits.train))
         self.steps = max(1, len(splits.train) // config.batch_size)
         self.unchecked = STEPS_UNCHECKED if device.type == "cuda" else 1
@@ -138,9 +139,9 @@ class Trainer:
         for part in range(config.accumulate):
             batch = next(batches)
             self._tell_broken(batch)
-            images = method.views(to_device(batch.images, self.device, config))
-            target, index = (each.to(self.device, non_blocking=True) for each in (batch.labels, batch.index))
-            samples = Samples(target, index, self.epoch - 1 + self.step / self.steps)
+            images = method.views(formatted(batch.images, config))
+            index = transfer(batch.index, self.device)
+            samples = Samples(batch.labels, index, self.epoch - 1 + self.step / self.steps)
             output: Output | None = None
             if self.teacher is not None:
                 output = self.teacher(images, batch.index, view.number, features=method.needs_features)
