@@ -82,7 +82,10 @@ def _train(
     state = load_state(config.output, config) if config.resume else None
     random_state.seed_everything(config.seed, processes.rank)
     speaking = console if processes.first else Console(quiet=True)
-    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
+    splits = load_splits(
+        config.dataset, config.data, held_out=config.held_out, image_size=config.image_size, columns=config.columns,
+        augmenting=config.augmenting, train_per_class=config.train_per_class,
+    )  # fmt: skip
     teacher = load_teacher(config, splits, device, processes, speaking)
     student = make_student(config, splits, device)
     method = set_up_method(config, splits, student, teacher)

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 
 from training.data.held_out import check_held_out, hold_out
+from training.data.recipes import Augmenting, centred, of_pictures
 from training.data.splits import Batch, Split, Splits, View, checksum
 from training.seeds import derived_seed
 
@@ -25,6 +27,9 @@ HELD_OUT = 0.01
 IMAGE_SIZE = 224
 SEED = 20260202
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+OWN = Augmenting()
+"""The data set's own augmentation."""
 
 Transform = Callable[[Any], Tensor]
 
@@ -51,12 +56,11 @@ class ImageFolderSplit(Split):
     def load(self, index: Tensor, view: View | None = None) -> Batch:
         images, kept, broken = [], [], []
         for sample in index.tolist():
-            path = self.folder / os.fsdecode(self.paths[sample])
             try:
-                image = pil_loader(path)
+                image = self._read(sample)
             # A decoder that meets a damaged file raises whatever goes wrong in it.
             except Exception as error:
-                broken.append(f"{path}: {type(error).__name__}: {error}")
+                broken.append(f"{self._name(sample)}: {type(error).__name__}: {error}")
                 continue
             images.append(self._transform(image, sample, view))
             kept.append(sample)
@@ -64,6 +68,17 @@ class ImageFolderSplit(Split):
         return Batch(
             torch.stack(images) if images else torch.empty(0, 3, 0, 0), self.labels[positions], positions, tuple(broken)
         )
+
+    def subset(self, positions: Tensor) -> "ImageFolderSplit":
+        """The samples at ``positions`` ``(n,)`` int64, in that order."""
+        paths = [os.fsdecode(path) for path in self.paths[positions.numpy()]]
+        return ImageFolderSplit(self.folder, paths, self.labels[positions], self.evaluation, self.training)
+
+    def _name(self, sample: int) -> str:
+        return str(self.folder / os.fsdecode(self.paths[sample]))
+
+    def _read(self, sample: int) -> Image.Image:
+        return pil_loader(self._name(sample))
 
     def _transform(self, image: Any, sample: int, view: View | None) -> Tensor:
         if view is None or self.training is None:
@@ -74,22 +89,27 @@ class ImageFolderSplit(Split):
             return self.training(image)
 
 
-def load_imagenet(folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE) -> Splits:
+def load_imagenet(
+    folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE, augmenting: Augmenting = OWN
+) -> Splits:
     """ImageNet, or a part of it with fewer classes: ``train`` and ``val`` below ``folder/imagenet`` or ``folder``.
 
     Args:
         held_out: share of the training images that is for validation; ``val`` is the test split.
         image_size: pixels a side.
+        augmenting: of the training images; ``imagenet`` is their own recipe.
 
     Raises:
         FileNotFoundError: a folder is missing or has no images; the message says what goes where.
         ValueError: held_out or image_size is impossible, or the folders have different classes.
     """
     root = folder / "imagenet" if (folder / "imagenet").is_dir() else folder
-    return _load("imagenet", root, "val", held_out, image_size)
+    return _load("imagenet", root, "val", held_out, image_size, augmenting)
 
 
-def load_folder(folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE) -> Splits:
+def load_folder(
+    folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE, augmenting: Augmenting = OWN
+) -> Splits:
     """Images in ``train``, and for testing in ``val`` or ``test``; arguments and errors as of ``load_imagenet``.
 
     Raises:
@@ -98,10 +118,10 @@ def load_folder(folder: Path, *, held_out: float | None = None, image_size: int 
     present = [name for name in ("val", "test") if (folder / name).is_dir()]
     if len(present) == 2:
         raise ValueError(f"folder:{folder} must have either val or test for its test split, got both")
-    return _load(f"folder:{folder}", folder, (present or ["val"])[0], held_out, image_size)
+    return _load(f"folder:{folder}", folder, (present or ["val"])[0], held_out, image_size, augmenting)
 
 
-def _load(name: str, root: Path, test_name: str, held_out: float | None, size: int) -> Splits:
+def _load(name: str, root: Path, test_name: str, held_out: float | None, size: int, augmenting: Augmenting) -> Splits:
     check_held_out(held_out)
     if size < 1:
         raise ValueError(f"image_size must be at least 1, got {size}")
@@ -113,10 +133,10 @@ def _load(name: str, root: Path, test_name: str, held_out: float | None, size: i
             f"{', '.join(other)}"
         )
     kept, held = hold_out(len(train.samples), HELD_OUT if held_out is None else held_out, SEED)
-    training, evaluation = _training_transform(size), _evaluation_transform(size)
+    training, evaluation = training_transform(size, augmenting), evaluation_transform(size)
     learned = _split(train, kept, evaluation, training)
     validation = _split(train, held, evaluation) if len(held) else None
-    transform = f"{_describe(learned)}, {_one_line(training)}, {_one_line(evaluation)}"
+    transform = f"{_describe(learned)}, {one_line(training)}, {one_line(evaluation)}"
     return Splits(learned, validation, _split(test, torch.arange(len(test)), evaluation), len(train.classes), 3, transform)
 
 
@@ -138,12 +158,14 @@ def _split(listing: Any, positions: Tensor, evaluation: Transform, training: Tra
     return ImageFolderSplit(Path(listing.root), paths, labels, evaluation, training)
 
 
-def _training_transform(size: int) -> Transform:
-    return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *_to_normalized_tensor()])
+def training_transform(size: int, augmenting: Augmenting) -> Transform:
+    """A tensor of a picture, augmented."""
+    return of_pictures(augmenting, size, _to_normalized_tensor())
 
 
-def _evaluation_transform(size: int) -> Transform:
-    return v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), *_to_normalized_tensor()])
+def evaluation_transform(size: int) -> Transform:
+    """A tensor of the centre of a picture."""
+    return v2.Compose([*centred(size), *_to_normalized_tensor()])
 
 
 def _to_normalized_tensor() -> list[Any]:
@@ -154,5 +176,6 @@ def _describe(split: ImageFolderSplit) -> str:
     return f"{len(split)} images sha256:{checksum(*split.paths.tolist(), split.labels.numpy().tobytes())}"
 
 
-def _one_line(transform: Transform) -> str:
+def one_line(transform: Transform) -> str:
+    """What a transform does."""
     return " ".join(repr(transform).split())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from training.data.mixing import Mixer, missing_partners
 from training.data.splits import Batch, Split, TensorSplit, View
 from training.data.transfer import transfer
 from training.seeds import derived_seed
@@ -29,13 +30,14 @@ class Loader:
         split: is moved to ``device`` if it is in memory.
         workers: processes that read; none where the split is in memory.
         device: of the images and labels of the batches.
+        mixer: of the samples, if they are mixed.
     """
 
-    def __init__(self, split: Split, *, workers: int, device: torch.device = CPU) -> None:
+    def __init__(self, split: Split, *, workers: int, device: torch.device = CPU, mixer: Mixer | None = None) -> None:
         if isinstance(split, TensorSplit):
             split.move(device)
             workers = 0
-        self.device, self.plan = device, _Plan()
+        self.device, self.mixer, self.plan = device, mixer, _Plan()
         self.reading: Generator[Batch, None, None] | None = None
         self.loader: DataLoader[Batch] = DataLoader(
             _Batches(split), batch_size=None, sampler=self.plan, num_workers=workers, persistent_workers=workers > 0,
@@ -47,13 +49,17 @@ class Loader:
         )  # fmt: skip
 
     def batches(self, parts: Sequence[Tensor], view: View | None = None) -> Iterator[Batch]:
-        """A batch for each of ``parts``, the positions ``(B,)`` of its samples."""
+        """A batch for each of ``parts``, the positions ``(B,)`` of its samples, or with a mixer ``(2, B)``, those of their
+        partners as well."""
         self.plan.keys = [(part, view) for part in parts]
-        self.reading = (self._on_device(batch) for batch in self.loader)
+        self.reading = (self._on_device(batch, *key) for batch, key in zip(self.loader, self.plan.keys, strict=True))
         return self.reading
 
-    def _on_device(self, batch: Batch) -> Batch:
-        return batch._replace(images=transfer(batch.images, self.device), labels=transfer(batch.labels, self.device))
+    def _on_device(self, batch: Batch, part: Tensor, view: View | None) -> Batch:
+        batch = batch._replace(images=transfer(batch.images, self.device), labels=transfer(batch.labels, self.device))
+        if self.mixer is None or view is None:
+            return batch
+        return self.mixer(batch, part, view)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -90,7 +96,18 @@ class _Batches(Dataset[Batch]):
         self.split = split
 
     def __getitem__(self, key: Key) -> Batch:
-        return self.split.load(*key)
+        part, view = key
+        if part.dim() == 1:
+            return self.split.load(part, view)
+        batch, partners = self.split.load(part[0], view), missing_partners(part)
+        if not len(partners) or not len(batch.index):
+            return batch
+        others = self.split.load(partners, view)
+        if not len(others.index):
+            return batch
+        images, labels, index = (torch.cat(pair) for pair in zip(batch[:3], others[:3], strict=True))
+        # A partner that cannot be read is told where it is a sample itself.
+        return Batch(images, labels, index, batch.broken)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -8,6 +8,7 @@ have seen, and logits that a teacher gave for a view are right whenever the view
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -36,12 +37,19 @@ class View(NamedTuple):
 class Batch(NamedTuple):
     """Images ``(B, channels, height, width)`` float32, normalized; labels ``(B,)`` int64; ``index`` ``(B,)`` int64 on the
     CPU, their positions in the split; ``broken``, a message with the path for each sample that could not be read and is left
-    out."""
+    out; of mixed samples the ``probabilities`` ``(B, classes)`` float32, and the labels of those that they were mixed
+    from."""
 
     images: Tensor
     labels: Tensor
     index: Tensor  # type: ignore[assignment]  # tuples have a method of this name
     broken: tuple[str, ...] = ()
+    probabilities: Tensor | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """What the student is taught: labels, or the probabilities of mixed samples."""
+        return self.labels if self.probabilities is None else self.probabilities
 
 
 class Augmentation(Protocol):
@@ -98,26 +106,46 @@ class TensorSplit(Split):
         labels: ``(N,)`` int64.
         normalization: comes last.
         augmentation: for loading with a view; without it a view changes nothing.
+        unreadable: a message for each sample whose image could not be read; it is left out of every batch.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, normalization: Normalization, augmentation: Augmentation | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        normalization: Normalization,
+        augmentation: Augmentation | None = None,
+        unreadable: Mapping[int, str] | None = None,
     ) -> None:
         self.images, self.labels = images, labels
         self.normalization, self.augmentation = normalization, augmentation
+        self.unreadable = dict(unreadable or {})
         self._labels_there = labels
         self._drawn: tuple[View, Draws] | None = None
 
     def load(self, index: Tensor, view: View | None = None) -> Batch:
+        index, broken = self._readable(index)
         rows = transfer(index, self.images.device)
         images = self.images[rows]
         if view is not None and self.augmentation is not None:
             images = self.augmentation.apply(images, rows_of(self._draws(view, self.augmentation), index))
-        return Batch(self.normalization(as_float(images)), self._labels_there[rows], index)
+        return Batch(self.normalization(as_float(images)), self._labels_there[rows], index, broken)
 
     def move(self, device: torch.device) -> None:
         """Has the samples on ``device`` from now on."""
         self.images, self._labels_there = self.images.to(device), self.labels.to(device)
+
+    def subset(self, positions: Tensor) -> "TensorSplit":
+        """The samples at ``positions`` ``(n,)`` int64, in that order."""
+        unreadable = {new: self.unreadable[old] for new, old in enumerate(positions.tolist()) if old in self.unreadable}
+        return TensorSplit(self.images[positions], self.labels[positions], self.normalization, self.augmentation, unreadable)
+
+    def _readable(self, index: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        if not self.unreadable:
+            return index, ()
+        samples = index.tolist()
+        kept = torch.tensor([sample for sample in samples if sample not in self.unreadable], dtype=torch.int64)
+        return kept, tuple(self.unreadable[sample] for sample in samples if sample in self.unreadable)
 
     def _draws(self, view: View, augmentation: Augmentation) -> Draws:
         if self._drawn is None or self._drawn[0] != view:
@@ -139,7 +167,7 @@ class Splits(NamedTuple):
 
     ``train`` is augmented when it is loaded with a view; ``validation`` is for choosing, None where nothing is held out;
     ``test`` is for reporting. ``transform`` describes, for a cache of logits, what a view does to an image, with a checksum
-    of the training samples.
+    of the training samples. ``class_names`` are those that the data set gives, in the order of the labels.
     """
 
     train: Split
@@ -148,6 +176,7 @@ class Splits(NamedTuple):
     classes: int
     channels: int
     transform: str
+    class_names: tuple[str, ...] = ()
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.config import Config
 from training.data import Batch, Splits, View
 from training.data.loader import Loader, epoch_order
+from training.data.mixing import Mixer, with_partners
 from training.data.transfer import transfer
 from training.loop import random_state
 from training.loop.distributed import Processes, average_statistics, gather, largest_of
@@ -79,7 +80,8 @@ class Trainer:
         self.learner = Learner(student, method, config.precision).to(device)
         self.average = make_average(self.learner.student, config.ema_decay)
         self.scaler = make_scaler(device, config.precision)
-        self.loader = Loader(splits.train, workers=config.workers, device=device)
+        mixer = Mixer(config.mixing, len(splits.train), splits.classes) if config.mixing else None
+        self.loader = Loader(splits.train, workers=config.workers, device=device, mixer=mixer)
         self.batch = min(config.batch_size, len(splits.train))
         self.steps = max(1, len(splits.train) // config.batch_size)
         self.unchecked = STEPS_UNCHECKED if device.type == "cuda" else 1
@@ -141,7 +143,7 @@ class Trainer:
             self._tell_broken(batch)
             images = method.views(formatted(batch.images, config))
             index = transfer(batch.index, self.device)
-            samples = Samples(batch.labels, index, self.epoch - 1 + self.step / self.steps)
+            samples = Samples(batch.target, index, self.epoch - 1 + self.step / self.steps)
             output: Output | None = None
             if self.teacher is not None:
                 output = self.teacher(images, batch.index, view.number, features=method.needs_features)
@@ -162,14 +164,17 @@ class Trainer:
         return View(self.config.seed, (self.epoch - 1) % views if self.phase.stage is None else -self.epoch)
 
     def _parts(self) -> list[Tensor]:
-        """The positions of the samples of every part of the steps that are left, this process's share of each."""
+        """The positions of the samples of every part of the steps that are left, this process's share of each; where samples
+        are mixed, also those of their partners."""
         # Negative epochs, as of the view: the student's training sees the same with a first stage as without.
         epoch = self.epoch if self.phase.stage is None else -self.epoch
         order = epoch_order(len(self.splits.train), self.config.seed, epoch)
+        if self.config.mixing:
+            order = with_partners(order)
         parts: list[Tensor] = []
         for step in range(self.step, self.steps):
-            samples = order[step * self.batch : (step + 1) * self.batch]
-            shares = samples.tensor_split(self.config.accumulate * self.processes.count)
+            samples = order[..., step * self.batch : (step + 1) * self.batch]
+            shares = samples.tensor_split(self.config.accumulate * self.processes.count, dim=-1)
             parts += shares[self.processes.rank :: self.processes.count]
         return parts
 
