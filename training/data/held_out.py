@@ -36,7 +36,8 @@ def balanced(labels: Tensor, count: int, classes: int) -> Tensor:
     fewest = int(sizes.argmin())
     if not 1 <= count <= sizes[fewest]:
         raise ValueError(
-            f"train_per_class must be from 1 to {int(sizes[fewest])}, the training samples of class {fewest}, got {count}"
+            f"train_per_class must be at least 1 and at most what every class has for training, "
+            f"{int(sizes[fewest])} of class {fewest}, got {count}"
         )
     by_class = torch.argsort(labels, stable=True)
     place = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[by_class]]

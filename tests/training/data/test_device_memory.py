@@ -4,17 +4,26 @@ The device ``meta`` stands in for a GPU: it has shapes but no values, so that wh
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from training.config import Config
 from training.data.augmentations import ShiftAndFlip
 from training.data.loader import Loader
 from training.data.pairs import Disturbance
-from training.data.splits import Augmentation, Normalization, TensorSplit, View
-from training.models import make_model
+from training.data.recipes import Augmenting, of_images
+from training.data.splits import Augmentation, Normalization, Splits, TensorSplit, View
+from training.loop.distributed import Processes
+from training.loop.engine import Trainer
+from training.loop.interruption import Interruption
+from training.loop.teacher import Teacher
+from training.methods import make_method
+from training.models import Network, make_model
+from training.observer import Observer
 
 META = torch.device("meta")
 AUGMENTATIONS: list[Augmentation | None] = [
@@ -35,7 +44,7 @@ class Copies(TorchDispatchMode):
         options = options or {}
         if function is torch.ops.aten._to_copy.default and options.get("device", torch.device("cpu")) == META:
             assert arguments[0].device.type == "cpu"
-            assert options["non_blocking"]
+            assert options.get("non_blocking")
             self.bytes.append(arguments[0].nbytes)
         return function(*arguments, **options)
 
@@ -78,3 +87,27 @@ def test_reading_and_augmenting_a_batch_costs_at_most_a_twentieth_of_a_training_
             reading.append(middle - start)
             step.append(time.perf_counter() - middle)
     assert min(reading) <= 0.05 * min(step)
+
+
+@pytest.mark.parametrize("method", ["ce", "kd", "dist", "bickd"])
+def test_a_training_step_asks_the_device_for_nothing_and_waits_for_no_copy(method: str) -> None:
+    split = make_split(None)
+    split.augmentation = of_images(Augmenting("cifar", "randaugment", 0.5), split)
+    config = Config(
+        method=method, teacher_checkpoint=None if method == "ce" else Path("teacher.pt"), batch_size=16, accumulate=2,
+        mixup=0.2, cutmix=1.0, label_smoothing=0.1,
+    )  # fmt: skip
+    networks = [Network(make_model("resnet8", 3, 10), 10).to(META) for _ in range(2)]
+    trainer = Trainer(
+        config, Splits(split, None, split, 10, 3, ""), networks[0], make_method(method, label_smoothing=0.1),
+        None if method == "ce" else Teacher(networks[1], 0.0, "float32"), META, Processes(), Observer(),
+        lambda state: None, Interruption(),
+    )  # fmt: skip
+    view = View(0, 0)
+    batches = trainer.loader.batches(trainer._parts(), view)
+    with Copies() as copies:
+        for _ in range(3):
+            trainer.train_step(batches, view)
+            trainer.step += 1
+    # Positions and random numbers: of each of the 48 samples fewer bytes than an image has.
+    assert 0 < sum(copies.bytes) < 48 * split.images[0].nbytes
