@@ -7,6 +7,7 @@ cropped like those of ``imagenet``.
 
 import importlib
 import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -242,6 +243,8 @@ def _load(source: str) -> Mapping[str, Any]:
             raise
         raise ValueError(f"dataset hf:{source} needs the datasets library: pip install datasets") from error
     datasets.disable_progress_bars()
+    # It warns of every folder without a README.
+    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     folder = Path(source).expanduser()
     if not folder.is_dir() and not HUB_NAME.fullmatch(source):
         raise FileNotFoundError(f"dataset must be a folder or a name of the hub after hf:, got hf:{source}: no such folder")
