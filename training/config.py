@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.data import Augmenting, Columns, Mixing, check_name
+from training.data import Augmenting, Columns, Mixing, check_name, without_path
 from training.methods import METHODS, make_method
 from training.models import check_model
 
@@ -27,10 +27,10 @@ SPEED = frozenset({"device", "workers"})
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of ``Config.as_dict``, what the trained weights depend on; of a place, whether it is given."""
+    """Of ``Config.as_dict``, what the trained weights depend on beside the data; of a place, whether it is given."""
     return {
         name: value is not None if name in PLACES else value
-        for name, value in settings.items()
+        for name, value in {**settings, "dataset": without_path(settings["dataset"])}.items()
         if name not in CONDUCT | SPEED
     }
 
@@ -107,6 +107,7 @@ class Recipe:
     workers: int = 0
 
     def __post_init__(self) -> None:
+        self._expand_paths()
         check_name(self.dataset)
         check_model("student", self.student)
         self._check_data()
@@ -129,6 +130,16 @@ class Recipe:
     def mixing(self) -> Mixing:
         """How training samples are mixed."""
         return Mixing(self.mixup, self.cutmix)
+
+    def _expand_paths(self) -> None:
+        """``~`` is the home folder wherever a path comes from: a shell does not see those of a file."""
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Path):
+                try:
+                    object.__setattr__(self, each.name, value.expanduser())
+                except RuntimeError as error:
+                    raise ValueError(f"{each.name} must be a path, got {value}: {error}") from error
 
     def _check_data(self) -> None:
         # They check themselves when they are made.

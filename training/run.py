@@ -1,6 +1,7 @@
 """One run from its settings to its folder, whose files ``storage/run_folder.py`` names."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from rich.console import Console
 
 from training import report
 from training.config import Config
-from training.data import Splits, load_splits
+from training.data import Identity, Splits, load_splits
+from training.data.loader import refuse_small_memory, worker_failures
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
-from training.loop.evaluation import network_on
+from training.loop.evaluation import BATCH, network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
+from training.messages import say
 from training.methods import Dimensions, Method, make_method
 from training.models import Network, make_model
 from training.observer import Observer, Observers
@@ -25,7 +28,7 @@ from training.seeds import derived_seed
 from training.state import EpochRecord, best_epoch
 from training.storage import checkpoint, run_folder
 from training.storage.records import Records, read_records
-from training.storage.resume import load_state, remove_states, save_state
+from training.storage.resume import load_state, refuse_other_data, remove_states, save_state
 
 
 class Best(Observer):
@@ -56,10 +59,10 @@ def run(config: Config, console: Console) -> list[EpochRecord]:
     processes, device = distributed.start(config.device)
     run_folder.refuse_used(config)
     if run_folder.read_result(config.output) is not None:
-        console.print(f"{config.output} is finished already", soft_wrap=True)
+        say(console, f"{config.output} is finished already")
         return read_records(config.output)
     refuse_uneven(config, processes)
-    with Interruption() as interruption:
+    with Interruption() as interruption, worker_failures():
         return _train(config, processes, device, console if processes.first else Console(stderr=True), interruption)
 
 
@@ -76,6 +79,35 @@ def refuse_uneven(config: Config, processes: Processes) -> None:
         )
 
 
+def refuse_workers_without_memory(config: Config, splits: Splits, processes: Processes) -> None:
+    """Refuses workers for whose batches, in training and in evaluation, there is too little shared memory.
+
+    Raises:
+        ValueError: says what would help.
+    """
+    parts = config.accumulate * processes.count
+    batch = -(-min(config.batch_size, len(splits.train)) // parts)
+    refuse_small_memory(
+        splits.train, batch, workers=config.workers, batches=len(splits.train) // max(1, batch), held=config.accumulate
+    )
+    for split in (splits.validation, splits.test):
+        if split is not None:
+            own = -(-len(split) // processes.count)
+            refuse_small_memory(split, min(BATCH, own), workers=config.workers, batches=-(-own // BATCH))
+
+
+def refuse_different(splits: Splits) -> None:
+    """Refuses processes that have not all the same data, each on its own machine.
+
+    Raises:
+        ValueError: says what is different.
+    """
+    for rank, content in enumerate(distributed.gather(splits.identity.as_dict())):
+        found = Identity.from_dict(content).differences(splits.identity)
+        if found:
+            raise ValueError(f"data must be the same for every process, got of process {rank}: {'; '.join(found)}")
+
+
 def _train(
     config: Config, processes: Processes, device: torch.device, console: Console, interruption: Interruption
 ) -> list[EpochRecord]:
@@ -86,16 +118,23 @@ def _train(
         config.dataset, config.data, held_out=config.held_out, image_size=config.image_size, columns=config.columns,
         augmenting=config.augmenting, train_per_class=config.train_per_class,
     )  # fmt: skip
-    teacher = load_teacher(config, splits, device, processes, speaking)
+    refuse_different(splits)
+    if state is not None:
+        refuse_other_data(config.output, state, splits.identity)
+    refuse_workers_without_memory(config, splits, processes)
+    for line in splits.summary():
+        say(speaking, line)
+    progress = RunProgress(console, title(config), config.epochs)
+    teacher = load_teacher(config, splits, device, processes, speaking, progress.on_broken)
     student = make_student(config, splits, device)
     method = set_up_method(config, splits, student, teacher)
     if processes.first:
         config.output.mkdir(parents=True, exist_ok=True)
         run_folder.write_config(config)
         run_folder.write_environment(config.output)
-    speaking.print(_batches(config, processes), soft_wrap=True)
+    say(speaking, _batches(config, processes))
     before = [EpochRecord(**record) for record in state["records"]] if state else []
-    with _observers(config, splits, processes, before, console) as observer:
+    with _observers(config, splits, processes, before, progress) as observer:
         trainer = Trainer(
             config, splits, student, method, teacher, device, processes, observer,
             lambda content: save_state(config.output, content), interruption,
@@ -103,7 +142,7 @@ def _train(
         with contextlib.closing(trainer):
             if state is not None:
                 trainer.load_state(state)
-                speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
+                say(speaking, f"resumed at epoch {trainer.epoch}, step {trainer.step}")
             try:
                 trainer.train()
             except NonFiniteLossError as error:
@@ -116,10 +155,10 @@ def _train(
 
 @contextlib.contextmanager
 def _observers(
-    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], console: Console
+    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], progress: RunProgress
 ) -> Iterator[Observer]:
     """Those of this process; in all but the first, the one that names broken images."""
-    with RunProgress(console, title(config), config.epochs) as progress:
+    with progress:
         if not processes.first:
             yield progress
             return
@@ -190,7 +229,8 @@ def save_model(config: Config, splits: Splits, network: Network, name: str, reco
     """Writes the network that was evaluated for ``record`` as a checkpoint."""
     checkpoint.save(
         config.output / name, network.model, name=config.student, dataset=config.dataset,
-        channels=splits.channels, classes=splits.classes, test_accuracy=record.test_accuracy,
+        channels=splits.channels, classes=splits.classes, class_names=splits.identity.class_names,
+        test_accuracy=record.test_accuracy,
     )  # fmt: skip
 
 
@@ -201,7 +241,7 @@ def title(config: Config) -> str:
 
 def resume_command(config: Config) -> str:
     """The options that go on with an interrupted run."""
-    return f"--config {config.output / run_folder.CONFIG} --resume"
+    return f"--config {shlex.quote(str(config.output / run_folder.CONFIG))} --resume"
 
 
 def _batches(config: Config, processes: Processes) -> str:

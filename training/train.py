@@ -16,6 +16,7 @@ from training.config import Config
 from training.loop import distributed
 from training.loop.engine import NonFiniteLossError
 from training.loop.interruption import Interrupted
+from training.messages import complain
 from training.presets import PRESETS, Preset
 from training.run import resume_command, run
 
@@ -36,14 +37,14 @@ def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, c
         config = configure(sys.argv[1:] if arguments is None else arguments, preset)
         run(config, console)
     except NonFiniteLossError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_status.DIVERGED
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_status.REFUSED
     except Interrupted as interrupted:
         assert config is not None
-        print(f"{interrupted} and saved; go on with: {command} {resume_command(config)}", file=sys.stderr)
+        complain(f"{interrupted} and saved; go on with: {command} {resume_command(config)}")
         return exit_status.of_signal(interrupted.number)
     finally:
         distributed.stop()

@@ -23,6 +23,7 @@ from training.compare.jobs import GridProgress, execute
 from training.compare.results import Results, as_json, load_results, to_run
 from training.compare.runs import FINISHED, Outcome, TeacherFile, read_outcome, read_teacher, teacher_run
 from training.loop.interruption import Interrupted
+from training.messages import complain, say
 from training.storage import files
 from training.storage.run_folder import CHECKPOINT
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with locked(comparison.output) as lock:
             return compare(comparison, console, lock)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_status.REFUSED
     except (Interrupted, KeyboardInterrupt) as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
@@ -81,8 +82,8 @@ def compare(comparison: Comparison, console: Console, lock: int | None = None) -
     for cells in tables.tables(results):
         console.print(tables.terminal(cells))
     for note in tables.notes(results):
-        console.print(note, soft_wrap=True, markup=False)
-    console.print(f"tables, figures and pictures are in {comparison.output}", soft_wrap=True)
+        say(console, note)
+    say(console, f"tables, figures and pictures are in {comparison.output}")
     return _status(results)
 
 
@@ -134,7 +135,7 @@ def _ready_teacher(comparison: Comparison, console: Console, lock: int | None) -
         with GridProgress(console, 1) as progress:
             execute([run], 1, progress.on_end, lock=lock)
     if read_outcome(run).state != FINISHED:
-        console.print(f"without its teacher nothing can be compared; {run.folder} has the log", soft_wrap=True)
+        say(console, f"without its teacher nothing can be compared; {run.folder} has the log")
         return None
     return read_teacher(run.folder / CHECKPOINT)
 

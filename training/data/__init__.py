@@ -7,6 +7,7 @@ from training.data.digits100 import load_digits100
 from training.data.fashion100 import load_fashion100
 from training.data.held_out import balanced
 from training.data.hugging_face import Columns, load_hugging_face
+from training.data.identity import Identity
 from training.data.image_folders import OWN, ImageFolderSplit, load_folder, load_imagenet
 from training.data.mixing import Mixing
 from training.data.recipes import Augmenting, of_images
@@ -37,6 +38,11 @@ def check_name(name: str) -> None:
     if name in DATASETS or any(name.startswith(prefix) and name != prefix for prefix in (FOLDER, HUGGING_FACE)):
         return
     raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, folder:PATH or hf:PATH_OR_NAME, got {name!r}")
+
+
+def without_path(name: str) -> str:
+    """What kind of data set it is: ``folder:`` of ``folder:PATH``, ``hf:`` of ``hf:PATH_OR_NAME``; another name as it is."""
+    return next((prefix for prefix in (FOLDER, HUGGING_FACE) if name.startswith(prefix)), name)
 
 
 def load_splits(
@@ -93,7 +99,7 @@ def _load(
     if columns is not None and name not in IN_PARQUET:
         raise ValueError(f"image_column and label_column must be left out for dataset {name!r}, which has no columns")
     if name.startswith(FOLDER):
-        place = Path(name.removeprefix(FOLDER)).expanduser()
+        place = _expanded(name.removeprefix(FOLDER))
         return load_folder(place, held_out=held_out, augmenting=augmenting, **sizes)
     if name == "imagenet":
         return load_imagenet(folder, held_out=held_out, augmenting=augmenting, **sizes)
@@ -104,6 +110,14 @@ def _load(
     return DATASETS[name](folder, held_out=held_out, **({"columns": columns} if name in IN_PARQUET else {}))
 
 
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"dataset must be a folder, got {path}: {error}") from error
+
+
 __all__ = [
-    "DATASETS", "Augmenting", "Batch", "Columns", "Mixing", "Split", "Splits", "View", "check_name", "load_splits",
+    "DATASETS", "Augmenting", "Batch", "Columns", "Identity", "Mixing", "Split", "Splits", "View", "check_name",
+    "load_splits", "without_path",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from training.data.augmentations import ShiftAndFlip
+from training.data.class_folders import UNKNOWN
 from training.data.held_out import check_held_out, hold_out
+from training.data.identity import Identity, encode, part_of_files
 from training.data.image_folders import (
     IMAGE_SIZE,
     OWN,
@@ -31,8 +33,9 @@ from training.data.image_folders import (
     training_transform,
 )
 from training.data.parts import SEED, Classes, Part, make_splits, statistics
+from training.data.pixels import FORMATS, decode_rgb
 from training.data.recipes import PADDING, Augmenting
-from training.data.splits import Splits, checksum
+from training.data.splits import Splits
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 IMAGE_COLUMNS = ("img", "image")
@@ -60,19 +63,20 @@ class Rows(NamedTuple):
     image: str
     labels: Tensor
 
-    def open(self, row: int) -> Image.Image:
-        """The image, whose pixels are not read yet."""
+    def open(self, row: int) -> BinaryIO:
+        """The file of the image."""
         stored = self.rows[row][self.image]
-        return Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
+        return open(stored["path"], "rb") if stored["bytes"] is None else io.BytesIO(stored["bytes"])
 
-    def names_and_sizes(self) -> list[str]:
-        """Of each image its name and the number of its bytes, without reading them."""
+    def names_and_sizes(self) -> list[tuple[bytes, int]]:
+        """Of each image its row, label and name, and the number of its bytes, without reading them."""
         column = self.rows.with_format("arrow")[:].column(self.image)
         names, sizes = [], []
         for chunk in column.chunks:
             names += chunk.field("path").to_pylist()
             sizes += importlib.import_module("pyarrow.compute").binary_length(chunk.field("bytes")).to_pylist()
-        return [f"{name} {size}" for name, size in zip(names, sizes, strict=True)]
+        listed = enumerate(zip(self.labels.tolist(), names, sizes, strict=True))
+        return [(encode(f"{row} {label} {name}"), UNKNOWN if size is None else size) for row, (label, name, size) in listed]
 
     def told(self, row: int, error: Exception) -> str:
         """That the image cannot be read."""
@@ -96,24 +100,21 @@ class RowsSplit(ImageFolderSplit):
         positions: ``(N,)`` int64.
     """
 
-    def __init__(self, rows: Rows, positions: Tensor, evaluation: Transform, training: Transform | None = None) -> None:
+    def __init__(
+        self, rows: Rows, positions: Tensor, size: int, evaluation: Transform, training: Transform | None = None
+    ) -> None:
         self.rows, self.positions, self.labels = rows, positions, rows.labels[positions]
-        self.evaluation, self.training = evaluation, training
+        self.size, self.evaluation, self.training = size, evaluation, training
 
     def subset(self, positions: Tensor) -> "RowsSplit":
-        return RowsSplit(self.rows, self.positions[positions], self.evaluation, self.training)
+        return RowsSplit(self.rows, self.positions[positions], self.size, self.evaluation, self.training)
 
     def _name(self, sample: int) -> str:
         return f"{self.rows.name}, row {int(self.positions[sample])}"
 
     def _read(self, sample: int) -> Image.Image:
-        return self.rows.open(int(self.positions[sample])).convert("RGB")
-
-    def describe(self) -> str:
-        """The number of rows, with a checksum of their labels and of the names and sizes of their images."""
-        stored = self.rows.names_and_sizes()
-        parts = [stored[position].encode() for position in self.positions.tolist()]
-        return f"{len(self)} rows sha256:{checksum(*parts, self.labels.numpy().tobytes())}"
+        with self.rows.open(int(self.positions[sample])) as file:
+            return decode_rgb(file)
 
 
 def load_hugging_face(
@@ -180,16 +181,15 @@ def decode(rows: Rows) -> Part:
         ValueError: their sizes differ, or none of them can be read.
     """
     images: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-    unreadable, grey = dict[int, str](), True
+    unreadable: dict[int, str] = {}
     for row in range(len(rows.labels)):
         try:
-            picture = rows.open(row)
-            pixels = np.asarray(picture.convert("RGB"))
+            with rows.open(row) as file:
+                pixels = np.asarray(decode_rgb(file))
         # A decoder that meets a damaged file raises whatever goes wrong in it.
         except Exception as error:
             unreadable[row] = rows.told(row, error)
             continue
-        grey = grey and picture.mode in ("1", "L")
         if images is None:
             images = np.zeros((len(rows.labels), *pixels.shape), dtype=np.uint8)
         if pixels.shape != images.shape[1:]:
@@ -201,6 +201,7 @@ def decode(rows: Rows) -> Part:
         images[row] = pixels
     if images is None:
         raise ValueError(f"{rows.name} must have an image that can be read, got none: {next(iter(unreadable.values()), '')}")
+    grey = (images[..., 1:] == images[..., :1]).all()
     tensor = torch.from_numpy(images[..., :1] if grey else images).permute(0, 3, 1, 2).contiguous()
     return Part(tensor, rows.labels, unreadable)
 
@@ -226,13 +227,17 @@ def _one_by_one(published: Published, held_out: float, size: int, augmenting: Au
     share = 0 if published.validation is not None else held_out
     kept, held = hold_out(len(published.train.labels), share, SEED)
     training, evaluation = training_transform(size, augmenting), evaluation_transform(size)
-    train = RowsSplit(published.train, kept, evaluation, training)
-    validation = RowsSplit(published.train, held, evaluation) if len(held) else None
+    train = RowsSplit(published.train, kept, size, evaluation, training)
+    validation = RowsSplit(published.train, held, size, evaluation) if len(held) else None
     if published.validation is not None:
-        validation = RowsSplit(published.validation, torch.arange(len(published.validation.labels)), evaluation)
-    test = RowsSplit(published.test, torch.arange(len(published.test.labels)), evaluation)
-    transform = f"{train.describe()}, {one_line(training)}, {one_line(evaluation)}"
-    return Splits(train, validation, test, published.classes.count, 3, transform, published.classes.names)
+        validation = RowsSplit(published.validation, torch.arange(len(published.validation.labels)), size, evaluation)
+    test = RowsSplit(published.test, torch.arange(len(published.test.labels)), size, evaluation)
+    given = {"train": published.train, "validation": published.validation, "test": published.test}
+    parts = {name: part_of_files(rows.names_and_sizes()) for name, rows in given.items() if rows is not None}
+    described = f"{len(train)} of {parts['train'].samples} rows sha256:{parts['train'].contents}"
+    transform = f"{described}, {one_line(training)}, {one_line(evaluation)}"
+    identity = Identity(published.classes.names, parts)
+    return Splits(train, validation, test, published.classes.count, 3, transform, identity)
 
 
 def _load(source: str) -> Mapping[str, Any]:
@@ -245,7 +250,10 @@ def _load(source: str) -> Mapping[str, Any]:
     datasets.disable_progress_bars()
     # It warns of every folder without a README.
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
-    folder = Path(source).expanduser()
+    try:
+        folder = Path(source).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"dataset must be a folder or a name of the hub after hf:, got hf:{source}: {error}") from error
     if not folder.is_dir() and not HUB_NAME.fullmatch(source):
         raise FileNotFoundError(f"dataset must be a folder or a name of the hub after hf:, got hf:{source}: no such folder")
     try:
@@ -306,7 +314,8 @@ def _is_small(rows: Rows) -> bool:
     """Whether the first image that can be read is."""
     for row in range(len(rows.labels)):
         try:
-            return max(rows.open(row).size) <= SMALL
+            with rows.open(row) as file, Image.open(file, formats=FORMATS) as image:
+                return max(image.size) <= SMALL
         except Exception:
             continue
     return True

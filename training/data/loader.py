@@ -1,8 +1,18 @@
 """Batches of a split in a given order, on the device of the training: taken there where the split is in memory, and else
-read by worker processes or in this one."""
+read by worker processes or in this one.
 
+Workers give their batches through shared memory. That there is enough of it is checked before the first batch, because a
+worker that finds none is killed by a signal. A worker that died, or gives nothing for long, ends the run with a message.
+"""
+
+import contextlib
+import os
+import re
 import signal
+import sys
 from collections.abc import Generator, Iterator, Sequence
+from multiprocessing.queues import Queue
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +30,20 @@ GRACE = 20
 
 CPU = torch.device("cpu")
 
+PREFETCHED = 2
+"""Batches that each worker reads ahead."""
+
+START_SECONDS, IMAGE_SECONDS = 60, 1
+"""How long a worker may take for its first batch, and for each image."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps it."""
+
 Key = tuple[Tensor, View | None]
+
+
+class WorkerError(OSError):
+    """A process that reads images died, or gave nothing for too long."""
 
 
 class Loader:
@@ -37,23 +60,39 @@ class Loader:
         if isinstance(split, TensorSplit):
             split.move(device)
             workers = 0
+        self.split, self.workers = split, workers
         self.device, self.mixer, self.plan = device, mixer, _Plan()
         self.reading: Generator[Batch, None, None] | None = None
         self.loader: DataLoader[Batch] = DataLoader(
             _Batches(split), batch_size=None, sampler=self.plan, num_workers=workers, persistent_workers=workers > 0,
+            prefetch_factor=PREFETCHED if workers else None,
             # By the thread that takes batches from the workers, where there are any.
             pin_memory=device.type == "cuda" and workers > 0,
-            collate_fn=_unchanged, worker_init_fn=_leave_signals_to_the_trainer,
+            collate_fn=_unchanged, worker_init_fn=_prepare_worker,
             # Of its own, because a loader without one takes a number from the global generator, resumed or not.
             generator=torch.Generator(),
         )  # fmt: skip
 
     def batches(self, parts: Sequence[Tensor], view: View | None = None) -> Iterator[Batch]:
         """A batch for each of ``parts``, the positions ``(B,)`` of its samples, or with a mixer ``(2, B)``, those of their
-        partners as well."""
+        partners as well.
+
+        Raises:
+            ValueError: shared memory is too small for the workers.
+            WorkerError: while they are read.
+        """
         self.plan.keys = [(part, view) for part in parts]
-        self.reading = (self._on_device(batch, *key) for batch, key in zip(self.loader, self.plan.keys, strict=True))
+        if self.workers:
+            largest = max((part.shape[-1] for part in parts), default=0)
+            refuse_small_memory(self.split, largest, workers=self.workers, batches=len(parts))
+            self.loader.timeout = max(self.loader.timeout, START_SECONDS + IMAGE_SECONDS * largest)
+        self.reading = self._read()
         return self.reading
+
+    def _read(self) -> Generator[Batch, None, None]:
+        with worker_failures():
+            for batch, key in zip(self.loader, self.plan.keys, strict=True):
+                yield self._on_device(batch, *key)
 
     def _on_device(self, batch: Batch, part: Tensor, view: View | None) -> Batch:
         batch = batch._replace(images=transfer(batch.images, self.device), labels=transfer(batch.labels, self.device))
@@ -62,17 +101,85 @@ class Loader:
         return self.mixer(batch, part, view)
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Ends the workers, also those that do not listen."""
         if self.reading is not None:
             self.reading.close()
-        # What nobody refers to shuts its workers down.
-        del self.loader
+        iterator: Any = getattr(self.loader, "_iterator", None)
+        if iterator is None:
+            return
+        # Not left to the end of the iterator's life, which the traceback of an error prolongs.
+        iterator._shutdown_workers()
+        for worker in iterator._workers:
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
 
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def worker_failures() -> Iterator[None]:
+    """Makes a ``WorkerError`` of what PyTorch raises, at any place, when a worker dies or gives nothing for too long."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.match(r"DataLoader (worker \(pid|timed out)", str(error)):
+            raise
+        told = str(error).splitlines()[0].rstrip(". ")
+        raise WorkerError(
+            f"a process that reads images failed: {told}. There may be too little memory for it: give the container more "
+            "(docker run --shm-size), or use fewer --workers, 0 for none. --resume goes on from the last save"
+        ) from error
+
+
+def refuse_small_memory(split: Split, batch: int, *, workers: int, batches: int, held: int = 1) -> None:
+    """Refuses workers whose batches do not fit into shared memory, beside those of the other processes on this machine.
+
+    Args:
+        split: that is read.
+        batch: samples of a batch.
+        workers: that read it.
+        batches: that are read, in all.
+        held: batches that are in use at a time.
+
+    Raises:
+        ValueError: says what would help.
+    """
+    free = free_shared_memory()
+    if not workers or free is None or isinstance(split, TensorSplit):
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    size = batch * sample_bytes(split)
+    needed = processes * min(batches, workers * PREFETCHED + held) * size
+    if needed > free:
+        raise ValueError(
+            f"workers: {processes * workers} of them need {_megabytes(needed)} of shared memory for batches of "
+            f"{_megabytes(size)}, and {SHARED_MEMORY} has {_megabytes(free)} left; start the container with a larger one "
+            f"(docker run --shm-size={-(-needed // 2**30) + 1}g), or read without workers (--workers 0), or with fewer"
+        )
+
+
+def sample_bytes(split: Split) -> int:
+    """Bytes of a sample as a worker gives it."""
+    none = split.load(torch.zeros(0, dtype=torch.int64))
+    return sum(tensor.element_size() * tensor.shape[1:].numel() for tensor in none[:3])
+
+
+def free_shared_memory() -> int | None:
+    """Bytes that are left of it, or None where the system does not tell."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -114,7 +221,18 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
+    _leave_signals_to_the_trainer()
+    # A batch that cannot be sent, such as for want of shared memory, would be waited for until the time limit.
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, item: object) -> None:
+    print(f"a process that reads images cannot send a batch: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _leave_signals_to_the_trainer() -> None:
     # Ctrl-C, or the end of a job, reaches the workers as well; without them the trainer could not finish its step and save.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))

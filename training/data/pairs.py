@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from training.data.augmentations import draw_offsets, rectangles, shift_each
+from training.data.identity import Identity, part_of_tensors
 from training.data.splits import Draws, Normalization, Splits, TensorSplit, as_float, describe
 from training.data.transfer import transfer
 
 
 class Originals(NamedTuple):
-    """Images ``(M, height, width)``, uint8 or float32 in [0, 1], and their classes ``(M,)`` int64 from 0 to 9."""
+    """Images ``(M, height, width)``, uint8 or float32 in [0, 1], their classes ``(M,)`` int64 from 0 to 9, and the classes'
+    names."""
 
     images: Tensor
     labels: Tensor
+    class_names: tuple[str, ...]
 
 
 class Members(NamedTuple):
@@ -128,7 +131,13 @@ def make_splits(originals: Originals, members: Members, counts: dict[str, int], 
         originals, members.validation if len(members.validation) else members.train, counts["validation"], recipe, generator
     )
     test = _disturbed(originals, members.test, counts["test"], recipe, generator)
-    return Splits(train, validation if len(members.validation) else None, test, 100, 1, describe(train))
+    parts = {
+        "originals": part_of_tensors(originals.images, originals.labels),
+        "test": part_of_tensors(test.images, test.labels),
+    }
+    names = tuple(f"{left}+{right}" for left in originals.class_names for right in originals.class_names)
+    identity = Identity(names, parts)
+    return Splits(train, validation if len(members.validation) else None, test, 100, 1, describe(train), identity)
 
 
 def _pairs(originals: Originals, members: Tensor, count: int, recipe: Recipe, generator: torch.Generator) -> TensorSplit:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from training.data.held_out import hold_out
+from training.data.identity import Identity, part_of_tensors
 from training.data.splits import Augmentation, Normalization, Splits, TensorSplit, describe
 
 HELD_OUT = 0.1
@@ -65,7 +66,10 @@ def make_splits(
         held_split = TensorSplit(validation.images, validation.labels, normalization, None, validation.unreadable)
     tested = TensorSplit(test.images, test.labels, normalization, None, test.unreadable)
     channels = train.images.shape[1]
-    return Splits(training, held_split, tested, classes.count, channels, describe(training), classes.names)
+    given = {"train": train, "validation": validation, "test": test}
+    published = {name: part_of_tensors(part.images, part.labels) for name, part in given.items() if part is not None}
+    identity = Identity(classes.names, published)
+    return Splits(training, held_split, tested, classes.count, channels, describe(training), identity)
 
 
 def statistics(images: Tensor) -> Normalization:

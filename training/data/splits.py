@@ -6,7 +6,6 @@ No image depends on the batch it is in, on the number of workers or of processes
 have seen, and logits that a teacher gave for a view are right whenever the view comes again.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from training.data.identity import Identity, checksum, some
 from training.data.transfer import transfer
 from training.seeds import derived_seed
 
@@ -167,7 +167,8 @@ class Splits(NamedTuple):
 
     ``train`` is augmented when it is loaded with a view; ``validation`` is for choosing, None where nothing is held out;
     ``test`` is for reporting. ``transform`` describes, for a cache of logits, what a view does to an image, with a checksum
-    of the training samples. ``class_names`` are those that the data set gives, in the order of the labels.
+    of the training samples. ``identity`` is what the data set is recognized by. ``left_out`` says what was found beside the
+    samples and is none, a line a part.
     """
 
     train: Split
@@ -176,7 +177,21 @@ class Splits(NamedTuple):
     classes: int
     channels: int
     transform: str
-    class_names: tuple[str, ...] = ()
+    identity: Identity
+    left_out: tuple[str, ...] = ()
+
+    def summary(self) -> list[str]:
+        """What there is and what was left out, a line each."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return [
+            f"{self.classes} classes: {some(self.identity.class_names) or 'without names'}",
+            *(
+                f"{name}: {len(split)} images of {len(split.labels.unique())} classes"
+                for name, split in splits.items()
+                if split is not None
+            ),
+            *(f"left out in {line}" for line in self.left_out),
+        ]
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -189,12 +204,3 @@ def describe(split: TensorSplit) -> str:
     stored = f"{tuple(split.images.shape)} {split.images.dtype}"
     content = checksum(split.images.cpu().contiguous().numpy().tobytes(), split.labels.numpy().tobytes())
     return f"{stored} sha256:{content}, {split.augmentation!r}, {split.normalization!r}"
-
-
-def checksum(*parts: bytes) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of ``parts``."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()[:16]

@@ -21,6 +21,8 @@ FASHION = Normalization((0.2860,), (0.3530,))
 CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 
+FASHION_CLASSES = tuple(datasets.FashionMNIST.classes)
+
 
 def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits:
     """Fashion-MNIST, ``(N, 1, 28, 28)``, 10 classes; a view shifts by up to 2 pixels and flips.
@@ -30,7 +32,7 @@ def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits
         ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not belong together.
     """
     check_held_out(held_out)
-    classes = Classes(10, tuple(datasets.FashionMNIST.classes))
+    classes = Classes(10, FASHION_CLASSES)
     return make_splits(*read_fashion_mnist(folder), classes, held_out, FASHION, ShiftAndFlip(2, flip=True))
 
 

@@ -11,9 +11,10 @@ from training.config import Config
 from training.data import Splits
 from training.data.transfer import transfer
 from training.loop.distributed import Processes, wait
-from training.loop.evaluation import accuracy, network_on
+from training.loop.evaluation import OnBroken, accuracy, network_on, warn_of_broken
 from training.loop.learner import run
 from training.loop.logit_cache import LogitCache, fingerprint
+from training.messages import say
 from training.models import MODELS, Network, Output
 from training.storage import checkpoint
 
@@ -54,7 +55,12 @@ def freeze(network: Network) -> Network:
 
 
 def load_teacher(
-    config: Config, splits: Splits, device: torch.device, processes: Processes, console: Console
+    config: Config,
+    splits: Splits,
+    device: torch.device,
+    processes: Processes,
+    console: Console,
+    on_broken: OnBroken = warn_of_broken,
 ) -> Teacher | None:
     """The teacher that ``config`` asks for, after its accuracy was measured, compared with its checkpoint's and printed.
 
@@ -70,8 +76,8 @@ def load_teacher(
     if trained.classes != splits.classes:
         raise ValueError(f"teacher {trained.name} has {trained.classes} classes, {config.dataset} has {splits.classes}")
     network = freeze(network_on(device, trained.model, splits.classes, config))
-    measured = accuracy(network, splits.test, config, device, processes)
-    console.print(f"teacher {trained.name}: test accuracy {measured:.2f} %", soft_wrap=True)
+    measured = accuracy(network, splits.test, config, device, processes, on_broken)
+    say(console, f"teacher {trained.name}: test accuracy {measured:.2f} %")
     if trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:
         raise ValueError(
             f"teacher {trained.name} reached {trained.test_accuracy:.2f} % when it was saved and reaches "
@@ -87,7 +93,7 @@ def _read(config: Config, splits: Splits, processes: Processes) -> checkpoint.Tr
     if config.teacher_checkpoint is not None:
         return checkpoint.load(
             config.teacher_checkpoint, dataset=config.dataset, name=config.teacher, channels=splits.channels,
-            classes=splits.classes,
+            classes=splits.classes, class_names=splits.identity.class_names,
         )  # fmt: skip
     assert config.teacher is not None
     if not processes.first:
@@ -127,7 +133,7 @@ def _cache(config: Config, network: Network, splits: Splits, processes: Processe
     description = {
         "teacher": fingerprint(network.model),
         "precision": config.precision,
-        "dataset": config.dataset,
+        "dataset": splits.identity.checksum(),
         "transform": splits.transform,
         "seed": config.seed,
     }

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.config import Config
 from training.data.augmentations import ShiftAndFlip
+from training.data.identity import Identity
 from training.data.loader import Loader
 from training.data.pairs import Disturbance
 from training.data.recipes import Augmenting, of_images
@@ -84,7 +85,8 @@ def test_a_training_step_asks_the_device_for_nothing_and_waits_for_no_copy(metho
     )  # fmt: skip
     networks = [Network(make_model("resnet8", 3, 10), 10).to(META) for _ in range(2)]
     trainer = Trainer(
-        config, Splits(split, None, split, 10, 3, ""), networks[0], make_method(method, label_smoothing=0.1),
+        config, Splits(split, None, split, 10, 3, "", Identity((), {})), networks[0],
+        make_method(method, label_smoothing=0.1),
         None if method == "ce" else Teacher(networks[1], 0.0, "float32"), META, Processes(), Observer(),
         lambda state: None, Interruption(),
     )  # fmt: skip

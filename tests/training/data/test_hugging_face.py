@@ -61,7 +61,7 @@ def test_cifar100_is_read_from_parquet_files(below: str, tmp_path: Path) -> None
     write_cifar100(tmp_path / "hub" / below)
     splits = load_splits("cifar100", tmp_path / "hub")
     assert [len(split) for split in splits[:3]] == [180, 20, 100]
-    assert (splits.classes, splits.channels, splits.class_names) == (100, 3, ())
+    assert (splits.classes, splits.channels, splits.identity.class_names) == (100, 3, ())
     pixels = np.asarray(Image.open(io.BytesIO(picture(1013)))).transpose(2, 0, 1)
     assert torch.equal(splits.test.images[13], torch.from_numpy(pixels.copy()))
     assert splits.test.labels.tolist() == list(range(100))
@@ -155,14 +155,14 @@ def test_texts_are_classes_in_alphabetical_order_and_declared_names_are_kept(tmp
     for part in ("train", "test"):
         write(tmp_path / "texts" / f"{part}.parquet", [picture(0), picture(1)], image="image", label=["wasp", "ant"])
     texts = load_splits(f"hf:{tmp_path / 'texts'}", Path())
-    assert (texts.class_names, texts.test.labels.tolist()) == (("ant", "wasp"), [1, 0])
+    assert (texts.identity.class_names, texts.test.labels.tolist()) == (("ant", "wasp"), [1, 0])
     features = datasets.Features({"a": datasets.Image(), "b": datasets.ClassLabel(names=["wasp", "ant"])})
     rows = {"a": [{"bytes": picture(index), "path": None} for index in range(2)], "b": [0, 1]}
     (tmp_path / "declared").mkdir()
     for part in ("train", "test"):
         datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "declared" / f"{part}.parquet")
     declared = load_splits(f"hf:{tmp_path / 'declared'}", Path())
-    assert (declared.class_names, declared.test.labels.tolist()) == (("wasp", "ant"), [0, 1])
+    assert (declared.identity.class_names, declared.test.labels.tolist()) == (("wasp", "ant"), [0, 1])
 
 
 def test_a_validation_split_of_its_own_is_used_unless_a_share_is_held_out(tmp_path: Path) -> None:

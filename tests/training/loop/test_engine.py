@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import Config
+from training.data.identity import Identity
 from training.data.splits import Batch, Split, Splits, View
 from training.loop import engine
 from training.loop.distributed import Processes
@@ -46,7 +47,9 @@ class TinySplit(Split):
 
 
 def tiny_splits(train: Split | None = None, validation: Split | None = None, test: Split | None = None) -> Splits:
-    return Splits(train or TinySplit(), validation or TinySplit(), test or TinySplit(), 3, 1, "noise")
+    return Splits(
+        train or TinySplit(), validation or TinySplit(), test or TinySplit(), 3, 1, "noise", Identity(("a", "b", "c"), {})
+    )
 
 
 def tiny_model(seed: int = 0) -> nn.Module:
@@ -339,9 +342,85 @@ def test_a_broken_image_stops_a_strict_run() -> None:
         make_trainer(splits=tiny_splits(TinySplit(broken=(4,))), config=config).train()
 
 
-def test_a_batch_of_which_nothing_can_be_read_stops_the_run() -> None:
-    with pytest.raises(UnreadableImageError, match="no image of a batch could be read"):
+def test_an_epoch_of_which_nothing_can_be_read_stops_the_run() -> None:
+    with pytest.raises(UnreadableImageError, match="no image of epoch 1 could be read"):
         make_trainer(splits=tiny_splits(TinySplit(broken=tuple(range(30))))).train()
+
+
+@pytest.mark.parametrize("broken", [(4,), (0, 4, 11, 12, 13, 29), tuple(range(20))], ids=len)
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_parts_weigh_by_their_images_so_that_the_step_is_that_of_the_whole_batch(
+    accumulate: int, broken: tuple[int, ...]
+) -> None:
+    trainers = []
+    for parts in (1, accumulate):
+        config = make_config(accumulate=parts)
+        trainers.append(make_trainer(linear_model(), config=config, splits=tiny_splits(TinySplit(broken=broken))))
+        trainers[-1].train()
+    whole, in_parts = trainers
+    for name, value in whole.network.state_dict().items():
+        torch.testing.assert_close(in_parts.network.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    for one, other in zip(whole.records, in_parts.records, strict=True):
+        assert other.skipped == one.skipped
+        assert other.train_accuracy == pytest.approx(one.train_accuracy)
+        assert (other.loss, other.terms["ce"]) == pytest.approx((one.loss, one.terms["ce"]), rel=1e-5)
+
+
+def test_parts_of_unequal_size_weigh_by_their_images_too() -> None:
+    # 7 images in 4 parts are 2, 2, 2 and 1.
+    states = []
+    for accumulate in (1, 4):
+        few = TinySplit(torch.arange(7) % 3)
+        trainer = make_trainer(linear_model(), config=make_config(accumulate=accumulate), splits=tiny_splits(few))
+        trainer.train()
+        states.append(trainer.network.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_without_any_image_changes_nothing_and_the_run_goes_on() -> None:
+    student, before, changed = linear_model(), list[Tensor](), list[bool]()
+
+    class Watch(Observer):
+        def on_step(self, report: StepReport) -> None:
+            weight = student[1].weight.detach().clone()
+            changed.append(not before or not torch.equal(weight, before[-1]))
+            before.append(weight)
+
+    broken = tuple(range(1, 30, 2))
+    config = make_config(batch_size=1, epochs=1, ema_decay=0.5)
+    trainer = make_trainer(student, config=config, splits=tiny_splits(TinySplit(broken=broken)), observer=Watch())
+    (record,) = trainer.train()
+    assert record.skipped == 15
+    assert sum(changed) == 15
+    assert int(trainer.average.n_averaged) == 15
+
+
+def test_broken_images_of_validation_and_test_are_left_out_named_and_counted() -> None:
+    noted = Noted()
+    splits = tiny_splits(None, TinySplit(broken=(1, 2)), TinySplit(broken=(5,)))
+    (record,) = make_trainer(splits=splits, observer=noted, config=make_config(epochs=1)).train()
+    assert noted.broken == ["image 1 is broken", "image 2 is broken", "image 5 is broken"]
+    assert (record.skipped, record.validation_skipped, record.test_skipped) == (0, 2, 1)
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_broken_image_of_any_split_stops_a_strict_run(place: int) -> None:
+    splits = [None, None, None]
+    splits[place] = TinySplit(broken=(3,))
+    with pytest.raises(UnreadableImageError, match="strict_data: image 3 is broken"):
+        make_trainer(splits=tiny_splits(*splits), config=make_config(strict_data=True)).train()
+
+
+def test_a_split_of_which_nothing_can_be_read_has_no_accuracy() -> None:
+    nothing = TinySplit(broken=tuple(range(30)))
+    with pytest.raises(UnreadableImageError, match="none of the 30 images of a split could be read"):
+        accuracy(Network(linear_model(), 3), nothing, make_config(), CPU, Processes(), lambda messages: None)
+
+
+def test_what_nobody_else_is_told_of_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="left out: image 7 is broken"):
+        accuracy(Network(linear_model(), 3), TinySplit(broken=(7,)), make_config(), CPU, Processes())
 
 
 class TwoStages(KnowledgeDistillation):
