@@ -76,7 +76,7 @@ class Mixer:
             view: of the epoch.
         """
         if not len(batch.index):
-            return batch
+            return batch._replace(probabilities=batch.images.new_zeros(0, self.classes))
         own, other = _rows(batch.index, part)
         index = batch.index[own]
         height, width = batch.images.shape[2:]
