@@ -224,7 +224,7 @@ def make_trainers(setting: Setting, device: str) -> dict[str, RepeatedStep]:
     configs = {name: make_config(name, setting) for name in METHODS}
     student = make_student(configs["ce"], splits, place)
     teacher = make_teacher(setting, configs["ce"].seed, place)
-    images, labels, index, _ = train.load(torch.randperm(setting.samples)[: setting.batch_size])
+    images, labels, index, *_ = train.load(torch.randperm(setting.samples)[: setting.batch_size])
     batch = Batch(images.to(place), labels.to(place), index.to(place))
     trainers = {}
     for name, config in configs.items():

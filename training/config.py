@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.data import check_name, without_path
+from training.data import Augmenting, Columns, Mixing, check_name, without_path
 from training.methods import METHODS, make_method
 from training.models import check_model
 
@@ -17,12 +17,13 @@ OPTIMIZERS = ("sgd", "adamw")
 SPLITS = ("train", "validation", "test")
 
 GROUPS = {
-    "data": ("dataset", "data", "held_out", "image_size"),
+    "data": ("dataset", "data", "image_column", "label_column", "train_per_class", "held_out", "image_size"),
     "student and teacher": (
         "student", "student_checkpoint", "new_classifier", "teacher", "teacher_checkpoint", "teacher_epochs",
         "teacher_cache", "teacher_cache_views",
     ),
     "method": ("method", "methods", "settings", "logit_standardization"),
+    "augmentation": ("augmentation", "auto_augment", "random_erasing", "mixup", "cutmix"),
     "recipe": (
         "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "decay_norms_and_biases",
         "clip_norm", "schedule", "milestones", "warmup_epochs", "warmup_steps", "label_smoothing", "ema_decay",
@@ -60,10 +61,18 @@ class Recipe:
     The types are plain ones: where a configuration file could hold anything, it could name a class to import.
 
     Attributes:
-        dataset: digits100, fashion100, fashion_mnist, cifar10, cifar100, imagenet, or folder:PATH with train/ and val/.
+        dataset: digits100, fashion100, fashion_mnist, cifar10, cifar100, imagenet, folder:PATH or hf:PATH_OR_NAME.
         data: folder that holds the files of the data set; digits100 needs none.
+        image_column: column of the images, for hf: and for CIFAR in Parquet files; chosen by name or type without it.
+        label_column: column of the labels; fine_label or label, or chosen by its type, without it.
+        train_per_class: training samples of each class, always the same ones; all without it.
         held_out: share of the training samples held out for validation; 0 holds out none, each data set has a default.
-        image_size: pixels a side that images of imagenet and folder:PATH are cropped to; 224 without it.
+        image_size: pixels a side that images of imagenet, folder:PATH and hf: are cropped to; 224 without it.
+        augmentation: none, cifar (padding, crop, flip) or imagenet (resized crop, flip); without it the data set's own.
+        auto_augment: randaugment or trivialaugment on top, in the version of torchvision.
+        random_erasing: probability that a training image loses a random rectangle.
+        mixup: alpha of mixup, 0 for none; student and teacher see the same mixed images.
+        cutmix: alpha of CutMix, 0 for none; with mixup as well, one of them for each sample.
         student: name of the model that is trained: one of this suite, of torchvision.models, or timm:NAME.
         epochs: passes over the training split.
         batch_size: samples a step of the optimizer, over all processes and all parts of an accumulated step.
@@ -92,8 +101,16 @@ class Recipe:
 
     dataset: str = "digits100"
     data: Path = Path("data")
+    image_column: str | None = None
+    label_column: str | None = None
+    train_per_class: int | None = None
     held_out: float | None = None
     image_size: int | None = None
+    augmentation: str | None = None
+    auto_augment: str | None = None
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     student: str = "cnn_small"
     epochs: int = 12
     batch_size: int = 64
@@ -120,9 +137,26 @@ class Recipe:
         self._expand_paths()
         check_name(self.dataset)
         check_model("student", self.student)
+        self._check_data()
         self._check_optimization()
         self._check_schedule()
         self._check_execution()
+
+    @property
+    def columns(self) -> Columns | None:
+        """The columns that were named, if any was."""
+        columns = Columns(self.image_column, self.label_column)
+        return None if columns == Columns() else columns
+
+    @property
+    def augmenting(self) -> Augmenting:
+        """What is made of each training image."""
+        return Augmenting(self.augmentation, self.auto_augment, self.random_erasing)
+
+    @property
+    def mixing(self) -> Mixing:
+        """How training samples are mixed."""
+        return Mixing(self.mixup, self.cutmix)
 
     def _expand_paths(self) -> None:
         """``~`` is the home folder wherever a path comes from: a shell does not see those of a file."""
@@ -133,6 +167,16 @@ class Recipe:
                     object.__setattr__(self, each.name, value.expanduser())
                 except RuntimeError as error:
                     raise ValueError(f"{each.name} must be a path, got {value}: {error}") from error
+
+    def _check_data(self) -> None:
+        # They check themselves when they are made.
+        _ = self.augmenting, self.mixing
+        if self.train_per_class is not None:
+            check_count("train_per_class", self.train_per_class)
+        if self.held_out is not None and not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
+        if self.image_size is not None:
+            check_count("image_size", self.image_size)
 
     def _check_optimization(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -170,10 +214,6 @@ class Recipe:
     def _check_execution(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.held_out is not None and not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
-        if self.image_size is not None:
-            check_count("image_size", self.image_size)
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
 
@@ -229,6 +269,7 @@ class Config(Recipe):
         )  # fmt: skip
         if self.evaluate is None:
             self._check_teacher()
+        self._check_mixing()
         if self.split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.new_classifier and self.student_checkpoint is None:
@@ -252,6 +293,20 @@ class Config(Recipe):
             raise ValueError(
                 f"teacher_cache must be left out for method {self.method!r}, which needs more of the teacher than its logits"
             )
+
+    def _check_mixing(self) -> None:
+        if not self.mixing:
+            return
+        told = f"mixup and cutmix must be 0, got {self.mixup} and {self.cutmix},"
+        if not METHODS[self.method].takes_probabilities:
+            able = ", ".join(name for name, method in METHODS.items() if method.takes_probabilities)
+            raise ValueError(
+                f"{told} for method {self.method!r}, which needs one class a sample; methods that do not: {able}"
+            )
+        if self.settings.get("positives") == "label":
+            raise ValueError(f"{told} with settings.positives 'label': a mixed sample has no label, and is its own positive")
+        if self.teacher_cache is not None:
+            raise ValueError(f"{told} with a teacher_cache: a sample has another partner every epoch")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as YAML and ``weights_only`` loading take them: paths as text, tuples as lists."""

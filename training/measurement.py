@@ -9,7 +9,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from training.config import Config
-from training.data import Split, Splits, load_splits, without_path
+from training.data import Split, Splits, without_path
 from training.loop import distributed
 from training.loop.distributed import Processes
 from training.loop.evaluation import OnBroken, UnreadableImageError, network_on, predictions
@@ -17,6 +17,7 @@ from training.loop.trial import try_network
 from training.messages import say
 from training.models import Network
 from training.progress import RunProgress
+from training.run import load_data
 from training.storage import checkpoint
 
 BINS = 15
@@ -45,7 +46,7 @@ def evaluate(config: Config, file: Path, console: Console) -> Measured:
         ValueError: the file holds no model for this data, or there is no such split.
     """
     processes, device = distributed.start(config.device)
-    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
+    splits = load_data(config)
     split: Split | None = getattr(splits, config.split)
     if split is None:
         raise ValueError(f"split must be one that there is: nothing of {config.dataset} is held out, got {config.split!r}")

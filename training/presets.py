@@ -4,7 +4,8 @@
 ``imagenet``: 100 epochs of ResNets at batch 256 (the same), with the methods' settings for ImageNet of Zhao et al.
 (arXiv 2203.08679) and Huang et al. (arXiv 2205.10536).
 ``imagenet-a3``: 100 epochs at 160 pixels like procedure A3 of Wightman, Touvron, Jégou, ResNet strikes back
-(arXiv 2110.00476), with AdamW in place of LAMB, and the cross-entropy in place of the binary one.
+(arXiv 2110.00476), with its mixup, CutMix and RandAugment; AdamW in place of LAMB, the cross-entropy in place of the binary
+one, and tests at 160 pixels in place of 224.
 
 No paper has settings of ``bickd`` for these recipes. Its defaults are those for CIFAR-100; for ImageNet its KD term has what
 ``kd`` has there. Without a table of accuracies for either they are starting points, not results.
@@ -63,6 +64,9 @@ PRESETS = {
             "dataset": "imagenet",
             "student": "resnet18",
             "image_size": 160,
+            "auto_augment": "randaugment",
+            "mixup": 0.1,
+            "cutmix": 1.0,
             "epochs": 100,
             "batch_size": 1024,
             "optimizer": "adamw",
@@ -74,8 +78,8 @@ PRESETS = {
             "warmup_epochs": 5,
             "workers": 8,
         },
-        # Of mixed pictures each sample is its own positive.
+        # Of mixed images each sample is its own positive.
         {**IMAGENET_SETTINGS, "bickd": {**IMAGENET_SETTINGS["bickd"], "positives": "sample"}},
-        "100 epochs of ImageNet at 160 pixels with AdamW, like ResNet strikes back's A3",
+        "100 epochs of ImageNet at 160 pixels with mixup, CutMix and AdamW, like ResNet strikes back's A3",
     ),
 }

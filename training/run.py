@@ -109,13 +109,25 @@ def refuse_different(splits: Splits) -> None:
             raise ValueError(f"data must be the same for every process, got of process {rank}: {'; '.join(found)}")
 
 
+def load_data(config: Config) -> Splits:
+    """The data that ``config`` asks for.
+
+    Raises:
+        FileNotFoundError, ValueError: as of ``load_splits``.
+    """
+    return load_splits(
+        config.dataset, config.data, held_out=config.held_out, image_size=config.image_size, columns=config.columns,
+        augmenting=config.augmenting, train_per_class=config.train_per_class,
+    )  # fmt: skip
+
+
 def _train(
     config: Config, processes: Processes, device: torch.device, console: Console, interruption: Interruption
 ) -> list[EpochRecord]:
     state = load_state(config.output, config) if config.resume else None
     random_state.seed_everything(config.seed, processes.rank)
     speaking = console if processes.first else Console(quiet=True)
-    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
+    splits = load_data(config)
     refuse_different(splits)
     if state is not None:
         refuse_other_data(config.output, state, splits.identity)

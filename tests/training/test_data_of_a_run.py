@@ -1,6 +1,10 @@
 """Runs on folders of images: the data is known by its contents, and what is no image is told."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from training.config import Config
 from training.storage import files
 from training.train import main
 
+ROOT = Path(__file__).parents[2]
 CLASSES = ("ant", "bee", "cat")
 
 
@@ -108,3 +113,65 @@ def test_the_home_folder_is_known_in_every_path_of_a_file(tmp_path: Path, monkey
 def test_a_home_folder_of_nobody_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--method", "ce", "--output", "~nobody-of-this-name/run"]) == 2
     assert "output must be a path, got ~nobody-of-this-name/run" in capsys.readouterr().err
+
+
+def test_the_start_tells_classes_images_and_what_was_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        (folder / "train" / "ant" / f"{number}.svg").touch()
+    (folder / "val" / ".ipynb_checkpoints").mkdir()
+    assert main(arguments(folder, tmp_path / "run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:6] == [
+        "3 classes: ant, bee, cat",
+        "train: 20 images of 3 classes",
+        lines[2],
+        "test: 12 images of 3 classes",
+        f"left out in {folder / 'train'}: 12 .svg",
+        f"left out in {folder / 'val'}: 1 hidden (a dot in front)",
+    ]
+    assert lines[2].startswith("validation: 4 images of ")
+
+
+BROKEN = "cr\udce8me [x] :cat:.png"
+"""A name in Latin-1, with what could be taken for markup and emoji."""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("accumulate", ["1", "7"])
+def test_broken_images_of_every_split_are_left_out_named_and_counted(
+    accumulate: str, encoding: str, folder: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "val"):
+        for name in CLASSES:
+            (folder / part / name / BROKEN).write_bytes(b"no image")
+    (folder / "train" / "ant" / "float.tif").write_bytes(b"")
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / "train" / "ant" / "float.tif")
+    command = [sys.executable, "-m", "training.train", *arguments(folder, tmp_path / "run", "--accumulate", accumulate)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [*command, "--held-out", "0.5", "--batch-size", "7"], env=environment, capture_output=True, timeout=300
+    )
+    printed = done.stdout.decode(encoding)
+    assert done.returncode == 0, done.stderr
+    assert f"{folder}/val/ant/cr\\xe8me [x] :cat:.png: UnidentifiedImageError" in printed
+    assert "7 images could not be read and were left out" in printed
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        assert record["test_skipped"] == 3
+        assert record["skipped"] + record["validation_skipped"] == 4
+
+
+def test_a_run_in_folders_of_odd_names_goes_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = tmp_path / "café [x] :cat:"
+    folder.rename(odd)
+    (odd / "train" / "bee").rename(odd / "train" / "b\udce9e")
+    (odd / "val" / "bee").rename(odd / "val" / "b\udce9e")
+    output = odd / "run"
+    assert main(arguments(odd, output)) == 0
+    under = ["--method", "kd", "--teacher-checkpoint", str(output / "checkpoint.pt")]
+    assert main(arguments(odd, odd / "student", *under)) == 0
+    capsys.readouterr()
+    assert main(["--config", str(output / "config.yaml"), "--resume"]) == 0
+    assert "café [x] :cat:/run is finished already" in capsys.readouterr().out

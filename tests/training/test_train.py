@@ -47,6 +47,20 @@ SMALL = {
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_trains_on_mixed_images_or_refuses_them_by_name(
+    method: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    under = ["--teacher-checkpoint", str(teacher)] if METHODS[method].needs_teacher else []
+    status = train(
+        tmp_path / "student", "--method", method, *under, *SMALL.get(method, []), "--mixup", "0.2", "--cutmix", "1"
+    )
+    assert status == (2 if method in ("crd", "dkd") else 0)
+    errors = capsys.readouterr().err
+    if status:
+        assert f"mixup and cutmix must be 0, got 0.2 and 1.0, for method '{method}', which needs one class" in errors
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_trains_by_the_command(
     method: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +152,9 @@ def test_a_cache_of_another_teacher_is_refused(teacher: Path, tmp_path: Path, ca
         ["--schedule", "step", "--milestones", "[1]", "--epochs", "2", "--held-out", "0"],
         ["--logit-standardization"],
         ["--optimizer", "adamw", "--decay-norms-and-biases", "false", "--clip-norm", "1", "--warmup-steps", "2"],
+        ["--augmentation", "imagenet", "--auto-augment", "randaugment", "--random-erasing", "0.25"],
+        ["--augmentation", "cifar", "--auto-augment", "trivialaugment", "--mixup", "0.2", "--cutmix", "1"],
+        ["--mixup", "0.2", "--logit-standardization"],
     ],
     ids=" ".join,
 )
@@ -193,6 +210,9 @@ def test_the_written_configuration_repeats_the_run_and_the_command_line_override
     assert (settings["batch_size"], settings["method"], settings["seed"]) == (50, "ce", 9)
 
 
+UNDER = ["--teacher-checkpoint", "x.pt"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -239,6 +259,21 @@ def test_the_written_configuration_repeats_the_run_and_the_command_line_override
         (["--method", "ce", "--label-smoothing", "1"], "label_smoothing must be in [0, 1), got 1"),
         (["--method", "ce", "--precision", "int8"], "precision must be one of float32, bf16, fp16, got 'int8'"),
         (["--method", "ce", "--held-out", "1"], "held_out must be in [0, 1), got 1"),
+        (["--method", "ce", "--augmentation", "mnist"], "augmentation must be one of none, cifar, imagenet, got 'mnist'"),
+        (["--method", "ce", "--auto-augment", "x"], "auto_augment must be one of randaugment, trivialaugment, got 'x'"),
+        (["--method", "ce", "--random-erasing", "2"], "random_erasing must be in [0, 1], got 2.0"),
+        (["--method", "ce", "--mixup", "-1"], "mixup must be finite and not negative, got -1.0"),
+        (["--method", "ce", "--cutmix", ".nan"], "cutmix must be finite and not negative, got nan"),
+        (["--method", "ce", "--train-per-class", "0"], "train_per_class must be at least 1, got 0"),
+        (
+            ["--method", "ce", "--image-column", "x"],
+            "image_column and label_column must be left out for dataset 'digits100'",
+        ),
+        (
+            [*UNDER, "--method", "kd", "--mixup", "1", "--teacher-cache", "x"],
+            "must be 0, got 1.0 and 0.0, with a teacher_cache",
+        ),
+        ([*UNDER, "--cutmix", "1", "--settings.positives", "label"], "got 0.0 and 1.0, with settings.positives 'label'"),
         (["--method", "ce", "--workers", "-1"], "workers must not be negative, got -1"),
         (["--method", "ce", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["--method", "ce", "--device", "cuda:9"], "device must be there, got 'cuda:9'"),
@@ -284,6 +319,7 @@ def test_the_strong_preset_is_shorter_smaller_and_has_its_optimizer() -> None:
     assert (config.epochs, config.image_size, config.optimizer, config.schedule) == (100, 160, "adamw", "cosine")
     assert config.milestones == ()
     assert not config.decay_norms_and_biases
+    assert (config.mixup, config.cutmix, config.auto_augment) == (0.1, 1.0, "randaugment")
 
 
 def test_the_help_lists_presets_and_has_every_option_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:

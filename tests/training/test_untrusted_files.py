@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import datasets as hugging_face
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,6 +20,7 @@ from training import train
 from training.compare.__main__ import main as compare
 from training.compare.comparison import Comparison
 from training.config import Config
+from training.data import load_splits
 from training.data.torchvision_sets import load_cifar10, load_fashion_mnist
 from training.loop.logit_cache import LogitCache
 from training.loop.teacher import published
@@ -147,6 +150,25 @@ def test_the_description_of_a_cache_that_is_something_else(content: bytes, tmp_p
     (tmp_path / "description.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"^teacher_cache .* is damaged or no cache"):
         LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
+
+
+def test_a_script_beside_parquet_files(tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    script = folder / "hub.py"
+    for path in (script, folder / "train.py"):
+        path.write_text(f"open({str(sign)!r}, 'w')")
+    write_pickle(folder / "train.pkl", sign)
+    for part in ("train", "test"):
+        rows = {"image": [np.zeros((8, 8, 3), dtype=np.uint8)] * 2, "label": [0, 1]}
+        features = hugging_face.Features({"image": hugging_face.Image(), "label": hugging_face.Value("int64")})
+        hugging_face.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{part}.parquet")
+    with pytest.raises(ValueError, match="scripts are no longer supported"):
+        load_splits(f"hf:{folder}", tmp_path)
+    script.unlink()
+    assert len(load_splits(f"hf:{folder}", tmp_path).test) == 2
+    assert not sign.exists()
 
 
 def test_the_pickles_of_cifar(tmp_path: Path, sign: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -19,6 +20,7 @@ from training.data.class_folders import Listing, describe_left_out, list_classes
 from training.data.held_out import check_held_out, hold_out
 from training.data.identity import Identity, checksum, some
 from training.data.pixels import read_rgb
+from training.data.recipes import Augmenting, centred, of_pictures
 from training.data.splits import Batch, Split, Splits, View
 from training.seeds import derived_seed
 
@@ -26,6 +28,9 @@ HELD_OUT = 0.01
 IMAGE_SIZE = 224
 SEED = 20260202
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+OWN = Augmenting()
+"""The data set's own augmentation."""
 
 Transform = Callable[[Any], Tensor]
 
@@ -60,18 +65,28 @@ class ImageFolderSplit(Split):
     def load(self, index: Tensor, view: View | None = None) -> Batch:
         images, kept, broken = [], [], []
         for sample in index.tolist():
-            path = self.folder / os.fsdecode(self.paths[sample])
             try:
-                image = read_rgb(path)
+                image = self._read(sample)
             # A decoder that meets a damaged file raises whatever goes wrong in it.
             except Exception as error:
-                broken.append(f"{path}: {type(error).__name__}: {error}")
+                broken.append(f"{self._name(sample)}: {type(error).__name__}: {error}")
                 continue
             images.append(self._transform(image, sample, view))
             kept.append(sample)
         positions = torch.tensor(kept, dtype=torch.int64)
         stacked = torch.stack(images) if images else torch.empty(0, 3, self.size, self.size)
         return Batch(stacked, self.labels[positions], positions, tuple(broken))
+
+    def subset(self, positions: Tensor) -> "ImageFolderSplit":
+        """The samples at ``positions`` ``(n,)`` int64, in that order."""
+        paths = [os.fsdecode(path) for path in self.paths[positions.numpy()]]
+        return ImageFolderSplit(self.folder, paths, self.labels[positions], self.size, self.evaluation, self.training)
+
+    def _name(self, sample: int) -> str:
+        return str(self.folder / os.fsdecode(self.paths[sample]))
+
+    def _read(self, sample: int) -> Image.Image:
+        return read_rgb(self._name(sample))
 
     def _transform(self, image: Any, sample: int, view: View | None) -> Tensor:
         if view is None or self.training is None:
@@ -82,22 +97,27 @@ class ImageFolderSplit(Split):
             return self.training(image)
 
 
-def load_imagenet(folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE) -> Splits:
+def load_imagenet(
+    folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE, augmenting: Augmenting = OWN
+) -> Splits:
     """ImageNet, or a part of it with fewer classes: ``train`` and ``val`` below ``folder/imagenet`` or ``folder``.
 
     Args:
         held_out: share of the training images that is for validation; ``val`` is the test split.
         image_size: pixels a side.
+        augmenting: of the training images; ``imagenet`` is their own recipe.
 
     Raises:
         FileNotFoundError: a folder is missing or has no images; the message says what goes where.
         ValueError: held_out or image_size is impossible, or the folders have different classes.
     """
     root = folder / "imagenet" if (folder / "imagenet").is_dir() else folder
-    return _load("imagenet", root, "val", held_out, image_size)
+    return _load("imagenet", root, "val", held_out, image_size, augmenting)
 
 
-def load_folder(folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE) -> Splits:
+def load_folder(
+    folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE, augmenting: Augmenting = OWN
+) -> Splits:
     """Images in ``train``, and for testing in ``val`` or ``test``; arguments and errors as of ``load_imagenet``.
 
     Raises:
@@ -106,10 +126,10 @@ def load_folder(folder: Path, *, held_out: float | None = None, image_size: int 
     present = [name for name in ("val", "test") if (folder / name).is_dir()]
     if len(present) == 2:
         raise ValueError(f"folder:{folder} must have either val or test for its test split, got both")
-    return _load(f"folder:{folder}", folder, (present or ["val"])[0], held_out, image_size)
+    return _load(f"folder:{folder}", folder, (present or ["val"])[0], held_out, image_size, augmenting)
 
 
-def _load(name: str, root: Path, test_name: str, held_out: float | None, size: int) -> Splits:
+def _load(name: str, root: Path, test_name: str, held_out: float | None, size: int, augmenting: Augmenting) -> Splits:
     check_held_out(held_out)
     if size < 1:
         raise ValueError(f"image_size must be at least 1, got {size}")
@@ -121,7 +141,7 @@ def _load(name: str, root: Path, test_name: str, held_out: float | None, size: i
             f"{some(other)}"
         )
     kept, held = hold_out(len(train.paths), HELD_OUT if held_out is None else held_out, SEED)
-    training, evaluation = _training_transform(size), _evaluation_transform(size)
+    training, evaluation = training_transform(size, augmenting), evaluation_transform(size)
     learned = _split(train, kept, size, evaluation, training)
     return Splits(
         learned,
@@ -129,7 +149,7 @@ def _load(name: str, root: Path, test_name: str, held_out: float | None, size: i
         _split(test, torch.arange(len(test.paths)), size, evaluation),
         len(train.classes),
         3,
-        transform=f"{_describe(learned)}, {_one_line(training)}, {_one_line(evaluation)}",
+        transform=f"{_describe(learned)}, {one_line(training)}, {one_line(evaluation)}",
         identity=Identity(train.classes, {"train": train.part, "test": test.part}),
         left_out=tuple(
             f"{listing.folder}: {describe_left_out(listing.left_out)}" for listing in (train, test) if listing.left_out
@@ -156,12 +176,14 @@ def _split(
     return ImageFolderSplit(listing.folder, paths, labels, size, evaluation, training)
 
 
-def _training_transform(size: int) -> Transform:
-    return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *_to_normalized_tensor()])
+def training_transform(size: int, augmenting: Augmenting) -> Transform:
+    """A tensor of a picture, augmented."""
+    return of_pictures(augmenting, size, _to_normalized_tensor())
 
 
-def _evaluation_transform(size: int) -> Transform:
-    return v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), *_to_normalized_tensor()])
+def evaluation_transform(size: int) -> Transform:
+    """A tensor of the centre of a picture."""
+    return v2.Compose([*centred(size), *_to_normalized_tensor()])
 
 
 def _to_normalized_tensor() -> list[Any]:
@@ -172,5 +194,6 @@ def _describe(split: ImageFolderSplit) -> str:
     return f"{len(split)} images sha256:{checksum(*split.paths.tolist(), split.labels.numpy().tobytes())}"
 
 
-def _one_line(transform: Transform) -> str:
+def one_line(transform: Transform) -> str:
+    """What a transform does."""
     return " ".join(repr(transform).split())

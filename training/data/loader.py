@@ -1,4 +1,5 @@
-"""Batches of a split in a given order, read by worker processes or in this one.
+"""Batches of a split in a given order, on the device of the training: taken there where the split is in memory, and else
+read by worker processes or in this one.
 
 Workers give their batches through shared memory. That there is enough of it is checked before the first batch, because a
 worker that finds none is killed by a signal. A worker that died, or gives nothing for long, ends the run with a message.
@@ -19,11 +20,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training.data.splits import Batch, Split, View
+from training.data.mixing import Mixer, missing_partners
+from training.data.splits import Batch, Split, TensorSplit, View
+from training.data.transfer import transfer
 from training.seeds import derived_seed
 
 GRACE = 20
 """Seconds that a worker goes on for after it was told to end, if the trainer does not end it before."""
+
+CPU = torch.device("cpu")
 
 PREFETCHED = 2
 """Batches that each worker reads ahead."""
@@ -42,22 +47,35 @@ class WorkerError(OSError):
 
 
 class Loader:
-    """Reads a split batch by batch; the workers live until ``close``, or the end of a ``with`` block."""
+    """Reads a split batch by batch; the workers live until ``close``, or the end of a ``with`` block.
 
-    def __init__(self, split: Split, *, workers: int, pin_memory: bool = False) -> None:
+    Args:
+        split: is moved to ``device`` if it is in memory.
+        workers: processes that read; none where the split is in memory.
+        device: of the images and labels of the batches.
+        mixer: of the samples, if they are mixed.
+    """
+
+    def __init__(self, split: Split, *, workers: int, device: torch.device = CPU, mixer: Mixer | None = None) -> None:
+        if isinstance(split, TensorSplit):
+            split.move(device)
+            workers = 0
         self.split, self.workers = split, workers
-        self.plan = _Plan()
+        self.device, self.mixer, self.plan = device, mixer, _Plan()
         self.reading: Generator[Batch, None, None] | None = None
         self.loader: DataLoader[Batch] = DataLoader(
             _Batches(split), batch_size=None, sampler=self.plan, num_workers=workers, persistent_workers=workers > 0,
-            prefetch_factor=PREFETCHED if workers else None, pin_memory=pin_memory, collate_fn=_unchanged,
-            worker_init_fn=_prepare_worker,
+            prefetch_factor=PREFETCHED if workers else None,
+            # By the thread that takes batches from the workers, where there are any.
+            pin_memory=device.type == "cuda" and workers > 0,
+            collate_fn=_unchanged, worker_init_fn=_prepare_worker,
             # Of its own, because a loader without one takes a number from the global generator, resumed or not.
             generator=torch.Generator(),
         )  # fmt: skip
 
     def batches(self, parts: Sequence[Tensor], view: View | None = None) -> Iterator[Batch]:
-        """A batch for each of ``parts``, the positions ``(B,)`` of its samples.
+        """A batch for each of ``parts``, the positions ``(B,)`` of its samples, or with a mixer ``(2, B)``, those of their
+        partners as well.
 
         Raises:
             ValueError: shared memory is too small for the workers.
@@ -65,7 +83,7 @@ class Loader:
         """
         self.plan.keys = [(part, view) for part in parts]
         if self.workers:
-            largest = max(map(len, parts), default=0)
+            largest = max((part.shape[-1] for part in parts), default=0)
             refuse_small_memory(self.split, largest, workers=self.workers, batches=len(parts))
             self.loader.timeout = max(self.loader.timeout, START_SECONDS + IMAGE_SECONDS * largest)
         self.reading = self._read()
@@ -73,7 +91,14 @@ class Loader:
 
     def _read(self) -> Generator[Batch, None, None]:
         with worker_failures():
-            yield from self.loader
+            for batch, key in zip(self.loader, self.plan.keys, strict=True):
+                yield self._on_device(batch, *key)
+
+    def _on_device(self, batch: Batch, part: Tensor, view: View | None) -> Batch:
+        batch = batch._replace(images=transfer(batch.images, self.device), labels=transfer(batch.labels, self.device))
+        if self.mixer is None or view is None:
+            return batch
+        return self.mixer(batch, part, view)
 
     def close(self) -> None:
         """Ends the workers, also those that do not listen."""
@@ -125,7 +150,7 @@ def refuse_small_memory(split: Split, batch: int, *, workers: int, batches: int,
         ValueError: says what would help.
     """
     free = free_shared_memory()
-    if not workers or free is None:
+    if not workers or free is None or isinstance(split, TensorSplit):
         return
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     size = batch * sample_bytes(split)
@@ -178,7 +203,18 @@ class _Batches(Dataset[Batch]):
         self.split = split
 
     def __getitem__(self, key: Key) -> Batch:
-        return self.split.load(*key)
+        part, view = key
+        if part.dim() == 1:
+            return self.split.load(part, view)
+        batch, partners = self.split.load(part[0], view), missing_partners(part)
+        if not len(partners) or not len(batch.index):
+            return batch
+        others = self.split.load(partners, view)
+        if not len(others.index):
+            return batch
+        images, labels, index = (torch.cat(pair) for pair in zip(batch[:3], others[:3], strict=True))
+        # A partner that cannot be read is told where it is a sample itself.
+        return Batch(images, labels, index, batch.broken)
 
 
 def _unchanged(batch: Any) -> Any:

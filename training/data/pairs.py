@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.data.augmentations import draw_offsets, shift_each
+from training.data.augmentations import draw_offsets, rectangles, shift_each
 from training.data.identity import Identity, part_of_tensors
 from training.data.splits import Draws, Normalization, Splits, TensorSplit, as_float, describe
+from training.data.transfer import transfer
 
 
 class Originals(NamedTuple):
@@ -61,10 +62,10 @@ class Disturbance:
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Disturbed canvases, of the shape of ``images`` ``(B, 1, height, width)``."""
         offsets, row, column, noise = draws
-        row, column = row[:, None, None, None], column[:, None, None, None]
-        rows, columns = torch.arange(self.height)[:, None], torch.arange(self.width)
-        hidden = (rows >= row) & (rows < row + self.patch) & (columns >= column) & (columns < column + self.patch)
-        return shift_each(images, offsets, self.shift).masked_fill(hidden, 0.0) + self.noise * noise
+        side = torch.full_like(row, self.patch)
+        hidden = rectangles(transfer(torch.stack((row, column, side, side), dim=1), images.device), self.height, self.width)
+        shifted = shift_each(as_float(images), offsets, self.shift)
+        return shifted.masked_fill(hidden, 0.0) + self.noise * transfer(noise, images.device)
 
 
 @dataclass(frozen=True)

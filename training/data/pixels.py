@@ -5,6 +5,7 @@ Transparency is dropped, and the orientation is the one that the pixels are stor
 """
 
 from os import PathLike
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -24,13 +25,19 @@ class UndefinedRangeError(ValueError):
 
 
 def read_rgb(path: "str | PathLike[str]") -> Image.Image:
-    """The image in a file.
+    """The image in the file at ``path``; errors as of ``decode_rgb``."""
+    with open(path, "rb") as file:
+        return decode_rgb(file)
+
+
+def decode_rgb(file: BinaryIO) -> Image.Image:
+    """The image in an open file.
 
     Raises:
         Exception: whatever a decoder raises at a damaged file.
         UndefinedRangeError: black and white are not defined.
     """
-    with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+    with Image.open(file, formats=FORMATS) as image:
         if image.format in WIDE.get(image.mode, ()):
             return _scaled(image).convert("RGB")
         if image.mode in WIDE or image.mode == "F":

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from training.config import Config
 from training.data import Batch, Split, Splits, View
 from training.data.loader import Loader, epoch_order
+from training.data.mixing import Mixer, with_partners
+from training.data.transfer import transfer
 from training.loop import random_state
 from training.loop.distributed import Processes, average_statistics, gather, largest_of, sum_over
-from training.loop.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
+from training.loop.evaluation import UnreadableImageError, accuracy, formatted, refuse_broken
 from training.loop.interruption import Interrupted, Interruption
 from training.loop.learner import Learner
 from training.loop.optimization import clip, make_average, make_scaler
@@ -85,7 +87,8 @@ class Trainer:
         self.learner = Learner(student, method, config.precision).to(device)
         self.average = make_average(self.learner.student, config.ema_decay)
         self.scaler = make_scaler(device, config.precision)
-        self.loader = Loader(splits.train, workers=config.workers, pin_memory=device.type == "cuda")
+        mixer = Mixer(config.mixing, len(splits.train), splits.classes) if config.mixing else None
+        self.loader = Loader(splits.train, workers=config.workers, device=device, mixer=mixer)
         self.batch = min(config.batch_size, len(splits.train))
         self.steps = max(1, len(splits.train) // config.batch_size)
         self.unchecked = STEPS_UNCHECKED if device.type == "cuda" else 1
@@ -179,12 +182,12 @@ class Trainer:
     def _add_gradient(self, batch: Batch, count: int, total: int, view: View) -> None:
         """Adds the gradient of a part, which has ``count`` of the ``total`` images of the step in all processes."""
         phase, method, own = self.phase, self.learner.method, len(batch.labels)
-        target, index = (each.to(self.device, non_blocking=True) for each in (batch.labels, batch.index))
+        index = transfer(batch.index, self.device)
         share = own * self.processes.count / count
-        samples = Samples(target, index, self.epoch - 1 + self.step / self.steps, share)
+        samples = Samples(batch.target, index, self.epoch - 1 + self.step / self.steps, share)
         images, output = batch.images, None
         if own:
-            images = method.views(to_device(images, self.device, self.config))
+            images = method.views(formatted(images, self.config))
             if self.teacher is not None:
                 output = self.teacher(images, batch.index, view.number, features=method.needs_features)
         result = phase.module(images, output, samples, phase.stage is not None)
@@ -200,14 +203,17 @@ class Trainer:
         return View(self.config.seed, (self.epoch - 1) % views if self.phase.stage is None else -self.epoch)
 
     def _parts(self) -> list[Tensor]:
-        """The positions of the samples of every part of the steps that are left, this process's share of each."""
+        """The positions of the samples of every part of the steps that are left, this process's share of each; where samples
+        are mixed, also those of their partners."""
         # Negative epochs, as of the view: the student's training sees the same with a first stage as without.
         epoch = self.epoch if self.phase.stage is None else -self.epoch
         order = epoch_order(len(self.splits.train), self.config.seed, epoch)
+        if self.config.mixing:
+            order = with_partners(order)
         parts: list[Tensor] = []
         for step in range(self.step, self.steps):
-            samples = order[step * self.batch : (step + 1) * self.batch]
-            shares = samples.tensor_split(self.config.accumulate * self.processes.count)
+            samples = order[..., step * self.batch : (step + 1) * self.batch]
+            shares = samples.tensor_split(self.config.accumulate * self.processes.count, dim=-1)
             parts += shares[self.processes.rank :: self.processes.count]
         return parts
 

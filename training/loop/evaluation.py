@@ -1,4 +1,4 @@
-"""The accuracy of a network on a split, shared among the processes; images and networks on a device."""
+"""The accuracy of a network on a split, shared among the processes; images and networks in the format of a run."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -66,14 +66,14 @@ def predictions(
     mode = network.training
     network.eval()
     positions = torch.arange(processes.rank, len(split), processes.count)
-    with Loader(split, workers=config.workers, pin_memory=device.type == "cuda") as loader:
+    with Loader(split, workers=config.workers, device=device) as loader:
         for batch in loader.batches(positions.split(BATCH)):
             if batch.broken:
                 refuse_broken(batch.broken, config)
                 on_broken(batch.broken)
             if len(batch.labels):
-                images = to_device(batch.images, device, config)
-                yield run(network, images, precision=config.precision, features=False).logits, batch.labels.to(device)
+                images = formatted(batch.images, config)
+                yield run(network, images, precision=config.precision, features=False).logits, batch.labels
     network.train(mode)
 
 
@@ -83,9 +83,8 @@ def refuse_broken(broken: Sequence[str], config: Config) -> None:
         raise UnreadableImageError(f"strict_data: {'; '.join(broken)}")
 
 
-def to_device(images: Tensor, device: torch.device, config: Config) -> Tensor:
-    """Images where the network is, in the memory format of the run."""
-    images = images.to(device, non_blocking=True)
+def formatted(images: Tensor, config: Config) -> Tensor:
+    """Images in the memory format of the run."""
     return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images
 
 

@@ -12,7 +12,8 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Step(NamedTuple):
-    """The loss of a step, its unweighted terms, and how many samples the student has right; all on the device."""
+    """The loss of a step, its unweighted terms, and how many samples the student has right, of mixed ones the
+    label with the larger share; all on the device."""
 
     loss: Tensor
     terms: Terms
@@ -36,7 +37,8 @@ class Learner(nn.Module):
         output = run(self.student, images, precision=self.precision, features=self.method.needs_features)
         loss, terms = self.method(output, teacher, samples)
         upright = output.logits.detach()[: len(samples.target)]
-        return Step(loss, terms, (upright.argmax(dim=1) == samples.target).sum())
+        target = samples.target if samples.target.dim() == 1 else samples.target.argmax(dim=1)
+        return Step(loss, terms, (upright.argmax(dim=1) == target).sum())
 
     def _without_samples(self, samples: Samples, first_stage: bool) -> Step:
         """The step of a process that has no sample while others have: all that they exchange, and a gradient of 0."""

@@ -11,6 +11,7 @@ from torchvision import models as torchvision_models
 
 from training.config import Config
 from training.data import Splits
+from training.data.transfer import transfer
 from training.loop.distributed import Processes, wait
 from training.loop.evaluation import OnBroken, accuracy, network_on, warn_of_broken
 from training.loop.learner import run
@@ -46,14 +47,15 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, view: int, *, features: bool) -> Output:
-        """The output for ``images`` ``(B, channels, height, width)`` of the samples ``index`` ``(B,)`` in ``view``."""
+        """The output for ``images`` ``(B, channels, height, width)`` of the samples ``index`` ``(B,)``, on the CPU, in
+        ``view``."""
         if self.cache is None:
             return run(self.network, images, precision=self.precision, features=features)
-        kept = self.cache.get(view, index.cpu())
+        kept = self.cache.get(view, index)
         if kept is None:
             kept = run(self.network, images, precision=self.precision, features=False).logits.float().cpu()
-            self.cache.put(view, index.cpu(), kept)
-        return Output(kept.to(images.device))
+            self.cache.put(view, index, kept)
+        return Output(transfer(kept, images.device))
 
 
 def freeze(network: Network) -> Network:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from training.config import Config
 from training.data import Split, Splits, View
-from training.loop.evaluation import to_device
+from training.loop.evaluation import formatted
 from training.loop.learner import run
 from training.methods import METHODS
 from training.models import Network
@@ -45,7 +45,7 @@ def try_network(
     image = _image(split, view)
     if image is None:
         return
-    images = to_device(torch.stack((image, image)), device, config)
+    images = formatted(torch.stack((image, image)).to(device), config)
     modes = {module: module.training for module in network.modules()}
     try:
         logits = run(network.eval(), images, precision=config.precision, features=features).logits

@@ -20,7 +20,8 @@ from training.models.output import Output
 
 
 class BicKD(Method):
-    """Options and defaults are those of ``bickd_loss``; of ``positives`` the default is the label.
+    """Options and defaults are those of ``bickd_loss``; ``positives`` None is the label where samples have one, and of mixed
+    samples, which have none, each is its own only positive.
 
     With ``global_batch`` processes that train together contrast the samples of all of them, and without it each its own.
     """
@@ -43,7 +44,7 @@ class BicKD(Method):
         contrast_temperature: float = BicKDOptions.contrast_temperature,
         class_wise_weight: float = BicKDOptions.class_wise_weight,
         sample_wise_weight: float = BicKDOptions.sample_wise_weight,
-        positives: Positives = "label",
+        positives: Positives | None = BicKDOptions.positives,
         similarity: Similarity = BicKDOptions.similarity,
         global_batch: bool = True,
         logit_standardization: bool = False,

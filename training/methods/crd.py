@@ -36,6 +36,7 @@ class ContrastiveRepresentationDistillation(Method):
 
     needs_features: ClassVar[bool] = True
     caches_logits: ClassVar[bool] = False
+    takes_probabilities: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[float, float]]] = {"ce_weight": (0.1, 10.0), "crd_weight": (0.08, 8.0)}
     student_embedding: nn.Linear
     teacher_embedding: nn.Linear

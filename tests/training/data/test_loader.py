@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -130,10 +131,15 @@ def test_the_memory_is_asked_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_run_is_refused_before_its_first_batch(
     held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Batches of training would fit, those of evaluation do not.
-    monkeypatch.setattr(loader, "free_shared_memory", lambda: 900_000)
-    arguments = ["--method", "ce", "--held-out", held_out, "--workers", "2", "--batch-size", "16", "--output"]
-    assert main([*arguments, str(tmp_path / "run")]) == 2
+    for part, count in (("train", 20), ("val", 30)):
+        for name in ("ant", "bee"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (32, 32)).save(tmp_path / part / name / f"{index}.png")
+    # Two batches of training, of 16 x 12 KB, would fit, one of evaluation, of 60, does not.
+    monkeypatch.setattr(loader, "free_shared_memory", lambda: 600_000)
+    arguments = ["--dataset", f"folder:{tmp_path}", "--image-size", "32", "--method", "ce", "--held-out", held_out]
+    assert main([*arguments, "--workers", "2", "--batch-size", "16", "--output", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert "--shm-size" in told
     assert "--workers 0" in told

@@ -131,6 +131,9 @@ BICKD: dict[str, Any] = {**SETTINGS, "method": "bickd", "teacher_checkpoint": Pa
         pytest.param({**SETTINGS, "clip_norm": 0.05}, 2, id="clipped-accumulated"),
         pytest.param(BICKD, 1, id="bickd"),
         pytest.param({**BICKD, "settings": {"positives": "sample"}}, 1, id="bickd-by-sample"),
+        pytest.param({**BICKD, "mixup": 0.4, "cutmix": 1.0}, 1, id="bickd-mixed"),
+        # A part of one sample, whose partner is in another part.
+        pytest.param({**SETTINGS, "mixup": 0.4, "cutmix": 1.0}, 4, id="ce-mixed-accumulated"),
     ],
 )
 def test_two_processes_take_the_steps_of_one_with_the_whole_batch(

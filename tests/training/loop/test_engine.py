@@ -171,10 +171,55 @@ def test_the_parts_of_an_accumulated_step_are_the_samples_of_the_whole_one() -> 
     assert torch.equal(torch.cat(parts.shown), torch.cat(whole.shown))
 
 
-def test_an_accumulated_step_has_the_gradient_of_the_whole_one() -> None:
+MIXING = {"mixup": 0.4, "cutmix": 1.0}
+
+
+class SeesMixed(KnowledgeDistillation):
+    """kd that keeps the probabilities it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[Tensor] = []
+
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        self.targets.append(samples.target)
+        return super().forward(student, teacher, samples)
+
+
+def mixed_run(**settings: Any) -> tuple[Recorded, Recorded, SeesMixed, EpochRecord]:
+    student, teacher, method = Recorded().eval(), Recorded(), SeesMixed()
+    config = make_config(**MIXING, **settings)
+    trainer = make_trainer(student, config=config, method=method, teacher=teacher)
+    # It keeps what it sees in training mode only, which the teacher is never in.
+    shown = teacher.shown
+    teacher.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].clone()))
+    return student, teacher, method, trainer.train()[0]
+
+
+def test_student_and_teacher_see_the_same_mixed_images_and_the_method_their_probabilities() -> None:
+    student, teacher, method, record = mixed_run()
+    assert len(student.shown) == len(teacher.shown) == len(method.targets) == 6
+    assert all(torch.equal(one, other) for one, other in zip(student.shown, teacher.shown, strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(student.shown, recorded_run().shown, strict=True))
+    for targets in method.targets:
+        assert targets.shape == (8, 3)
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+    assert ((torch.cat(method.targets) > 0).sum(dim=1) == 2).any()
+    assert 0 <= record.train_accuracy <= 100
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_mixed_images_do_not_depend_on_the_parts_of_a_step(accumulate: int) -> None:
+    (whole, _, whole_method, _), (parts, _, method, _) = mixed_run(), mixed_run(accumulate=accumulate)
+    assert torch.equal(torch.cat(parts.shown), torch.cat(whole.shown))
+    assert torch.equal(torch.cat(method.targets), torch.cat(whole_method.targets))
+
+
+@pytest.mark.parametrize("settings", [{}, MIXING], ids=["plain", "mixed"])
+def test_an_accumulated_step_has_the_gradient_of_the_whole_one(settings: dict[str, Any]) -> None:
     states = []
     for accumulate in (1, 4):
-        trainer = make_trainer(linear_model(), config=make_config(accumulate=accumulate))
+        trainer = make_trainer(linear_model(), config=make_config(accumulate=accumulate, **settings))
         trainer.train()
         states.append(trainer.network.state_dict())
     for name, value in states[0].items():
@@ -494,8 +539,9 @@ def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: s
         {},
         {"ema_decay": 0.9, "accumulate": 2},
         {"optimizer": "adamw", "decay_norms_and_biases": False, "clip_norm": 0.1, "warmup_steps": 5, "ema_decay": 0.9},
+        {"mixup": 0.4, "cutmix": 1.0, "batch_size": 6, "accumulate": 2},
     ],
-    ids=["plain", "average and parts", "adamw, clipped, warm-up in steps"],
+    ids=["plain", "average and parts", "adamw, clipped, warm-up in steps", "mixed and odd parts"],
 )
 def test_a_run_that_goes_on_from_any_step_ends_in_the_same_bits(stop: int, settings: dict[str, Any], tmp_path: Path) -> None:
     config = make_config(epochs=4, checkpoint_minutes=0.0, **settings)
