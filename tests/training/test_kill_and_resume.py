@@ -49,6 +49,7 @@ def arguments(teacher: Path, output: Path) -> list[str]:
     return [
         "--method", "crd", "--settings.negatives", "64", "--teacher-checkpoint", str(teacher), "--epochs", "3",
         "--batch-size", "16", "--accumulate", "2", "--ema-decay", "0.9", "--workers", "2", "--checkpoint-minutes", "0",
+        "--augmentation", "imagenet", "--auto-augment", "trivialaugment", "--random-erasing", "0.5",
         "--output", str(output),
     ]  # fmt: skip
 

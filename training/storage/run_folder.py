@@ -26,7 +26,7 @@ BEST = "best.pt"
 CHECKPOINT, CURVES, RESULT = "checkpoint.pt", "curves.png", "result.json"
 """Of a finished run: the trained student, its accuracies and loss terms, and what it came to."""
 
-PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse")
+PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse", "datasets")
 
 
 def refuse_used(config: Config) -> None:
