@@ -164,14 +164,14 @@ def test_broken_images_of_every_split_are_left_out_named_and_counted(
 
 
 def test_a_run_in_folders_of_odd_names_goes_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    odd = tmp_path / "café [x] :cat:"
+    odd = tmp_path / "caf\udce9 [x] :cat:"
     folder.rename(odd)
     (odd / "train" / "bee").rename(odd / "train" / "b\udce9e")
     (odd / "val" / "bee").rename(odd / "val" / "b\udce9e")
-    output = odd / "run"
+    output = tmp_path / "run é [x] :cat:"
     assert main(arguments(odd, output)) == 0
     under = ["--method", "kd", "--teacher-checkpoint", str(output / "checkpoint.pt")]
-    assert main(arguments(odd, odd / "student", *under)) == 0
+    assert main(arguments(odd, tmp_path / "student", *under)) == 0
     capsys.readouterr()
     assert main(["--config", str(output / "config.yaml"), "--resume"]) == 0
-    assert "café [x] :cat:/run is finished already" in capsys.readouterr().out
+    assert "run é [x] :cat: is finished already" in capsys.readouterr().out
