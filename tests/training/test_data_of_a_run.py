@@ -164,7 +164,7 @@ def test_broken_images_of_every_split_are_left_out_named_and_counted(
 
 
 def test_a_run_in_folders_of_odd_names_goes_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    odd = tmp_path / "caf\udce9 [x] :cat:"
+    odd = tmp_path / "café [x] :cat:"
     folder.rename(odd)
     (odd / "train" / "bee").rename(odd / "train" / "b\udce9e")
     (odd / "val" / "bee").rename(odd / "val" / "b\udce9e")
@@ -175,3 +175,14 @@ def test_a_run_in_folders_of_odd_names_goes_on(folder: Path, tmp_path: Path, cap
     capsys.readouterr()
     assert main(["--config", str(output / "config.yaml"), "--resume"]) == 0
     assert "run é [x] :cat: is finished already" in capsys.readouterr().out
+
+
+def test_a_setting_that_no_file_of_settings_can_hold_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "caf\udce9"
+    folder.rename(odd)
+    assert main(arguments(odd, tmp_path / "run")) == 2
+    assert "dataset must be in UTF-8" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(odd)
+    assert main(arguments(tmp_path / "link", tmp_path / "run")) == 0
