@@ -162,6 +162,10 @@ class Recipe:
         """``~`` is the home folder wherever a path comes from: a shell does not see those of a file."""
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
+            if isinstance(value, str | Path) and not is_encodable(str(value)):
+                raise ValueError(
+                    f"{each.name} must be in UTF-8, which config.yaml is written in, got {value}; make a link to it"
+                )
             if isinstance(value, Path):
                 try:
                     object.__setattr__(self, each.name, value.expanduser())
@@ -317,6 +321,11 @@ class Config(Recipe):
             elif isinstance(value, tuple):
                 plain[name] = list(value)
         return plain
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text is in UTF-8: in names of files, bytes may be that are not."""
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
 
 
 def check_count(name: str, value: int) -> None:

@@ -168,10 +168,21 @@ def test_a_run_in_folders_of_odd_names_goes_on(folder: Path, tmp_path: Path, cap
     folder.rename(odd)
     (odd / "train" / "bee").rename(odd / "train" / "b\udce9e")
     (odd / "val" / "bee").rename(odd / "val" / "b\udce9e")
-    output = odd / "run"
+    output = tmp_path / "run é [x] :cat:"
     assert main(arguments(odd, output)) == 0
     under = ["--method", "kd", "--teacher-checkpoint", str(output / "checkpoint.pt")]
-    assert main(arguments(odd, odd / "student", *under)) == 0
+    assert main(arguments(odd, tmp_path / "student", *under)) == 0
     capsys.readouterr()
     assert main(["--config", str(output / "config.yaml"), "--resume"]) == 0
-    assert "café [x] :cat:/run is finished already" in capsys.readouterr().out
+    assert "run é [x] :cat: is finished already" in capsys.readouterr().out
+
+
+def test_a_setting_that_no_file_of_settings_can_hold_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "caf\udce9"
+    folder.rename(odd)
+    assert main(arguments(odd, tmp_path / "run")) == 2
+    assert "dataset must be in UTF-8" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(odd)
+    assert main(arguments(tmp_path / "link", tmp_path / "run")) == 0

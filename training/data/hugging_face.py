@@ -8,6 +8,7 @@ cropped like those of ``imagenet``.
 import importlib
 import io
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from PIL import Image
 from torch import Tensor
 
 from training.data.augmentations import ShiftAndFlip
-from training.data.class_folders import UNKNOWN
 from training.data.held_out import check_held_out, hold_out
 from training.data.identity import Identity, encode, part_of_files
 from training.data.image_folders import (
@@ -75,8 +75,12 @@ class Rows(NamedTuple):
         for chunk in column.chunks:
             names += chunk.field("path").to_pylist()
             sizes += importlib.import_module("pyarrow.compute").binary_length(chunk.field("bytes")).to_pylist()
-        listed = enumerate(zip(self.labels.tolist(), names, sizes, strict=True))
-        return [(encode(f"{row} {label} {name}"), UNKNOWN if size is None else size) for row, (label, name, size) in listed]
+        listed = []
+        for row, (label, name, size) in enumerate(zip(self.labels.tolist(), names, sizes, strict=True)):
+            # Of images that are files of their own the library knows no more than the path.
+            size = os.path.getsize(name) if size is None else size
+            listed.append((encode(f"{row} {label} {os.path.basename(name or '')}"), size))
+        return listed
 
     def told(self, row: int, error: Exception) -> str:
         """That the image cannot be read."""

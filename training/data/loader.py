@@ -10,10 +10,11 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.queues import Queue
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ PREFETCHED = 2
 
 START_SECONDS, IMAGE_SECONDS = 60, 1
 """How long a worker may take for its first batch, and for each image."""
+
+STOPPED_SECONDS = 10
+"""How much longer the trainer waits for a worker that does not even answer."""
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps it."""
@@ -90,15 +94,44 @@ class Loader:
         return self.reading
 
     def _read(self) -> Generator[Batch, None, None]:
-        with worker_failures():
-            for batch, key in zip(self.loader, self.plan.keys, strict=True):
-                yield self._on_device(batch, *key)
+        iterator, keys = iter(self.loader), iter(self.plan.keys)
+        while True:
+            try:
+                with worker_failures(), self._time_limit():
+                    batch = next(iterator, None)
+            except (EOFError, ConnectionError, FileNotFoundError) as error:
+                # PyTorch marks what a worker raised; the rest comes from the shared memory of one that has just died.
+                if "DataLoader worker process" in str(error):
+                    raise
+                raise _failure(f"it exited unexpectedly ({type(error).__name__})") from error
+            if batch is None:
+                return
+            yield self._on_device(batch, *next(keys))
 
     def _on_device(self, batch: Batch, part: Tensor, view: View | None) -> Batch:
         batch = batch._replace(images=transfer(batch.images, self.device), labels=transfer(batch.labels, self.device))
         if self.mixer is None or view is None:
             return batch
         return self.mixer(batch, part, view)
+
+    @contextlib.contextmanager
+    def _time_limit(self) -> Iterator[None]:
+        """Ends what PyTorch itself waits for without a limit: a stopped worker's part in handing over shared memory."""
+        if not self.workers or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def give_up(number: int, frame: FrameType | None) -> None:
+            raise _failure(f"it did not answer for {limit:.0f} seconds")
+
+        limit = self.loader.timeout + STOPPED_SECONDS
+        before = signal.signal(signal.SIGALRM, give_up)
+        signal.setitimer(signal.ITIMER_REAL, limit)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def close(self) -> None:
         """Ends the workers, also those that do not listen."""
@@ -129,11 +162,14 @@ def worker_failures() -> Iterator[None]:
     except RuntimeError as error:
         if not re.match(r"DataLoader (worker \(pid|timed out)", str(error)):
             raise
-        told = str(error).splitlines()[0].rstrip(". ")
-        raise WorkerError(
-            f"a process that reads images failed: {told}. There may be too little memory for it: give the container more "
-            "(docker run --shm-size), or use fewer --workers, 0 for none. --resume goes on from the last save"
-        ) from error
+        raise _failure(str(error).splitlines()[0].rstrip(". ")) from error
+
+
+def _failure(told: str) -> WorkerError:
+    return WorkerError(
+        f"a process that reads images failed: {told}. Its files may not answer, or its memory be too small: give the "
+        "container more (docker run --shm-size), or use fewer --workers, 0 for none. --resume goes on from the last save"
+    )
 
 
 def refuse_small_memory(split: Split, batch: int, *, workers: int, batches: int, held: int = 1) -> None:
@@ -235,4 +271,5 @@ def _end_worker(error: Exception, item: object) -> None:
 def _leave_signals_to_the_trainer() -> None:
     # Ctrl-C, or the end of a job, reaches the workers as well; without them the trainer could not finish its step and save.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))

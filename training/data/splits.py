@@ -133,7 +133,7 @@ class TensorSplit(Split):
 
     def move(self, device: torch.device) -> None:
         """Has the samples on ``device`` from now on."""
-        self.images, self._labels_there = self.images.to(device), self.labels.to(device)
+        self.images, self._labels_there = self.images.to(device), self._labels_there.to(device)
 
     def subset(self, positions: Tensor) -> "TensorSplit":
         """The samples at ``positions`` ``(n,)`` int64, in that order."""

@@ -26,7 +26,7 @@ BEST = "best.pt"
 CHECKPOINT, EXPORT, CURVES, RESULT = "checkpoint.pt", "student.safetensors", "curves.png", "result.json"
 """Of a finished run: the trained student, the same for other programs, its accuracies and loss terms, its result."""
 
-PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse")
+PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse", "datasets")
 
 
 def refuse_used(config: Config) -> None:

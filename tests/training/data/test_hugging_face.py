@@ -262,3 +262,50 @@ def test_a_number_of_training_samples_of_each_class_is_always_the_same(tmp_path:
     one_by_one = load_splits(f"hf:{folder}", Path(), image_size=16, held_out=0, train_per_class=2)
     assert one_by_one.train.labels.bincount().tolist() == [2, 2]
     assert len(one_by_one.train.load(torch.arange(4), View(0, 0)).images) == 4
+
+
+@pytest.mark.parametrize("settings", [{}, {"image_size": 16}], ids=["in memory", "one by one"])
+def test_data_that_moved_are_the_same_and_other_pictures_or_labels_are_not(settings: dict[str, int], tmp_path: Path) -> None:
+    folders = [write_small(tmp_path / name) for name in ("here", "there", "pictures", "labels")]
+    write(folders[2] / "train.parquet", [picture(index, (32, 30)) for index in range(10)], label=[0, 1] * 5)
+    write(folders[2] / "test.parquet", [picture(index, (32, 30)) for index in range(5)], label=[0, 1, 0, 1, 0])
+    write(folders[3] / "train.parquet", [picture(index) for index in range(10)], label=[1, 0] * 5)
+    here, there, pictures, labels = (load_splits(f"hf:{folder}", Path(), **settings) for folder in folders)
+    assert here.identity == there.identity
+    assert here.transform == there.transform
+    assert here.identity.differences(pictures.identity)
+    assert [told.split()[0] for told in here.identity.differences(labels.identity)] == ["train"]
+    assert load_splits(f"hf:{folders[0]}", Path(), held_out=0.5, **settings).identity == here.identity
+
+
+def test_folders_of_image_files_are_read_and_recognized_wherever_they_are(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        for part, count in (("train", 4), ("test", 2)):
+            for label in ("ant", "bee"):
+                (tmp_path / name / part / label).mkdir(parents=True)
+                for index in range(count):
+                    (tmp_path / name / part / label / f"{index}.png").write_bytes(picture(index, (80, 80)))
+    here, there = (load_splits(f"hf:{tmp_path / name}", Path(), image_size=16) for name in ("here", "there"))
+    assert here.identity == there.identity
+    assert here.identity.class_names == ("ant", "bee")
+    assert here.test.load(torch.arange(4)).images.shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("settings", [{}, {"image_size": 8}], ids=["in memory", "one by one"])
+def test_16_bits_are_scaled_and_pixels_without_a_range_are_left_out(settings: dict[str, int], tmp_path: Path) -> None:
+    stored = []
+    for pixels, kind in ((np.full((8, 8), 32896, np.uint16), "PNG"), (np.full((8, 8), 0.5, np.float32), "TIFF")):
+        written = io.BytesIO()
+        Image.fromarray(pixels).save(written, kind)
+        stored.append(written.getvalue())
+    for part in ("train", "test"):
+        write(tmp_path / "hub" / f"{part}.parquet", [picture(0, (8, 8)), *stored], label=[0, 1, 1])
+    splits = load_splits(f"hf:{tmp_path / 'hub'}", Path(), held_out=0, **settings)
+    batch = splits.test.load(torch.arange(3))
+    assert batch.index.tolist() == [0, 1]
+    assert "no defined range" in batch.broken[0]
+    if isinstance(splits.test, TensorSplit):
+        assert splits.test.images[1].unique().tolist() == [128]
+    else:
+        # (128 / 255 - mean) / deviation of ImageNet's red.
+        torch.testing.assert_close(batch.images[1, 0], torch.full((8, 8), (128 / 255 - 0.485) / 0.229))
