@@ -13,6 +13,7 @@ TRAINING = [
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
     "rich>=13.7",
+    "safetensors>=0.4",
     "jsonargparse>=4.40",
     "pyyaml>=6.0",
     "torchmetrics>=1.5",
@@ -30,6 +31,8 @@ TESTING = [
     "pytest-xdist>=3.6",
     "setuptools>=77",
 ]
+# With the versions whose folders of files no script can be part of.
+HUGGING_FACE = ["datasets>=4.0"]
 DEVELOPMENT = [
     "pip-audit>=2.7",
     "psutil>=6.0",
@@ -65,7 +68,8 @@ setup(
     extras_require={
         "triton": ["triton>=3.4"],
         "training": TRAINING,
+        "hf": HUGGING_FACE,
         "test": TESTING,
-        "dev": TRAINING + TESTING + DEVELOPMENT,
+        "dev": TRAINING + HUGGING_FACE + TESTING + DEVELOPMENT,
     },
 )

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Spread, Step, interleaved, ratios, spread
 from training.config import Config
-from training.data import Batch, Split, Splits, View
+from training.data import Batch, Identity, Split, Splits, View
 from training.loop.distributed import Processes
 from training.loop.engine import Trainer, build
 from training.loop.interruption import Interruption
@@ -220,11 +220,11 @@ def make_trainers(setting: Setting, device: str) -> dict[str, RepeatedStep]:
     """By method, what takes its step; they share student, teacher and batch."""
     place = torch.device(device)
     train = Noise(setting)
-    splits = Splits(train, None, train, setting.classes, 3, "noise")
+    splits = Splits(train, None, train, setting.classes, 3, "noise", Identity((), {}))
     configs = {name: make_config(name, setting) for name in METHODS}
     student = make_student(configs["ce"], splits, place)
     teacher = make_teacher(setting, configs["ce"].seed, place)
-    images, labels, index, _ = train.load(torch.randperm(setting.samples)[: setting.batch_size])
+    images, labels, index, *_ = train.load(torch.randperm(setting.samples)[: setting.batch_size])
     batch = Batch(images.to(place), labels.to(place), index.to(place))
     trainers = {}
     for name, config in configs.items():

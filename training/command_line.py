@@ -3,20 +3,33 @@
 The command line is stronger than the file, the file stronger than a preset, a preset stronger than the class.
 """
 
+import argparse
 import dataclasses
 import inspect
+import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from jsonargparse import ArgumentParser
 
 Settings = TypeVar("Settings")
 
+OTHERS = "others"
+"""The group in ``--help`` of what is in no other."""
+
 
 def parse(
-    kind: type[Settings], arguments: Sequence[str], *, description: str, defaults: Mapping[str, Any] | None = None
+    kind: type[Settings],
+    arguments: Sequence[str],
+    *,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    presets: Mapping[str, str] | None = None,
 ) -> Settings:
     """An instance of the dataclass ``kind``; option ``--batch-size``, or ``--batch_size``, sets its field ``batch_size``.
 
@@ -24,23 +37,68 @@ def parse(
         kind: a dataclass that has, in its docstring or in that of a base, a line ``name: help`` for each field.
         arguments: of the command, without its name.
         description: the first lines of ``--help``.
-        defaults: values that replace the class's own.
+        defaults: values that replace the class's own, such as those of the preset that ``given`` has found.
+        groups: fields by the title that they have in ``--help``, in its order.
+        presets: the choices of an option ``--preset``, each with its help; none, no such option.
 
     Raises:
         ValueError: by the checks of ``kind``.
         SystemExit: an unknown option, a value of the wrong type, or ``--help`` and ``--print-config``, as argparse does it.
     """
-    parser = ArgumentParser(description=description)
+    # An abbreviation would be expanded here, and would have been overlooked by ``given``.
+    parser = ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; options after it are stronger")
+    if presets:
+        told = "; ".join(f"{name}, {line}" for name, line in presets.items())
+        parser.add_argument("--preset", choices=list(presets), help=f"a recipe, weaker than all other settings: {told}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     helps, types = _helps(kind), typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        option = "--" + field.name.replace("_", "-")
-        # A flag needs no value, and takes one.
-        flag: dict[str, Any] = {"nargs": "?", "const": True} if types[field.name] is bool else {}
-        parser.add_argument(option, type=types[field.name], default=_default(field), help=helps[field.name], **flag)
+    for title, names in _grouped(fields, groups or {}).items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            # A flag needs no value, and takes one.
+            flag: dict[str, Any] = {"nargs": "?", "const": True} if types[name] is bool else {}
+            option = "--" + name.replace("_", "-")
+            group.add_argument(option, type=types[name], default=_default(fields[name]), help=helps[name], **flag)
     parser.set_defaults(dict(defaults or {}))
-    parsed = parser.parse_args([_with_dashes(argument) for argument in arguments])
-    return kind(**{field.name: parsed[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    lists = {name for name in fields if typing.get_origin(types[name]) is tuple}
+    parsed = parser.parse_args(_with_lists(normalized(arguments), lists))
+    return kind(**{name: parsed[name] for name in fields})
+
+
+def given(arguments: Sequence[str], option: str) -> str | None:
+    """The value that the arguments, or a file of theirs, give an option, before they are parsed for good."""
+    scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    scanner.add_argument("--config", action="append", default=[])
+    scanner.add_argument("--" + option)
+    try:
+        found, _ = scanner.parse_known_args(normalized(arguments))
+    except argparse.ArgumentError:
+        return None
+    values = [_in_file(file, option) for file in found.config]
+    return next((str(value) for value in (getattr(found, option), *reversed(values)) if value is not None), None)
+
+
+def normalized(arguments: Sequence[str]) -> list[str]:
+    """The arguments with dashes in the names of their options, and underscores in those of a method's settings."""
+    return [_normalized(argument) for argument in arguments]
+
+
+def _in_file(file: str, option: str) -> Any:
+    """An entry of a YAML file, or of YAML itself; the parser tells what is wrong with it."""
+    try:
+        text = Path(file).read_text() if Path(file).is_file() else file
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return content.get(option) if isinstance(content, dict) else None
+
+
+def _grouped(fields: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    grouped = {title: [name for name in names if name in fields] for title, names in groups.items()}
+    named = {name for names in grouped.values() for name in names}
+    grouped[OTHERS] = [name for name in fields if name not in named]
+    return {title: names for title, names in grouped.items() if names}
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
@@ -53,10 +111,37 @@ def _helps(kind: type) -> dict[str, str]:
     return dict(re.findall(r"^ +(\w+): (.+)$", "\n".join(docstrings), flags=re.MULTILINE))
 
 
-def _with_dashes(argument: str) -> str:
+def _normalized(argument: str) -> str:
     """``--teacher_checkpoint=a_b`` as ``--teacher-checkpoint=a_b``; jsonargparse itself says ``--print_config``."""
-    option, *rest = re.split(r"(?=[=.])", argument, maxsplit=1)
-    if not option.startswith("--"):
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--"):
         return argument
+    option, dot, setting = name.partition(".")
     option = option.replace("_", "-")
-    return "".join(["--print_config" if option == "--print-config" else option, *rest])
+    option = "--print_config" if option == "--print-config" else option
+    return "".join([option, dot, setting.replace("-", "_"), equals, value])
+
+
+def _with_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
+    """``--milestones 30 60`` as ``--milestones [30, 60]``, the form in which the parser takes several values."""
+    options = {"--" + name.replace("_", "-") for name in lists}
+    parts = [part for each in arguments for part in (each.split("=", 1) if each.partition("=")[0] in options else [each])]
+    joined: list[str] = []
+    while parts:
+        joined.append(parts.pop(0))
+        if joined[-1] in options:
+            end = next((place for place, part in enumerate(parts) if part.startswith("--")), len(parts))
+            joined.append(_as_list(parts[:end]))
+            del parts[:end]
+    return joined
+
+
+def _as_list(values: Sequence[str]) -> str:
+    """Several values, or numbers between commas, as one list; what is a list already, also in pieces, stays one."""
+    if values and values[0].startswith("["):
+        return " ".join(values)
+    several: list[int | str] = []
+    for value in values:
+        numbers = re.fullmatch(r"\d+(,\d+)*", value)
+        several += [int(number) for number in value.split(",")] if numbers else [value]
+    return json.dumps(several)

@@ -28,8 +28,9 @@ class Observer:
     def on_step(self, report: StepReport) -> None:
         """Steps were done."""
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
-        """An epoch of the student's training was evaluated, as ``network`` is now."""
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
+        """An epoch of the student's training was evaluated, as ``network`` is now: the student ``trained`` itself, or the
+        moving average of its weights."""
 
     def on_broken(self, messages: Sequence[str]) -> None:
         """Images could not be read and were left out."""
@@ -45,9 +46,9 @@ class Observers(Observer):
         for observer in self.observers:
             observer.on_step(report)
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
         for observer in self.observers:
-            observer.on_epoch(record, network)
+            observer.on_epoch(record, network, trained)
 
     def on_broken(self, messages: Sequence[str]) -> None:
         for observer in self.observers:

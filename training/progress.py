@@ -6,6 +6,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training.messages import say
 from training.models import Network
 from training.observer import Observer, StepReport
 from training.state import EpochRecord
@@ -26,7 +27,7 @@ class RunProgress(Observer):
         )  # fmt: skip
         self.task = self.bar.add_task(title, total=None, state="")
         self.shown = ("", 0)
-        self.broken = 0
+        self.broken: set[str] = set()
 
     def __enter__(self) -> "RunProgress":
         self.bar.start()
@@ -34,8 +35,8 @@ class RunProgress(Observer):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
-        if self.broken > NAMED:
-            self.console.print(f"{self.title}: {self.broken} images could not be read and were left out", soft_wrap=True)
+        if len(self.broken) > NAMED:
+            say(self.console, f"{self.title}: {len(self.broken)} images could not be read and were left out")
 
     def on_step(self, report: StepReport) -> None:
         if self.shown != (report.stage, report.epoch):
@@ -49,21 +50,27 @@ class RunProgress(Observer):
             f"epoch {report.epoch}/{report.epochs}",
         )  # fmt: skip
         if report.stage == "first" and report.step == report.steps and not self.console.is_terminal:
-            self.console.print(
-                f"{self.title}: first stage, epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}", soft_wrap=True
-            )
+            say(self.console, f"{self.title}: first stage, epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}")
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
         validation = "" if record.validation_accuracy is None else f"validation {record.validation_accuracy:.2f} %, "
-        skipped = f", {record.skipped} images left out" if record.skipped else ""
-        self.console.print(
+        say(
+            self.console,
             f"{self.title}: epoch {record.epoch}/{self.epochs}, loss {record.loss:.4f}, {validation}"
-            f"test {record.test_accuracy:.2f} %, {record.seconds:.1f} s, {record.images_per_second:.0f} images/s{skipped}",
-            soft_wrap=True,
+            f"test {record.test_accuracy:.2f} %, {record.seconds:.1f} s, {record.images_per_second:.0f} images/s"
+            f"{_left_out(record)}",
         )
 
     def on_broken(self, messages: Sequence[str]) -> None:
         for message in messages:
-            self.broken += 1
-            if self.broken <= NAMED:
-                self.console.print(f"left out: {message}", soft_wrap=True)
+            # An image is met again in every epoch.
+            if message not in self.broken:
+                self.broken.add(message)
+                if len(self.broken) <= NAMED:
+                    say(self.console, f"left out: {message}")
+
+
+def _left_out(record: EpochRecord) -> str:
+    counts = {"": record.skipped, " of validation": record.validation_skipped, " of test": record.test_skipped}
+    told = [f"{count}{part}" for part, count in counts.items() if count]
+    return f", {' and '.join(told)} images left out" if told else ""

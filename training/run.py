@@ -1,6 +1,7 @@
 """One run from its settings to its folder, whose files ``storage/run_folder.py`` names."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from rich.console import Console
 
 from training import report
 from training.config import Config
-from training.data import Splits, load_splits
+from training.data import Identity, Splits, load_splits
+from training.data.loader import refuse_small_memory, worker_failures
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
-from training.loop.evaluation import network_on
+from training.loop.evaluation import BATCH, network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
+from training.loop.trial import try_on_splits
+from training.messages import say
 from training.methods import Dimensions, Method, make_method
 from training.models import Network, make_model
 from training.observer import Observer, Observers
@@ -25,7 +29,7 @@ from training.seeds import derived_seed
 from training.state import EpochRecord, best_epoch
 from training.storage import checkpoint, run_folder
 from training.storage.records import Records, read_records
-from training.storage.resume import load_state, remove_states, save_state
+from training.storage.resume import load_state, refuse_other_data, remove_states, save_state
 
 
 class Best(Observer):
@@ -37,10 +41,10 @@ class Best(Observer):
     def __init__(self, config: Config, splits: Splits, before: list[EpochRecord]) -> None:
         self.config, self.splits, self.records = config, splits, [*before]
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
         self.records.append(record)
         if best_epoch(self.records) is record:
-            save_model(self.config, self.splits, network, run_folder.BEST, record)
+            save_model(self.config, self.splits, network, trained, run_folder.BEST, record)
 
 
 def run(config: Config, console: Console) -> list[EpochRecord]:
@@ -56,10 +60,10 @@ def run(config: Config, console: Console) -> list[EpochRecord]:
     processes, device = distributed.start(config.device)
     run_folder.refuse_used(config)
     if run_folder.read_result(config.output) is not None:
-        console.print(f"{config.output} is finished already", soft_wrap=True)
+        say(console, f"{config.output} is finished already")
         return read_records(config.output)
     refuse_uneven(config, processes)
-    with Interruption() as interruption:
+    with Interruption() as interruption, worker_failures():
         return _train(config, processes, device, console if processes.first else Console(stderr=True), interruption)
 
 
@@ -76,23 +80,77 @@ def refuse_uneven(config: Config, processes: Processes) -> None:
         )
 
 
+def refuse_workers_without_memory(config: Config, splits: Splits, processes: Processes) -> None:
+    """Refuses workers for whose batches, in training and in evaluation, there is too little shared memory.
+
+    Raises:
+        ValueError: says what would help.
+    """
+    parts = config.accumulate * processes.count
+    batch = -(-min(config.batch_size, len(splits.train)) // parts)
+    refuse_small_memory(
+        splits.train, batch, workers=config.workers, batches=len(splits.train) // max(1, batch), held=config.accumulate
+    )
+    for split in (splits.validation, splits.test):
+        if split is not None:
+            own = -(-len(split) // processes.count)
+            refuse_small_memory(split, min(BATCH, own), workers=config.workers, batches=-(-own // BATCH))
+
+
+def refuse_different(splits: Splits) -> None:
+    """Refuses processes that have not all the same data, each on its own machine.
+
+    Raises:
+        ValueError: says what is different.
+    """
+    for rank, content in enumerate(distributed.gather(splits.identity.as_dict())):
+        found = Identity.from_dict(content).differences(splits.identity)
+        if found:
+            raise ValueError(f"data must be the same for every process, got of process {rank}: {'; '.join(found)}")
+
+
+def load_data(config: Config) -> Splits:
+    """The data that ``config`` asks for.
+
+    Raises:
+        FileNotFoundError, ValueError: as of ``load_splits``.
+    """
+    return load_splits(
+        config.dataset, config.data, held_out=config.held_out, image_size=config.image_size, columns=config.columns,
+        augmenting=config.augmenting, train_per_class=config.train_per_class,
+    )  # fmt: skip
+
+
 def _train(
     config: Config, processes: Processes, device: torch.device, console: Console, interruption: Interruption
 ) -> list[EpochRecord]:
     state = load_state(config.output, config) if config.resume else None
     random_state.seed_everything(config.seed, processes.rank)
     speaking = console if processes.first else Console(quiet=True)
-    splits = load_splits(config.dataset, config.data, held_out=config.held_out, image_size=config.image_size)
-    teacher = load_teacher(config, splits, device, processes, speaking)
+    splits = load_data(config)
+    refuse_different(splits)
+    if state is not None:
+        refuse_other_data(config.output, state, splits.identity)
+    refuse_workers_without_memory(config, splits, processes)
+    for line in splits.summary():
+        say(speaking, line)
+    progress = RunProgress(console, title(config), config.epochs)
     student = make_student(config, splits, device)
+    # A resumed student has the weights of its save.
+    if config.student_checkpoint is not None and state is None:
+        start_student(config, config.student_checkpoint, student, splits.identity.class_names, speaking)
+    try_on_splits("student", config.student, student, splits, config, device)
+    teacher = load_teacher(config, splits, device, processes, speaking, progress.on_broken)
+    if config.compile:
+        student.compile()
     method = set_up_method(config, splits, student, teacher)
     if processes.first:
         config.output.mkdir(parents=True, exist_ok=True)
         run_folder.write_config(config)
         run_folder.write_environment(config.output)
-    speaking.print(_batches(config, processes), soft_wrap=True)
+    say(speaking, _batches(config, processes))
     before = [EpochRecord(**record) for record in state["records"]] if state else []
-    with _observers(config, splits, processes, before, console) as observer:
+    with _observers(config, splits, processes, before, progress) as observer:
         trainer = Trainer(
             config, splits, student, method, teacher, device, processes, observer,
             lambda content: save_state(config.output, content), interruption,
@@ -100,7 +158,7 @@ def _train(
         with contextlib.closing(trainer):
             if state is not None:
                 trainer.load_state(state)
-                speaking.print(f"resumed at epoch {trainer.epoch}, step {trainer.step}", soft_wrap=True)
+                say(speaking, f"resumed at epoch {trainer.epoch}, step {trainer.step}")
             try:
                 trainer.train()
             except NonFiniteLossError as error:
@@ -113,10 +171,10 @@ def _train(
 
 @contextlib.contextmanager
 def _observers(
-    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], console: Console
+    config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], progress: RunProgress
 ) -> Iterator[Observer]:
     """Those of this process; in all but the first, the one that names broken images."""
-    with RunProgress(console, title(config), config.epochs) as progress:
+    with progress:
         if not processes.first:
             yield progress
             return
@@ -127,10 +185,31 @@ def _observers(
 def make_student(config: Config, splits: Splits, device: torch.device) -> Network:
     """The untrained student; its weights depend on the seed alone."""
     model = build(lambda: make_model(config.student, splits.channels, splits.classes), config.seed)
-    network = network_on(device, model, splits.classes, config)
-    if config.compile:
-        network.compile()
-    return network
+    return network_on(device, model, splits.classes, config)
+
+
+def start_student(
+    config: Config, file: Path, student: Network, class_names: tuple[str, ...], console: Console
+) -> None:  # fmt: skip
+    """Gives the student the weights in ``file``, and says which of them it did not take, or what they are of.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds more than weights, or they do not fit.
+    """
+    saved = checkpoint.read(file, "student_checkpoint")
+    fitted = checkpoint.fill(
+        saved, student.model, student.classes, file, "student_checkpoint", new_classifier=config.new_classifier
+    )
+    say(console, f"student {config.student}: starts from {file}")
+    for note in fitted.notes:
+        say(console, f"student {config.student}, left out: {note}")
+    if not fitted.untrained and saved.weights.class_names not in ((), class_names):
+        console.print(
+            f"student {config.student}: its classifier comes from other classes than those of the data", soft_wrap=True
+        )
+    for layer in fitted.untrained:
+        say(console, f"student {config.student}: classifier {layer!r} is left untrained")
 
 
 def set_up_method(config: Config, splits: Splits, student: Network, teacher: Teacher | None) -> Method:
@@ -155,7 +234,11 @@ def set_up_method(config: Config, splits: Splits, student: Network, teacher: Tea
 def finish(config: Config, splits: Splits, trainer: Trainer, console: Console) -> None:
     """Writes the trained student, the curves and the result, prints the summary, and removes the states."""
     records, last = trainer.records, trainer.records[-1]
-    save_model(config, splits, trainer.network, run_folder.CHECKPOINT, last)
+    average = trainer.network is not trainer.learner.student
+    save_model(config, splits, trainer.network, trainer.learner.student, run_folder.CHECKPOINT, last)
+    checkpoint.export(
+        config.output / run_folder.EXPORT, trainer.network.model, origin(config, splits, last), average=average
+    )
     report.plot_run(records, config.output / run_folder.CURVES, title(config))
     console.print(report.summary(records, title(config)))
     run_folder.write_result(config.output, result(config, trainer))
@@ -180,15 +263,29 @@ def result(config: Config, trainer: Trainer) -> dict[str, Any]:
         "seconds": trainer.seconds + trainer.first_stage_seconds,
         "first_stage_seconds": trainer.first_stage_seconds,
         "teacher_accuracy": None if trainer.teacher is None else trainer.teacher.accuracy,
+        "teacher_near_chance": trainer.teacher is not None and trainer.teacher.near_chance,
     }
 
 
-def save_model(config: Config, splits: Splits, network: Network, name: str, record: EpochRecord) -> None:
-    """Writes the network that was evaluated for ``record`` as a checkpoint."""
-    checkpoint.save(
-        config.output / name, network.model, name=config.student, dataset=config.dataset,
-        channels=splits.channels, classes=splits.classes, test_accuracy=record.test_accuracy,
-    )  # fmt: skip
+def save_model(
+    config: Config, splits: Splits, network: Network, trained: Network, name: str, record: EpochRecord
+) -> None:  # fmt: skip
+    """Writes the network that was evaluated for ``record`` as a checkpoint, and beside an average the trained weights."""
+    beside = None if network is trained else trained.model
+    checkpoint.save(config.output / name, network.model, origin(config, splits, record), beside)
+
+
+def origin(config: Config, splits: Splits, record: EpochRecord) -> checkpoint.Origin:
+    """What a student is and was trained on."""
+    return checkpoint.Origin(
+        config.student,
+        config.dataset,
+        splits.channels,
+        splits.classes,
+        splits.identity.class_names,
+        record.test_accuracy,
+        config.image_size,
+    )
 
 
 def title(config: Config) -> str:
@@ -198,7 +295,7 @@ def title(config: Config) -> str:
 
 def resume_command(config: Config) -> str:
     """The options that go on with an interrupted run."""
-    return f"--config {config.output / run_folder.CONFIG} --resume"
+    return f"--config {shlex.quote(str(config.output / run_folder.CONFIG))} --resume"
 
 
 def _batches(config: Config, processes: Processes) -> str:

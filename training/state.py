@@ -11,7 +11,8 @@ class EpochRecord:
     """What one epoch came to.
 
     Accuracies are in percent, ``validation_accuracy`` is None without a validation split; ``terms`` are means over the
-    epoch, unweighted; ``seconds`` are of training alone; ``skipped`` images could not be read.
+    epoch, unweighted; ``seconds`` are of training alone; ``skipped`` images could not be read, and the same of the
+    validation and the test split.
     """
 
     epoch: int
@@ -26,6 +27,8 @@ class EpochRecord:
     images_per_second: float
     learning_rate: float
     skipped: int
+    validation_skipped: int = 0
+    test_skipped: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,10 +53,11 @@ class State(TypedDict):
     """Everything that the rest of a run depends on, in tensors and plain values.
 
     ``stage`` is "first" or "main"; ``step`` steps of ``epoch`` are done; ``records`` and ``best_epoch`` are of the epochs
-    behind; ``ranks`` holds what each process has of its own.
+    behind; ``data`` is the identity of the data set; ``ranks`` holds what each process has of its own.
     """
 
     config: dict[str, Any]
+    data: dict[str, Any]
     stage: str
     epoch: int
     step: int

@@ -1,7 +1,7 @@
 """The command that trains one network: ``python -m training.train --method ce``, then the same with a teacher.
 
-Settings come from the command line, from a YAML file with ``--config``, or from both, the command line winning.
-``--preset cifar`` and ``--preset imagenet`` are the recipes of the literature; whatever else is given is stronger.
+Settings come from the command line, from a YAML file with ``--config``, or from both, the command line winning; ``--preset``
+has known recipes, and whatever else is given is stronger. ``--evaluate CHECKPOINT`` measures in place of training.
 """
 
 import dataclasses
@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from training import exit_status
-from training.command_line import parse
-from training.config import Config
+from training.command_line import given, parse
+from training.config import GROUPS, Config
 from training.loop import distributed
 from training.loop.engine import NonFiniteLossError
 from training.loop.interruption import Interrupted
+from training.measurement import evaluate, origin_of
+from training.messages import complain
 from training.presets import PRESETS, Preset
 from training.run import resume_command, run
 
@@ -34,16 +36,19 @@ def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, c
     console, config = Console(), None
     try:
         config = configure(sys.argv[1:] if arguments is None else arguments, preset)
-        run(config, console)
+        if config.evaluate is not None:
+            evaluate(config, config.evaluate, console)
+        else:
+            run(config, console)
     except NonFiniteLossError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_status.DIVERGED
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_status.REFUSED
     except Interrupted as interrupted:
         assert config is not None
-        print(f"{interrupted} and saved; go on with: {command} {resume_command(config)}", file=sys.stderr)
+        complain(f"{interrupted} and saved; go on with: {command} {resume_command(config)}")
         return exit_status.of_signal(interrupted.number)
     finally:
         distributed.stop()
@@ -56,15 +61,16 @@ def configure(arguments: Sequence[str], preset: str | None = None) -> Config:
     Raises:
         ValueError: names the setting that is wrong.
     """
-    arguments = list(arguments)
-    if "--preset" in arguments[:-1]:
-        position = arguments.index("--preset")
-        preset = arguments[position + 1]
-        del arguments[position : position + 2]
+    preset = given(arguments, "preset") or preset
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    chosen = PRESETS[preset] if preset is not None else Preset({}, {})
-    config = parse(Config, arguments, description=__doc__, defaults=chosen.config)
+    chosen = PRESETS[preset] if preset is not None else Preset({}, {}, "")
+    # What a checkpoint was trained on is what it is measured on, unless told otherwise.
+    origin = origin_of(given(arguments, "evaluate"), given(arguments, "dataset"))
+    config = parse(
+        Config, arguments, description=__doc__, defaults={"preset": preset, **chosen.config, **origin}, groups=GROUPS,
+        presets={name: each.help for name, each in PRESETS.items()},
+    )  # fmt: skip
     settings = {**chosen.settings.get(config.method, {}), **config.settings}
     return dataclasses.replace(config, settings=settings)
 

@@ -2,7 +2,8 @@
 
 python training/train_cifar100.py --data PATH --teacher-checkpoint FILE --student resnet8x4 --method bickd
 
-PATH has the folder cifar-100-python. The teacher is trained by the same command with ``--method ce --student resnet32x4``.
+PATH has the folder cifar-100-python, or the Parquet files of the Hugging Face hub. The teacher is trained by the same
+command with ``--method ce --student resnet32x4``.
 """
 
 import sys

@@ -13,6 +13,7 @@ from torch import nn
 from benchmarks import step_share
 from benchmarks.step_share import IMAGENET, SETTINGS, RepeatedStep, Setting, Share, fits, make_config, make_trainers, table
 from benchmarks.timing import Spread
+from training.loop.tally import means
 from training.methods import METHODS
 from training.models import Output
 
@@ -67,7 +68,7 @@ def test_the_loss_alone_is_the_loss_of_the_step(method: str) -> None:
     trainer.take_step()
     trainer.learner.method.load_state_dict(banks)
     torch.manual_seed(1)
-    assert trainer.loss_alone().item() == pytest.approx(trainer.tally.totals()["loss"], rel=1e-6)
+    assert trainer.loss_alone().item() == pytest.approx(means(trainer.tally.totals()).loss, rel=1e-6)
 
 
 def test_the_loss_alone_without_a_step_before_it_is_refused() -> None:

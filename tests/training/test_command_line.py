@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from training.command_line import parse
+from training.command_line import given, parse
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,28 @@ def test_only_the_name_of_an_option_gets_dashes() -> None:
     assert (parsed.folder, parsed.settings) == (Path("a_b"), {"kd_weight": 4, "positives": "by_sample"})
 
 
+def test_names_of_settings_have_underscores_however_they_are_given() -> None:
+    assert read("--settings.kd-weight", "4", "--settings.ce-weight=1").settings == {"kd_weight": 4, "ce_weight": 1}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--milestones", "3", "5"), ("--milestones", "3,5"), ("--milestones=3", "5"), ("--milestones=[3, 5]",),
+        ("--milestones", "[3,", "5]"), ("--milestones", "[3, 5]"), ("--milestones=3,5",),
+    ],
+)  # fmt: skip
+def test_several_values_are_given_one_after_the_other_or_as_a_list(arguments: tuple[str, ...]) -> None:
+    assert read(*arguments, "--batch-size", "4") == Example(batch_size=4, milestones=(3, 5))
+
+
+@pytest.mark.parametrize("arguments", [("--batch", "5"), ("--batchsize", "5"), ("--mile", "3")])
+def test_an_option_is_not_guessed_from_its_beginning(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read(*arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "expected"), [(("--strict",), True), (("--strict", "false"), False)])
 def test_a_flag_needs_no_value_and_takes_one(arguments: tuple[str, ...], expected: bool) -> None:
     assert read(*arguments, "--batch-size", "4") == Example(batch_size=4, strict=expected)
@@ -65,6 +87,37 @@ def test_the_help_has_a_line_for_every_field(capsys: pytest.CaptureFixture[str])
     printed = " ".join(capsys.readouterr().out.split())
     assert "--batch-size" in printed
     assert "samples of a step, 100 % of them." in printed
+
+
+def test_the_help_has_its_groups_in_their_order_and_the_rest_after_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Example, ["--help"], description="", groups={"where": ("folder",), "what": ("settings", "batch_size", "gone")})
+    lines = capsys.readouterr().out.splitlines()
+    titles = ("where:", "--folder", "what:", "--settings", "--batch-size", "others:", "--strict")
+    places = [next(number for number, line in enumerate(lines) if line.strip().startswith(title)) for title in titles]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--preset", "a"), "a"), (("--preset=a",), "a"), (("--preset", "a", "--preset=b"), "b"), ((), None),
+        (("--batch-size", "3"), None), (("--preset",), None),
+    ],
+)  # fmt: skip
+def test_an_option_is_found_before_the_others_are_read(arguments: tuple[str, ...], expected: str | None) -> None:
+    assert given(arguments, "preset") == expected
+
+
+def test_an_option_is_found_in_a_file_and_the_command_line_is_stronger(tmp_path: Path) -> None:
+    for name, text in (("a.yaml", "preset: a\nbatch-size: 3\n"), ("b.yaml", "preset: b\n"), ("c.yaml", "batch-size: 5\n")):
+        (tmp_path / name).write_text(text)
+    files = [f"--config={tmp_path / name}" for name in ("a.yaml", "b.yaml", "c.yaml")]
+    assert given(files[:1], "preset") == "a"
+    assert given(files, "preset") == "b"
+    assert given([*files, "--preset", "c"], "preset") == "c"
+    assert given(["--config", "preset: d"], "preset") == "d"
+    assert given(["--config", str(tmp_path / "missing.yaml"), "--config", "a: [", "--config", "3"], "preset") is None
 
 
 @pytest.mark.parametrize("spelling", ["--print-config", "--print_config"])

@@ -21,7 +21,8 @@ def shown(*, terminal: bool, broken: int = 0) -> str:
         progress.on_step(STEP)
         progress.bar.refresh()
         progress.on_broken([f"image {number} is broken" for number in range(broken)])
-        progress.on_epoch(RECORD, Network(nn.Linear(4, 2), 2))
+        network = Network(nn.Linear(4, 2), 2)
+        progress.on_epoch(RECORD, network, network)
     return output.getvalue()
 
 

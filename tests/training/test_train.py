@@ -14,12 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import training.loop.teacher
 from training import demo
-from training.config import Config
+from training.compare.__main__ import main as compare
+from training.config import GROUPS, Config
 from training.data import digits100
 from training.methods import METHODS
-from training.models import MODELS
+from training.models import MODELS, make_model
+from training.presets import PRESETS
 from training.storage import checkpoint
-from training.train import main
+from training.train import configure, main
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,20 @@ SMALL = {
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_trains_on_mixed_images_or_refuses_them_by_name(
+    method: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    under = ["--teacher-checkpoint", str(teacher)] if METHODS[method].needs_teacher else []
+    status = train(
+        tmp_path / "student", "--method", method, *under, *SMALL.get(method, []), "--mixup", "0.2", "--cutmix", "1"
+    )
+    assert status == (2 if method in ("crd", "dkd") else 0)
+    errors = capsys.readouterr().err
+    if status:
+        assert f"mixup and cutmix must be 0, got 0.2 and 1.0, for method '{method}', which needs one class" in errors
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_trains_by_the_command(
     method: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,7 +76,7 @@ def test_every_method_trains_by_the_command(
     names = {path.name for path in (tmp_path / "student").iterdir()}
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoint.pt", "best.pt", "curves.png",
-        "result.json",
+        "result.json", "student.safetensors",
     }  # fmt: skip
     assert json.loads((tmp_path / "student" / "environment.json").read_text())["torch"] == torch.__version__
 
@@ -135,6 +151,10 @@ def test_a_cache_of_another_teacher_is_refused(teacher: Path, tmp_path: Path, ca
         ["--accumulate", "4", "--ema-decay", "0.9", "--warmup-epochs", "1", "--epochs", "2"],
         ["--schedule", "step", "--milestones", "[1]", "--epochs", "2", "--held-out", "0"],
         ["--logit-standardization"],
+        ["--optimizer", "adamw", "--decay-norms-and-biases", "false", "--clip-norm", "1", "--warmup-steps", "2"],
+        ["--augmentation", "imagenet", "--auto-augment", "randaugment", "--random-erasing", "0.25"],
+        ["--augmentation", "cifar", "--auto-augment", "trivialaugment", "--mixup", "0.2", "--cutmix", "1"],
+        ["--mixup", "0.2", "--logit-standardization"],
     ],
     ids=" ".join,
 )
@@ -190,6 +210,9 @@ def test_the_written_configuration_repeats_the_run_and_the_command_line_override
     assert (settings["batch_size"], settings["method"], settings["seed"]) == (50, "ce", 9)
 
 
+UNDER = ["--teacher-checkpoint", "x.pt"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -216,15 +239,45 @@ def test_the_written_configuration_repeats_the_run_and_the_command_line_override
         (["--method", "ce", "--schedule", "step", "--milestones", "[3, 2]"], "milestones must be positive and rising"),
         (["--method", "ce", "--schedule", "line"], "schedule must be one of cosine, step, got 'line'"),
         (["--method", "ce", "--epochs", "1", "--warmup-epochs", "1"], "warmup_epochs must be in [0, epochs), got 1 of 1"),
+        (["--method", "ce", "--optimizer", "lamb"], "optimizer must be one of sgd, adamw, got 'lamb'"),
+        (["--method", "ce", "--clip-norm", "0"], "clip_norm must be positive and finite, got 0"),
+        (["--method", "ce", "--clip-norm", ".inf"], "clip_norm must be positive and finite, got inf"),
+        (["--method", "ce", "--warmup-steps", "-1"], "warmup_steps must not be negative, got -1"),
+        (
+            ["--method", "ce", "--warmup-steps", "3", "--warmup-epochs", "1"],
+            "warmup_steps must be left out with warmup_epochs 1, got 3",
+        ),
+        (["--method", "ce", "--new-classifier"], "new_classifier must be left out without student_checkpoint"),
+        (["--method", "ce", "--student-checkpoint", "nowhere.pt"], "student_checkpoint must be a file, got nowhere.pt"),
+        (
+            ["--method", "ce", "--evaluate", "x.pt", "--split", "all"],
+            "split must be one of train, validation, test, got 'all'",
+        ),
+        (["--method", "ce", "--preset=mnist"], "preset must be one of cifar, imagenet, imagenet-a3, got 'mnist'"),
         (["--method", "ce", "--accumulate", "3"], "accumulate must divide batch_size 64, got 3"),
         (["--method", "ce", "--ema-decay", "1"], "ema_decay must be in [0, 1), got 1"),
         (["--method", "ce", "--label-smoothing", "1"], "label_smoothing must be in [0, 1), got 1"),
         (["--method", "ce", "--precision", "int8"], "precision must be one of float32, bf16, fp16, got 'int8'"),
         (["--method", "ce", "--held-out", "1"], "held_out must be in [0, 1), got 1"),
+        (["--method", "ce", "--augmentation", "mnist"], "augmentation must be one of none, cifar, imagenet, got 'mnist'"),
+        (["--method", "ce", "--auto-augment", "x"], "auto_augment must be one of randaugment, trivialaugment, got 'x'"),
+        (["--method", "ce", "--random-erasing", "2"], "random_erasing must be in [0, 1], got 2.0"),
+        (["--method", "ce", "--mixup", "-1"], "mixup must be finite and not negative, got -1.0"),
+        (["--method", "ce", "--cutmix", ".nan"], "cutmix must be finite and not negative, got nan"),
+        (["--method", "ce", "--train-per-class", "0"], "train_per_class must be at least 1, got 0"),
+        (
+            ["--method", "ce", "--image-column", "x"],
+            "image_column and label_column must be left out for dataset 'digits100'",
+        ),
+        (
+            [*UNDER, "--method", "kd", "--mixup", "1", "--teacher-cache", "x"],
+            "must be 0, got 1.0 and 0.0, with a teacher_cache",
+        ),
+        ([*UNDER, "--cutmix", "1", "--settings.positives", "label"], "got 0.0 and 1.0, with settings.positives 'label'"),
         (["--method", "ce", "--workers", "-1"], "workers must not be negative, got -1"),
         (["--method", "ce", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["--method", "ce", "--device", "cuda:9"], "device must be there, got 'cuda:9'"),
-        (["--method", "ce", "--preset", "mnist"], "preset must be one of cifar, imagenet, got 'mnist'"),
+        (["--method", "ce", "--preset", "mnist"], "preset must be one of cifar, imagenet, imagenet-a3, got 'mnist'"),
         (["--dataset", "imagenet", "--method", "ce", "--data", "nowhere"], "nowhere"),
         (["--method", "kd", "--teacher-checkpoint", "nowhere.pt"], "nowhere.pt"),
     ],
@@ -238,6 +291,48 @@ def test_a_wrong_argument_is_named_with_what_it_got(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "spelling", [["--preset", "cifar"], ["--preset=cifar"], ["--config", "{preset}"], ["--config={preset}"]]
+)
+def test_a_preset_is_an_option_that_all_others_are_stronger_than(spelling: list[str], tmp_path: Path) -> None:
+    (tmp_path / "preset.yaml").write_text("preset: cifar\nbatch_size: 96\n")
+    given = [each.format(preset=tmp_path / "preset.yaml") for each in spelling]
+    under = ["--teacher-checkpoint", "x.pt"]
+    in_file = "--config" in spelling[0]
+    config = configure([*under, *given, "--epochs", "7", "--milestones", "2", "4"])
+    assert (config.dataset, config.epochs, config.milestones) == ("cifar100", 7, (2, 4))
+    assert config.batch_size == (96 if in_file else 64)
+    assert configure(["--epochs", "7", "--milestones=2,4", *under, *given]) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_run_with_settings_of_bickd(name: str) -> None:
+    config = configure(["--preset", name, "--teacher-checkpoint", "x.pt"])
+    assert config.method == "bickd"
+    assert config.settings == PRESETS[name].settings["bickd"] != {}
+    own = configure(["--preset", name, "--teacher-checkpoint", "x.pt", "--settings.kd-weight", "3"])
+    assert own.settings == {**config.settings, "kd_weight": 3}
+
+
+def test_the_strong_preset_is_shorter_smaller_and_has_its_optimizer() -> None:
+    config = configure(["--preset", "imagenet-a3", "--teacher", "resnet34"], "imagenet")
+    assert (config.epochs, config.image_size, config.optimizer, config.schedule) == (100, 160, "adamw", "cosine")
+    assert config.milestones == ()
+    assert not config.decay_norms_and_biases
+    assert (config.mixup, config.cutmix, config.auto_augment) == (0.1, 1.0, "randaugment")
+
+
+def test_the_help_lists_presets_and_has_every_option_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (main, compare):
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        lines = capsys.readouterr().out.splitlines()
+        titles = [f"{title}:" for title in GROUPS if command is main or not title.startswith("evaluation")]
+        assert [line for line in lines if line in [*titles, "others:"]] == titles
+        assert ("--preset" in " ".join(lines)) == (command is main)
+    assert "imagenet-a3" in " ".join(lines) or command is not main
+
+
 def test_a_truncated_checkpoint_is_refused(teacher: Path) -> None:
     teacher.write_bytes(teacher.read_bytes()[: teacher.stat().st_size // 2])
     with pytest.raises(ValueError, match="damaged"):
@@ -247,6 +342,34 @@ def test_a_truncated_checkpoint_is_refused(teacher: Path) -> None:
 def test_a_teacher_of_another_data_set_is_refused(teacher: Path) -> None:
     with pytest.raises(ValueError, match="digits100"):
         checkpoint.load(teacher, dataset="cifar100")
+    names = tuple(f"class {number}" for number in range(100))
+    with pytest.raises(
+        ValueError, match=r"was trained on 'digits100', the data set is 'cifar100': .* with class 0, class 1,"
+    ):
+        checkpoint.load(teacher, dataset="cifar100", class_names=names)
+
+
+def test_a_teacher_of_the_same_classes_in_another_order_is_refused(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(teacher, weights_only=True)
+    content["class_names"][3:5] = reversed(content["class_names"][3:5])
+    torch.save(content, teacher)
+    assert train(tmp_path / "student", "--method", "kd", "--teacher-checkpoint", str(teacher)) == 2
+    assert "classes in another order: class 3 was '0+4' and is '0+3'" in capsys.readouterr().err
+
+
+def test_a_teacher_of_an_older_version_is_compared_by_its_data_set(teacher: Path) -> None:
+    content = torch.load(teacher, weights_only=True)
+    for entry in ("class_names", "weights", "trained_state"):
+        del content[entry]
+    torch.save(content, teacher)
+    names = digits100.load_digits100(Path()).identity.class_names
+    assert checkpoint.load(teacher, dataset="digits100", class_names=names).classes == 100
+    with pytest.raises(ValueError, match="was trained on 'digits100', the data set is 'folder:x'"):
+        checkpoint.load(teacher, dataset="folder:x", class_names=names)
+    torch.save({**content, "dataset": "folder:/elsewhere/x"}, teacher)
+    assert checkpoint.load(teacher, dataset="folder:x", class_names=names).classes == 100
 
 
 def test_a_teacher_that_is_another_model_is_refused(
@@ -258,11 +381,18 @@ def test_a_teacher_that_is_another_model_is_refused(
     assert train(tmp_path / "right", *arguments, "cnn_small") == 0
 
 
+def test_the_prefix_of_torchvision_makes_no_other_model(tmp_path: Path) -> None:
+    origin = checkpoint.Origin("resnet18", "imagenet", 3, 4, (), 1.0)
+    checkpoint.save(tmp_path / "file.pt", make_model("resnet18", 3, 4), origin)
+    assert checkpoint.load(tmp_path / "file.pt", dataset="imagenet", name="torchvision:resnet18").name == "resnet18"
+    with pytest.raises(ValueError, match="holds 'resnet18', teacher is 'resnet20'"):
+        checkpoint.load(tmp_path / "file.pt", dataset="imagenet", name="resnet20")
+
+
 def test_a_teacher_with_other_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ten.pt"
-    checkpoint.save(
-        path, MODELS["cnn_small"](1, 10), name="cnn_small", dataset="digits100", channels=1, classes=10, test_accuracy=1.0
-    )
+    ten = checkpoint.Origin("cnn_small", "digits100", channels=1, classes=10, class_names=(), test_accuracy=1.0)
+    checkpoint.save(path, MODELS["cnn_small"](1, 10), ten)
     assert train(tmp_path / "student", "--method", "kd", "--teacher-checkpoint", str(path)) == 2
     assert "has 10 classes, digits100 has 100" in capsys.readouterr().err
 

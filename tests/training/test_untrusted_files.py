@@ -1,12 +1,16 @@
 """Files that were made to execute code are refused, and execute none."""
 
+import contextlib
 import dataclasses
 import pickle
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import datasets as hugging_face
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from payload import Payload
 from torchvision import datasets
@@ -16,6 +20,7 @@ from training import train
 from training.compare.__main__ import main as compare
 from training.compare.comparison import Comparison
 from training.config import Config
+from training.data import load_splits
 from training.data.torchvision_sets import load_cifar10, load_fashion_mnist
 from training.loop.logit_cache import LogitCache
 from training.loop.teacher import published
@@ -60,8 +65,52 @@ def test_a_teachers_checkpoint(write: Write, tmp_path: Path, sign: Path, capsys:
     path = tmp_path / "teacher.pt"
     write(path, sign)
     assert train.main(["--teacher-checkpoint", str(path), "--output", str(tmp_path / "run")]) == 2
-    assert "teacher.pt is damaged or no checkpoint" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "teacher.pt is damaged or no checkpoint of weights alone: it holds more than weights (" in told
+    assert "weights_only" not in told
     assert not sign.exists()
+
+
+@pytest.mark.parametrize("option", ["--student-checkpoint", "--evaluate"])
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "weights.bin"])
+@pytest.mark.parametrize("write", WRITERS)
+def test_weights_from_elsewhere(
+    write: Write, name: str, option: str, tmp_path: Path, sign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / name, sign)
+    arguments = ["--method", "ce", option, str(tmp_path / name), "--output", str(tmp_path / "run")]
+    assert train.main(arguments) == 2
+    told = capsys.readouterr().err
+    assert f"{name} is damaged or no .safetensors file" in told or "it holds more than weights (" in told
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": 3}, {"classes": "100"}, {"channels": None}, {"state": 5}, {"state": {"a": 1}}, {"test_accuracy": "x"},
+        {"class_names": 7}, {"class_names": [1]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_with_other_things_in_the_place_of_its_entries(
+    entry: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        "format": checkpoint.FORMAT, "name": "cnn_small", "dataset": "digits100", "channels": 1, "classes": 100,
+        "test_accuracy": 1.0, "state": {"a": torch.zeros(1)}, **entry,
+    }  # fmt: skip
+    torch.save(content, tmp_path / "file.pt")
+    assert train.main(["--teacher-checkpoint", str(tmp_path / "file.pt"), "--output", str(tmp_path / "run")]) == 2
+    assert "file.pt is not a checkpoint of this version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metadata", [{"class_names": "not JSON"}, {"class_names": "5"}, {"class_names": "[5]"}], ids=str)
+def test_the_metadata_of_a_safetensors_file(metadata: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    safetensors.torch.save_file({"a.weight": torch.zeros(1)}, path, metadata)
+    with contextlib.suppress(ValueError):
+        assert checkpoint.read(path).weights.class_names == ()
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -101,6 +150,25 @@ def test_the_description_of_a_cache_that_is_something_else(content: bytes, tmp_p
     (tmp_path / "description.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"^teacher_cache .* is damaged or no cache"):
         LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
+
+
+def test_a_script_beside_parquet_files(tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    script = folder / "hub.py"
+    for path in (script, folder / "train.py"):
+        path.write_text(f"open({str(sign)!r}, 'w')")
+    write_pickle(folder / "train.pkl", sign)
+    for part in ("train", "test"):
+        rows = {"image": [np.zeros((8, 8, 3), dtype=np.uint8)] * 2, "label": [0, 1]}
+        features = hugging_face.Features({"image": hugging_face.Image(), "label": hugging_face.Value("int64")})
+        hugging_face.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{part}.parquet")
+    with pytest.raises(ValueError, match="scripts are no longer supported"):
+        load_splits(f"hf:{folder}", tmp_path)
+    script.unlink()
+    assert len(load_splits(f"hf:{folder}", tmp_path).test) == 2
+    assert not sign.exists()
 
 
 def test_the_pickles_of_cifar(tmp_path: Path, sign: Path) -> None:

@@ -6,7 +6,6 @@ Results are in the folder of --output: results.md, results.json and pictures.
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -22,7 +21,9 @@ from training.compare.comparison import Comparison
 from training.compare.jobs import GridProgress, execute
 from training.compare.results import Results, as_json, load_results, to_run
 from training.compare.runs import FINISHED, Outcome, TeacherFile, read_outcome, read_teacher, teacher_run
+from training.config import GROUPS
 from training.loop.interruption import Interrupted
+from training.messages import complain, say
 from training.storage import files
 from training.storage.run_folder import CHECKPOINT
 
@@ -38,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     console = Console()
     try:
-        given = methods_as_list(sys.argv[1:] if arguments is None else arguments)
-        comparison = parse(Comparison, given, description=__doc__)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        comparison = parse(Comparison, arguments, description=__doc__, groups=GROUPS)
         with locked(comparison.output) as lock:
             return compare(comparison, console, lock)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_status.REFUSED
     except (Interrupted, KeyboardInterrupt) as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
@@ -81,8 +82,8 @@ def compare(comparison: Comparison, console: Console, lock: int | None = None) -
     for cells in tables.tables(results):
         console.print(tables.terminal(cells))
     for note in tables.notes(results):
-        console.print(note, soft_wrap=True, markup=False)
-    console.print(f"tables, figures and pictures are in {comparison.output}", soft_wrap=True)
+        say(console, note)
+    say(console, f"tables, figures and pictures are in {comparison.output}")
     return _status(results)
 
 
@@ -90,19 +91,6 @@ def write(results: Results) -> None:
     """Writes results.md and results.json."""
     files.write_text(results.comparison.output / "results.md", tables.document(results))
     files.write_text(results.comparison.output / "results.json", as_json(results))
-
-
-def methods_as_list(arguments: Sequence[str]) -> list[str]:
-    """``--methods ce kd`` as ``--methods ["ce", "kd"]``, the form in which the parser takes several values."""
-    arguments = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--methods=") else [each])]
-    if "--methods" not in arguments:
-        return arguments
-    start = arguments.index("--methods") + 1
-    end = next((place for place in range(start, len(arguments)) if arguments[place].startswith("--")), len(arguments))
-    values = arguments[start:end]
-    if len(values) == 1 and values[0].startswith("["):
-        return arguments
-    return [*arguments[:start], json.dumps(values), *arguments[end:]]
 
 
 @contextlib.contextmanager
@@ -134,7 +122,7 @@ def _ready_teacher(comparison: Comparison, console: Console, lock: int | None) -
         with GridProgress(console, 1) as progress:
             execute([run], 1, progress.on_end, lock=lock)
     if read_outcome(run).state != FINISHED:
-        console.print(f"without its teacher nothing can be compared; {run.folder} has the log", soft_wrap=True)
+        say(console, f"without its teacher nothing can be compared; {run.folder} has the log")
         return None
     return read_teacher(run.folder / CHECKPOINT)
 

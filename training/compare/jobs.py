@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training.compare.runs import DIVERGED, FINISHED, LOG, Outcome, Run, end_of_log, note_end, note_launch
 from training.loop.interruption import Interrupted, Interruption
+from training.messages import say
 from training.storage import files
 from training.storage.run_folder import CONFIG, write_config
 
@@ -119,4 +120,5 @@ class GridProgress:
         self._print(end_of_log(outcome.run))
 
     def _print(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        for line in text.split("\n"):
+            say(self.console, line)

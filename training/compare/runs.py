@@ -6,6 +6,7 @@ greatest number of runs that ran beside each other.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from training import exit_status
 from training.compare.comparison import TUNING_SEED, Comparison, Variant
 from training.config import SPEED, Config, decisive
+from training.data import load_splits
 from training.storage import files
 from training.storage.records import read_metrics
 from training.storage.run_folder import read_result
@@ -151,10 +153,23 @@ def _student(
 def _placed(prefix: str, title: str, config: Config, beside: dict[str, object]) -> Run:
     settings = config.as_dict()
     # Times are among the figures.
-    depended_on = {**decisive(settings), **{name: settings[name] for name in SPEED}, **beside}
+    depended_on = {
+        **decisive(settings), **{name: settings[name] for name in SPEED}, **beside,
+        "contents": contents(config.dataset, config.data),
+    }  # fmt: skip
     text = json.dumps(depended_on, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return Run(title, dataclasses.replace(config, output=config.output / f"{prefix}-{digest}"))
+
+
+@functools.cache
+def contents(dataset: str, data: Path) -> str:
+    """The checksum of a data set, read once a process.
+
+    Raises:
+        OSError, ValueError: as of ``load_splits``.
+    """
+    return load_splits(dataset, data).identity.checksum()
 
 
 def _read(run: Run, name: str) -> dict[str, Any]:

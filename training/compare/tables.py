@@ -76,7 +76,7 @@ def protocol(results: Results) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-    """Runs without a result, variants without a choice, and choices at the end of a range."""
+    """Runs without a result, a teacher near chance, variants without a choice, and choices at the end of a range."""
     missing = [
         f"{each.run.title}: {each.state}; {each.run.folder.name}/{LOG}"
         for each in results.outcomes
@@ -85,6 +85,10 @@ def notes(results: Results) -> list[str]:
     unfinished = sum(each.state not in (FINISHED, DIVERGED, FAILED) for each in results.outcomes)
     if unfinished:
         missing.append(f"unfinished runs: {unfinished}; the same command goes on with them")
+    if any(each.result is not None and each.result.get("teacher_near_chance") for each in results.outcomes):
+        missing.append(
+            f"WARNING: the teacher is near chance, no student learns from it; {LOG} of each run has the likely cause"
+        )
     return missing + [note for trials in results.trials for note in _choice_notes(trials)]
 
 
@@ -105,14 +109,19 @@ def _recipe(comparison: Comparison) -> str:
         schedule += f" (divided by 10 after epochs {', '.join(map(str, comparison.milestones))})"
     if comparison.warmup_epochs:
         schedule += f" after {comparison.warmup_epochs} epochs of linear warmup"
+    if comparison.warmup_steps:
+        schedule += f" after {comparison.warmup_steps} steps of linear warmup"
+    optimizer = "AdamW" if comparison.optimizer == "adamw" else f"SGD with Nesterov momentum {comparison.momentum:g}"
+    spared = "" if comparison.decay_norms_and_biases else " without norms and biases"
     optional = {
+        f", gradients of a norm of at most {comparison.clip_norm}": comparison.clip_norm,
         f", label smoothing {comparison.label_smoothing:g}": comparison.label_smoothing,
         f", moving average of the weights with decay {comparison.ema_decay:g}": comparison.ema_decay,
         f", in {comparison.accumulate} parts": comparison.accumulate - 1,
     }
     return (
-        f"Every run: {comparison.epochs} epochs, batches of {comparison.batch_size}, SGD with Nesterov momentum "
-        f"{comparison.momentum:g}, weight decay {comparison.weight_decay:g}, learning rate {comparison.learning_rate:g}, "
+        f"Every run: {comparison.epochs} epochs, batches of {comparison.batch_size}, {optimizer}, weight decay "
+        f"{comparison.weight_decay:g}{spared}, learning rate {comparison.learning_rate:g}, "
         f"{schedule}, {comparison.precision}{''.join(text for text, used in optional.items() if used)}."
     )
 

@@ -52,5 +52,6 @@ def load_digits100(folder: Path, *, held_out: float | None = None) -> Splits:
     """
     check_held_out(held_out)
     digits = load_digits()
-    originals = Originals(torch.from_numpy(digits.images).float() / 16, torch.from_numpy(digits.target))
+    names = tuple(map(str, digits.target_names))
+    originals = Originals(torch.from_numpy(digits.images).float() / 16, torch.from_numpy(digits.target), names)
     return make_splits(originals, split_originals(HELD_OUT if held_out is None else held_out), PAIRS, RECIPE, SEED)

@@ -12,7 +12,7 @@ import torch
 from training.data.held_out import check_held_out, hold_out
 from training.data.pairs import Members, Originals, Recipe, make_splits
 from training.data.splits import Normalization, Splits
-from training.data.torchvision_sets import read_fashion_mnist
+from training.data.torchvision_sets import FASHION_CLASSES, read_fashion_mnist
 
 SEED = 20260202
 """Of the split and the pairs: the data set is the same in every run."""
@@ -39,7 +39,8 @@ def load_fashion100(folder: Path, *, held_out: float | None = None) -> Splits:
     """
     check_held_out(held_out)
     train, test = read_fashion_mnist(folder)
-    originals = Originals(torch.cat([train.images, test.images])[:, 0], torch.cat([train.labels, test.labels]))
+    images, labels = torch.cat([train.images, test.images])[:, 0], torch.cat([train.labels, test.labels])
+    originals = Originals(images, labels, FASHION_CLASSES)
     kept, held = hold_out(len(train.labels), HELD_OUT if held_out is None else held_out, SEED)
     members = Members(kept, held, torch.arange(len(train.labels), len(originals.labels)))
     return make_splits(originals, members, PAIRS, RECIPE, SEED)

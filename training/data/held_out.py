@@ -1,4 +1,4 @@
-"""The share of the training samples that is held out for validation."""
+"""Which samples are trained on: some are held out for validation, and of the others there may be a number of each class."""
 
 import torch
 from torch import Tensor
@@ -24,3 +24,21 @@ def hold_out(count: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held = number_held_out(count, held_out)
     return order[held:], order[:held]
+
+
+def balanced(labels: Tensor, count: int, classes: int) -> Tensor:
+    """Positions, rising, of the first ``count`` samples of every class in ``labels`` ``(N,)``.
+
+    Raises:
+        ValueError: names train_per_class; a class has fewer.
+    """
+    sizes = torch.bincount(labels, minlength=classes)
+    fewest = int(sizes.argmin())
+    if not 1 <= count <= sizes[fewest]:
+        raise ValueError(
+            f"train_per_class must be at least 1 and at most what every class has for training, "
+            f"{int(sizes[fewest])} of class {fewest}, got {count}"
+        )
+    by_class = torch.argsort(labels, stable=True)
+    place = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[by_class]]
+    return by_class[place < count].sort().values

@@ -1,8 +1,8 @@
 """``imagenet``, and ``folder:PATH`` for other images in the same layout: a folder for each class with its images.
 
 A view crops a random part of the image to the wanted size and flips it or not; without a view the centre is cropped from
-the image scaled to 256/224 of that size. Images are read as torchvision reads ImageNet: in RGB, with the orientation that
-the pixels are stored in. One that cannot be read is left out of its batch, and the batch says so.
+the image scaled to 256/224 of that size. Which files are images says class_folders.py, and how their pixels become RGB
+pixels.py. An image that cannot be read is left out of its batch, and the batch says so.
 """
 
 import os
@@ -12,19 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 
+from training.data.class_folders import Listing, describe_left_out, list_classes
 from training.data.held_out import check_held_out, hold_out
-from training.data.splits import Batch, Split, Splits, View, checksum
+from training.data.identity import Identity, checksum, some
+from training.data.pixels import read_rgb
+from training.data.recipes import Augmenting, centred, of_pictures
+from training.data.splits import Batch, Split, Splits, View
 from training.seeds import derived_seed
 
 HELD_OUT = 0.01
 IMAGE_SIZE = 224
 SEED = 20260202
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+OWN = Augmenting()
+"""The data set's own augmentation."""
 
 Transform = Callable[[Any], Tensor]
 
@@ -36,34 +42,51 @@ class ImageFolderSplit(Split):
         folder: that the paths start from.
         paths: N relative paths.
         labels: ``(N,)`` int64.
+        size: pixels a side of what ``evaluation`` and ``training`` give.
         evaluation: makes a tensor of an image; for loading without a view.
         training: the same with random numbers of torch's generator, for loading with a view; without it a view changes
             nothing.
     """
 
     def __init__(
-        self, folder: Path, paths: list[str], labels: Tensor, evaluation: Transform, training: Transform | None = None
+        self,
+        folder: Path,
+        paths: list[str],
+        labels: Tensor,
+        size: int,
+        evaluation: Transform,
+        training: Transform | None = None,
     ) -> None:
-        self.folder, self.labels, self.evaluation, self.training = folder, labels, evaluation, training
+        self.folder, self.labels, self.size = folder, labels, size
+        self.evaluation, self.training = evaluation, training
         # One block of memory, because a million strings with their counts of references would be copied into every worker.
         self.paths = np.array([os.fsencode(path) for path in paths])
 
     def load(self, index: Tensor, view: View | None = None) -> Batch:
         images, kept, broken = [], [], []
         for sample in index.tolist():
-            path = self.folder / os.fsdecode(self.paths[sample])
             try:
-                image = pil_loader(path)
+                image = self._read(sample)
             # A decoder that meets a damaged file raises whatever goes wrong in it.
             except Exception as error:
-                broken.append(f"{path}: {type(error).__name__}: {error}")
+                broken.append(f"{self._name(sample)}: {type(error).__name__}: {error}")
                 continue
             images.append(self._transform(image, sample, view))
             kept.append(sample)
         positions = torch.tensor(kept, dtype=torch.int64)
-        return Batch(
-            torch.stack(images) if images else torch.empty(0, 3, 0, 0), self.labels[positions], positions, tuple(broken)
-        )
+        stacked = torch.stack(images) if images else torch.empty(0, 3, self.size, self.size)
+        return Batch(stacked, self.labels[positions], positions, tuple(broken))
+
+    def subset(self, positions: Tensor) -> "ImageFolderSplit":
+        """The samples at ``positions`` ``(n,)`` int64, in that order."""
+        paths = [os.fsdecode(path) for path in self.paths[positions.numpy()]]
+        return ImageFolderSplit(self.folder, paths, self.labels[positions], self.size, self.evaluation, self.training)
+
+    def _name(self, sample: int) -> str:
+        return str(self.folder / os.fsdecode(self.paths[sample]))
+
+    def _read(self, sample: int) -> Image.Image:
+        return read_rgb(self._name(sample))
 
     def _transform(self, image: Any, sample: int, view: View | None) -> Tensor:
         if view is None or self.training is None:
@@ -74,22 +97,27 @@ class ImageFolderSplit(Split):
             return self.training(image)
 
 
-def load_imagenet(folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE) -> Splits:
+def load_imagenet(
+    folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE, augmenting: Augmenting = OWN
+) -> Splits:
     """ImageNet, or a part of it with fewer classes: ``train`` and ``val`` below ``folder/imagenet`` or ``folder``.
 
     Args:
         held_out: share of the training images that is for validation; ``val`` is the test split.
         image_size: pixels a side.
+        augmenting: of the training images; ``imagenet`` is their own recipe.
 
     Raises:
         FileNotFoundError: a folder is missing or has no images; the message says what goes where.
         ValueError: held_out or image_size is impossible, or the folders have different classes.
     """
     root = folder / "imagenet" if (folder / "imagenet").is_dir() else folder
-    return _load("imagenet", root, "val", held_out, image_size)
+    return _load("imagenet", root, "val", held_out, image_size, augmenting)
 
 
-def load_folder(folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE) -> Splits:
+def load_folder(
+    folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE, augmenting: Augmenting = OWN
+) -> Splits:
     """Images in ``train``, and for testing in ``val`` or ``test``; arguments and errors as of ``load_imagenet``.
 
     Raises:
@@ -98,10 +126,10 @@ def load_folder(folder: Path, *, held_out: float | None = None, image_size: int 
     present = [name for name in ("val", "test") if (folder / name).is_dir()]
     if len(present) == 2:
         raise ValueError(f"folder:{folder} must have either val or test for its test split, got both")
-    return _load(f"folder:{folder}", folder, (present or ["val"])[0], held_out, image_size)
+    return _load(f"folder:{folder}", folder, (present or ["val"])[0], held_out, image_size, augmenting)
 
 
-def _load(name: str, root: Path, test_name: str, held_out: float | None, size: int) -> Splits:
+def _load(name: str, root: Path, test_name: str, held_out: float | None, size: int, augmenting: Augmenting) -> Splits:
     check_held_out(held_out)
     if size < 1:
         raise ValueError(f"image_size must be at least 1, got {size}")
@@ -110,40 +138,52 @@ def _load(name: str, root: Path, test_name: str, held_out: float | None, size: i
         other = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(
             f"{name}: {root / 'train'} and {root / test_name} must have the same classes, got only in one of them: "
-            f"{', '.join(other)}"
+            f"{some(other)}"
         )
-    kept, held = hold_out(len(train.samples), HELD_OUT if held_out is None else held_out, SEED)
-    training, evaluation = _training_transform(size), _evaluation_transform(size)
-    learned = _split(train, kept, evaluation, training)
-    validation = _split(train, held, evaluation) if len(held) else None
-    transform = f"{_describe(learned)}, {_one_line(training)}, {_one_line(evaluation)}"
-    return Splits(learned, validation, _split(test, torch.arange(len(test)), evaluation), len(train.classes), 3, transform)
+    kept, held = hold_out(len(train.paths), HELD_OUT if held_out is None else held_out, SEED)
+    training, evaluation = training_transform(size, augmenting), evaluation_transform(size)
+    learned = _split(train, kept, size, evaluation, training)
+    return Splits(
+        learned,
+        _split(train, held, size, evaluation) if len(held) else None,
+        _split(test, torch.arange(len(test.paths)), size, evaluation),
+        len(train.classes),
+        3,
+        transform=f"{_describe(learned)}, {one_line(training)}, {one_line(evaluation)}",
+        identity=Identity(train.classes, {"train": train.part, "test": test.part}),
+        left_out=tuple(
+            f"{listing.folder}: {describe_left_out(listing.left_out)}" for listing in (train, test) if listing.left_out
+        ),
+    )
 
 
-def _list(name: str, root: Path, part: str, test_name: str) -> Any:
+def _list(name: str, root: Path, part: str, test_name: str) -> Listing:
     folder = root / part
     advice = f"{name}: put a folder of images for every class into {root / 'train'} and into {root / test_name}"
     if not folder.is_dir():
         raise FileNotFoundError(f"{advice} ({folder} is missing)")
     try:
-        return ImageFolder(str(folder))
+        return list_classes(folder)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{advice} ({folder}: {error})") from error
+        raise FileNotFoundError(f"{advice} ({error})") from error
 
 
-def _split(listing: Any, positions: Tensor, evaluation: Transform, training: Transform | None = None) -> ImageFolderSplit:
-    chosen = [listing.samples[position] for position in positions.tolist()]
-    paths = [os.path.relpath(path, listing.root) for path, _ in chosen]
-    labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
-    return ImageFolderSplit(Path(listing.root), paths, labels, evaluation, training)
+def _split(
+    listing: Listing, positions: Tensor, size: int, evaluation: Transform, training: Transform | None = None
+) -> ImageFolderSplit:
+    paths = [listing.paths[position] for position in positions.tolist()]
+    labels = torch.tensor(listing.labels, dtype=torch.int64)[positions]
+    return ImageFolderSplit(listing.folder, paths, labels, size, evaluation, training)
 
 
-def _training_transform(size: int) -> Transform:
-    return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *_to_normalized_tensor()])
+def training_transform(size: int, augmenting: Augmenting) -> Transform:
+    """A tensor of a picture, augmented."""
+    return of_pictures(augmenting, size, _to_normalized_tensor())
 
 
-def _evaluation_transform(size: int) -> Transform:
-    return v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), *_to_normalized_tensor()])
+def evaluation_transform(size: int) -> Transform:
+    """A tensor of the centre of a picture."""
+    return v2.Compose([*centred(size), *_to_normalized_tensor()])
 
 
 def _to_normalized_tensor() -> list[Any]:
@@ -154,5 +194,6 @@ def _describe(split: ImageFolderSplit) -> str:
     return f"{len(split)} images sha256:{checksum(*split.paths.tolist(), split.labels.numpy().tobytes())}"
 
 
-def _one_line(transform: Transform) -> str:
+def one_line(transform: Transform) -> str:
+    """What a transform does."""
     return " ".join(repr(transform).split())

@@ -11,15 +11,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.data.augmentations import draw_offsets, shift_each
+from training.data.augmentations import draw_offsets, rectangles, shift_each
+from training.data.identity import Identity, part_of_tensors
 from training.data.splits import Draws, Normalization, Splits, TensorSplit, as_float, describe
+from training.data.transfer import transfer
 
 
 class Originals(NamedTuple):
-    """Images ``(M, height, width)``, uint8 or float32 in [0, 1], and their classes ``(M,)`` int64 from 0 to 9."""
+    """Images ``(M, height, width)``, uint8 or float32 in [0, 1], their classes ``(M,)`` int64 from 0 to 9, and the classes'
+    names."""
 
     images: Tensor
     labels: Tensor
+    class_names: tuple[str, ...]
 
 
 class Members(NamedTuple):
@@ -58,10 +62,10 @@ class Disturbance:
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Disturbed canvases, of the shape of ``images`` ``(B, 1, height, width)``."""
         offsets, row, column, noise = draws
-        row, column = row[:, None, None, None], column[:, None, None, None]
-        rows, columns = torch.arange(self.height)[:, None], torch.arange(self.width)
-        hidden = (rows >= row) & (rows < row + self.patch) & (columns >= column) & (columns < column + self.patch)
-        return shift_each(images, offsets, self.shift).masked_fill(hidden, 0.0) + self.noise * noise
+        side = torch.full_like(row, self.patch)
+        hidden = rectangles(transfer(torch.stack((row, column, side, side), dim=1), images.device), self.height, self.width)
+        shifted = shift_each(as_float(images), offsets, self.shift)
+        return shifted.masked_fill(hidden, 0.0) + self.noise * transfer(noise, images.device)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,13 @@ def make_splits(originals: Originals, members: Members, counts: dict[str, int], 
         originals, members.validation if len(members.validation) else members.train, counts["validation"], recipe, generator
     )
     test = _disturbed(originals, members.test, counts["test"], recipe, generator)
-    return Splits(train, validation if len(members.validation) else None, test, 100, 1, describe(train))
+    parts = {
+        "originals": part_of_tensors(originals.images, originals.labels),
+        "test": part_of_tensors(test.images, test.labels),
+    }
+    names = tuple(f"{left}+{right}" for left in originals.class_names for right in originals.class_names)
+    identity = Identity(names, parts)
+    return Splits(train, validation if len(members.validation) else None, test, 100, 1, describe(train), identity)
 
 
 def _pairs(originals: Originals, members: Tensor, count: int, recipe: Recipe, generator: torch.Generator) -> TensorSplit:

@@ -6,18 +6,21 @@ No image depends on the batch it is in, on the number of workers or of processes
 have seen, and logits that a teacher gave for a view are right whenever the view comes again.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from training.data.identity import Identity, checksum, some
+from training.data.transfer import transfer
 from training.seeds import derived_seed
 
-Draws = tuple[Tensor, ...]
-"""Random numbers, each ``(N, ...)``: row ``a`` belongs to sample ``a``."""
+Draws = tuple[Any, ...]
+"""Random numbers on the CPU, each ``(N, ...)``: row ``a`` belongs to sample ``a``; or tuples of such."""
 
 
 class View(NamedTuple):
@@ -32,13 +35,21 @@ class View(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images ``(B, channels, height, width)`` float32, normalized; labels ``(B,)`` int64; ``index`` ``(B,)`` int64, their
-    positions in the split; ``broken``, a message with the path for each sample that could not be read and is left out."""
+    """Images ``(B, channels, height, width)`` float32, normalized; labels ``(B,)`` int64; ``index`` ``(B,)`` int64 on the
+    CPU, their positions in the split; ``broken``, a message with the path for each sample that could not be read and is left
+    out; of mixed samples the ``probabilities`` ``(B, classes)`` float32, and the labels of those that they were mixed
+    from."""
 
     images: Tensor
     labels: Tensor
     index: Tensor  # type: ignore[assignment]  # tuples have a method of this name
     broken: tuple[str, ...] = ()
+    probabilities: Tensor | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """What the student is taught: labels, or the probabilities of mixed samples."""
+        return self.labels if self.probabilities is None else self.probabilities
 
 
 class Augmentation(Protocol):
@@ -48,7 +59,8 @@ class Augmentation(Protocol):
         """The random numbers of ``count`` samples."""
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augmented images ``(B, channels, height, width)`` float32; ``draws`` are the rows of these samples."""
+        """Augmented images of stored ones ``(B, channels, height, width)``, either of them uint8 of 0 to 255 or float32;
+        ``draws`` are the rows of these samples."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +72,20 @@ class Normalization:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images of ``images`` ``(B, channels, height, width)`` float32."""
-        mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.deviation))
-        return (images - mean) / deviation
+        return (images - channel_values(self.mean, images.device)) / channel_values(self.deviation, images.device)
+
+
+@lru_cache
+def channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A number for each channel, ``(channels, 1, 1)``."""
+    return transfer(torch.tensor(values).view(-1, 1, 1), device)
 
 
 class Split(ABC):
     """Samples that are read by position.
 
     Attributes:
-        labels: ``(N,)`` int64.
+        labels: ``(N,)`` int64, on the CPU.
     """
 
     labels: Tensor
@@ -78,32 +95,57 @@ class Split(ABC):
 
     @abstractmethod
     def load(self, index: Tensor, view: View | None = None) -> Batch:
-        """The samples ``index`` ``(B,)`` int64, augmented as in ``view``, or without augmentation."""
+        """The samples ``index`` ``(B,)`` int64 on the CPU, augmented as in ``view``, or without augmentation."""
 
 
 class TensorSplit(Split):
-    """A split in memory.
+    """A split in memory, on one device: a batch is taken and augmented there, and nothing waits for it.
 
     Args:
         images: ``(N, channels, height, width)`` as they are stored, uint8 of 0 to 255, or float32.
         labels: ``(N,)`` int64.
         normalization: comes last.
         augmentation: for loading with a view; without it a view changes nothing.
+        unreadable: a message for each sample whose image could not be read; it is left out of every batch.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, normalization: Normalization, augmentation: Augmentation | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        normalization: Normalization,
+        augmentation: Augmentation | None = None,
+        unreadable: Mapping[int, str] | None = None,
     ) -> None:
         self.images, self.labels = images, labels
         self.normalization, self.augmentation = normalization, augmentation
+        self.unreadable = dict(unreadable or {})
+        self._labels_there = labels
         self._drawn: tuple[View, Draws] | None = None
 
     def load(self, index: Tensor, view: View | None = None) -> Batch:
-        images = as_float(self.images[index])
+        index, broken = self._readable(index)
+        rows = transfer(index, self.images.device)
+        images = self.images[rows]
         if view is not None and self.augmentation is not None:
-            draws = self._draws(view, self.augmentation)
-            images = self.augmentation.apply(images, tuple(numbers[index] for numbers in draws))
-        return Batch(self.normalization(images), self.labels[index], index)
+            images = self.augmentation.apply(images, rows_of(self._draws(view, self.augmentation), index))
+        return Batch(self.normalization(as_float(images)), self._labels_there[rows], index, broken)
+
+    def move(self, device: torch.device) -> None:
+        """Has the samples on ``device`` from now on."""
+        self.images, self._labels_there = self.images.to(device), self._labels_there.to(device)
+
+    def subset(self, positions: Tensor) -> "TensorSplit":
+        """The samples at ``positions`` ``(n,)`` int64, in that order."""
+        unreadable = {new: self.unreadable[old] for new, old in enumerate(positions.tolist()) if old in self.unreadable}
+        return TensorSplit(self.images[positions], self.labels[positions], self.normalization, self.augmentation, unreadable)
+
+    def _readable(self, index: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        if not self.unreadable:
+            return index, ()
+        samples = index.tolist()
+        kept = torch.tensor([sample for sample in samples if sample not in self.unreadable], dtype=torch.int64)
+        return kept, tuple(self.unreadable[sample] for sample in samples if sample in self.unreadable)
 
     def _draws(self, view: View, augmentation: Augmentation) -> Draws:
         if self._drawn is None or self._drawn[0] != view:
@@ -111,8 +153,13 @@ class TensorSplit(Split):
         return self._drawn[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker draws the same numbers sooner than it receives them.
+        # Whoever receives it draws the same numbers sooner than it receives them.
         return {**self.__dict__, "_drawn": None}
+
+
+def rows_of(draws: Draws, index: Tensor) -> Draws:
+    """The random numbers of the samples ``index`` ``(B,)``."""
+    return tuple(rows_of(each, index) if isinstance(each, tuple) else each[index] for each in draws)
 
 
 class Splits(NamedTuple):
@@ -120,7 +167,8 @@ class Splits(NamedTuple):
 
     ``train`` is augmented when it is loaded with a view; ``validation`` is for choosing, None where nothing is held out;
     ``test`` is for reporting. ``transform`` describes, for a cache of logits, what a view does to an image, with a checksum
-    of the training samples.
+    of the training samples. ``identity`` is what the data set is recognized by. ``left_out`` says what was found beside the
+    samples and is none, a line a part.
     """
 
     train: Split
@@ -129,6 +177,21 @@ class Splits(NamedTuple):
     classes: int
     channels: int
     transform: str
+    identity: Identity
+    left_out: tuple[str, ...] = ()
+
+    def summary(self) -> list[str]:
+        """What there is and what was left out, a line each."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return [
+            f"{self.classes} classes: {some(self.identity.class_names) or 'without names'}",
+            *(
+                f"{name}: {len(split)} images of {len(split.labels.unique())} classes"
+                for name, split in splits.items()
+                if split is not None
+            ),
+            *(f"left out in {line}" for line in self.left_out),
+        ]
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -139,14 +202,5 @@ def as_float(images: Tensor) -> Tensor:
 def describe(split: TensorSplit) -> str:
     """The ``transform`` of ``Splits`` for a training split in memory."""
     stored = f"{tuple(split.images.shape)} {split.images.dtype}"
-    content = checksum(split.images.contiguous().numpy().tobytes(), split.labels.numpy().tobytes())
+    content = checksum(split.images.cpu().contiguous().numpy().tobytes(), split.labels.numpy().tobytes())
     return f"{stored} sha256:{content}, {split.augmentation!r}, {split.normalization!r}"
-
-
-def checksum(*parts: bytes) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of ``parts``."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()[:16]

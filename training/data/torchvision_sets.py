@@ -1,33 +1,27 @@
 """``fashion_mnist``, ``cifar10`` and ``cifar100`` from files on disk, read by torchvision; nothing is downloaded.
 
-A random tenth of the training images, always the same, is held out for validation unless ``held_out`` says otherwise.
+CIFAR is read from the Parquet files of the Hugging Face hub too. A random tenth of the training images, always the same, is
+held out for validation unless ``held_out`` says otherwise.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 from torchvision import datasets
 
 from training.data.augmentations import ShiftAndFlip
-from training.data.held_out import check_held_out, hold_out
-from training.data.splits import Normalization, Splits, TensorSplit, describe
-
-HELD_OUT = 0.1
-SEED = 20260202
+from training.data.held_out import check_held_out
+from training.data.hugging_face import Columns, decode, read_published
+from training.data.parts import Classes, Part, checked, make_splits
+from training.data.splits import Normalization, Splits
 
 FASHION = Normalization((0.2860,), (0.3530,))
 CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 
-
-class Part(NamedTuple):
-    """Images ``(N, channels, height, width)`` uint8 and labels ``(N,)`` int64 of the training or the test files."""
-
-    images: Tensor
-    labels: Tensor
+FASHION_CLASSES = tuple(datasets.FashionMNIST.classes)
 
 
 def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits:
@@ -38,36 +32,30 @@ def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits
         ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not belong together.
     """
     check_held_out(held_out)
-    return _splits(*read_fashion_mnist(folder), 10, held_out, FASHION, ShiftAndFlip(2, flip=True))
+    classes = Classes(10, FASHION_CLASSES)
+    return make_splits(*read_fashion_mnist(folder), classes, held_out, FASHION, ShiftAndFlip(2, flip=True))
 
 
-def load_cifar10(folder: Path, *, held_out: float | None = None) -> Splits:
+def load_cifar10(folder: Path, *, held_out: float | None = None, columns: Columns | None = None) -> Splits:
     """CIFAR-10, ``(N, 3, 32, 32)``, 10 classes; a view is a crop with 4 pixels around it, flipped or not.
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
         ValueError: held_out is not in [0, 1), or images and labels do not belong together.
     """
-    check_held_out(held_out)
-    advice = (
-        f"cifar10: put the files data_batch_1 to data_batch_5, test_batch and batches.meta of the Python version into "
-        f"{folder / datasets.CIFAR10.base_folder}"
-    )
-    return _splits(*_read_cifar(datasets.CIFAR10, folder, advice, 10), 10, held_out, CIFAR10, ShiftAndFlip(4, flip=True))
+    files = "data_batch_1 to data_batch_5, test_batch and batches.meta"
+    return _load_cifar("cifar10", datasets.CIFAR10, files, folder, 10, held_out, columns, CIFAR10)
 
 
-def load_cifar100(folder: Path, *, held_out: float | None = None) -> Splits:
+def load_cifar100(folder: Path, *, held_out: float | None = None, columns: Columns | None = None) -> Splits:
     """CIFAR-100, ``(N, 3, 32, 32)``, 100 classes; a view is a crop with 4 pixels around it, flipped or not.
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
         ValueError: held_out is not in [0, 1), or images and labels do not belong together.
     """
-    check_held_out(held_out)
-    advice = (
-        f"cifar100: put the files train, test and meta of the Python version into {folder / datasets.CIFAR100.base_folder}"
-    )
-    return _splits(*_read_cifar(datasets.CIFAR100, folder, advice, 100), 100, held_out, CIFAR100, ShiftAndFlip(4, flip=True))
+    files = "train, test and meta"
+    return _load_cifar("cifar100", datasets.CIFAR100, files, folder, 100, held_out, columns, CIFAR100)
 
 
 def read_fashion_mnist(folder: Path) -> tuple[Part, Part]:
@@ -83,15 +71,56 @@ def read_fashion_mnist(folder: Path) -> tuple[Part, Part]:
         f"t10k-labels-idx1-ubyte into {folder / 'FashionMNIST' / 'raw'}",
     )
     train, test = (Part(part.data[:, None], part.targets) for part in parts)
-    return _checked("training", train, 10), _checked("test", test, 10)
+    return checked("training", train, 10), checked("test", test, 10)
 
 
-def _read_cifar(dataset: Any, folder: Path, advice: str, classes: int) -> tuple[Part, Part]:
-    parts = _open(lambda train: dataset(str(folder), train=train, download=False), advice)
-    train, test = (
-        Part(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts
-    )
-    return _checked("training", train, classes), _checked("test", test, classes)
+def _load_cifar(
+    name: str,
+    dataset: Any,
+    files: str,
+    folder: Path,
+    classes: int,
+    held_out: float | None,
+    columns: Columns | None,
+    normalization: Normalization,
+) -> Splits:
+    check_held_out(held_out)
+    parquet = None if (folder / dataset.base_folder).is_dir() else _parquet_folder(folder, name)
+    if parquet is None and columns is not None:
+        raise ValueError(f"{name} must be Parquet files for image_column and label_column, got none in {folder}")
+    if parquet is not None:
+        train, test, named = _read_parquet(parquet, name, classes, columns or Columns())
+    else:
+        advice = (
+            f"{name}: put the files {files} of the Python version into {folder / dataset.base_folder}, "
+            f"or the Parquet files of its repository on the Hugging Face hub into {folder}"
+        )
+        parts = _open(lambda train: dataset(str(folder), train=train, download=False), advice)
+        train, test = (
+            Part(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts
+        )
+        named = Classes(classes, tuple(parts[0].classes))
+    parts = checked("training", train, classes), checked("test", test, classes)
+    return make_splits(*parts, named, held_out, normalization, ShiftAndFlip(4, flip=True))
+
+
+def _parquet_folder(folder: Path, name: str) -> Path | None:
+    """Where the Parquet files are: in the folder, or in one of those that a repository of the hub has them in."""
+    for candidate in (folder, folder / name, folder / "data", folder / "plain_text"):
+        if any(candidate.glob("*.parquet")):
+            return candidate
+    return None
+
+
+def _read_parquet(folder: Path, name: str, classes: int, columns: Columns) -> tuple[Part, Part, Classes]:
+    published = read_published(str(folder), columns)
+    train, test = (decode(rows) for rows in (published.train, published.test))
+    for part in (train, test):
+        if part.images.shape[1:] != (3, 32, 32):
+            raise ValueError(f"{name} must have images of 32 x 32 in colour, got {tuple(part.images.shape[1:])} in {folder}")
+    if published.classes.count != classes:
+        raise ValueError(f"{name} must have {classes} classes, got {published.classes.count} in {folder}")
+    return train, test, published.classes
 
 
 def _open(make: Callable[[bool], Any], advice: str) -> tuple[Any, Any]:
@@ -101,22 +130,3 @@ def _open(make: Callable[[bool], Any], advice: str) -> tuple[Any, Any]:
         raise FileNotFoundError(f"{advice} ({error})") from error
     except (AssertionError, ValueError) as error:
         raise ValueError(f"a file is damaged; {advice} ({error})") from error
-
-
-def _checked(name: str, part: Part, classes: int) -> Part:
-    images, labels = part
-    if len(images) != len(labels):
-        raise ValueError(f"{name} files must have a label an image, got {len(images)} images and {len(labels)} labels")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"{name} labels must be in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
-    return part
-
-
-def _splits(
-    train: Part, test: Part, classes: int, held_out: float | None, normalization: Normalization, augmentation: ShiftAndFlip
-) -> Splits:
-    kept, held = hold_out(len(train.labels), HELD_OUT if held_out is None else held_out, SEED)
-    training = TensorSplit(train.images[kept], train.labels[kept], normalization, augmentation)
-    validation = TensorSplit(train.images[held], train.labels[held], normalization) if len(held) else None
-    channels = train.images.shape[1]
-    return Splits(training, validation, TensorSplit(*test, normalization), classes, channels, describe(training))

@@ -6,26 +6,28 @@ the same weights and see the same images in the same order. A run goes on from a
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from training.config import Config
-from training.data import Batch, Splits, View
+from training.data import Batch, Split, Splits, View
 from training.data.loader import Loader, epoch_order
+from training.data.mixing import Mixer, with_partners
+from training.data.transfer import transfer
 from training.loop import random_state
-from training.loop.distributed import Processes, average_statistics, gather, largest_of
-from training.loop.evaluation import UnreadableImageError, accuracy, refuse_broken, to_device
+from training.loop.distributed import Processes, average_statistics, gather, largest_of, sum_over
+from training.loop.evaluation import UnreadableImageError, accuracy, formatted, refuse_broken
 from training.loop.interruption import Interrupted, Interruption
 from training.loop.learner import Learner
-from training.loop.optimization import make_average, make_scaler
+from training.loop.optimization import clip, make_average, make_scaler
 from training.loop.phase import Phase, begin_phase
 from training.loop.tally import Tally, means
 from training.loop.teacher import Teacher
 from training.methods import Method, Samples, Stage
-from training.models import Network, Output
+from training.models import Network
 from training.observer import Observer, StepReport
 from training.state import EpochRecord, OwnState, State, best_epoch
 
@@ -35,6 +37,13 @@ STEPS_UNCHECKED = 50
 
 class NonFiniteLossError(RuntimeError):
     """The loss of a step was NaN or infinite."""
+
+
+class Measured(NamedTuple):
+    """Accuracy on a split in percent, and the number of its images that could not be read."""
+
+    accuracy: float
+    skipped: int
 
 
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -78,7 +87,8 @@ class Trainer:
         self.learner = Learner(student, method, config.precision).to(device)
         self.average = make_average(self.learner.student, config.ema_decay)
         self.scaler = make_scaler(device, config.precision)
-        self.loader = Loader(splits.train, workers=config.workers, pin_memory=device.type == "cuda")
+        mixer = Mixer(config.mixing, len(splits.train), splits.classes) if config.mixing else None
+        self.loader = Loader(splits.train, workers=config.workers, device=device, mixer=mixer)
         self.batch = min(config.batch_size, len(splits.train))
         self.steps = max(1, len(splits.train) // config.batch_size)
         self.unchecked = STEPS_UNCHECKED if device.type == "cuda" else 1
@@ -98,7 +108,7 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: names the epoch, the step and the terms at fault.
-            UnreadableImageError: an image with ``strict_data``, or all of a batch.
+            UnreadableImageError: an image with ``strict_data``, or all of an epoch.
             Interrupted: after a signal and a save.
         """
         if self.phase.stage is not None:
@@ -130,30 +140,62 @@ class Trainer:
             if self.step % self.unchecked == 0 or self.step == self.steps:
                 self._check()
                 self._report((self.step - done) * self.batch / (time.perf_counter() - start))
+        if not self.tally.totals_over_processes()["samples"]:
+            raise UnreadableImageError(f"no image of epoch {self.epoch} could be read")
 
     def train_step(self, batches: Iterator[Batch], view: View) -> None:
-        """Changes the weights once, by the gradient of the next ``accumulate`` batches, the parts of a step."""
-        config, phase, method = self.config, self.phase, self.learner.method
-        phase.optimizer.zero_grad(set_to_none=True)
-        for part in range(config.accumulate):
-            batch = next(batches)
-            self._tell_broken(batch)
-            images = method.views(to_device(batch.images, self.device, config))
-            target, index = (each.to(self.device, non_blocking=True) for each in (batch.labels, batch.index))
-            samples = Samples(target, index, self.epoch - 1 + self.step / self.steps)
-            output: Output | None = None
+        """Changes the weights once, by the gradient of the next ``accumulate`` batches, the parts of a step.
+
+        Parts and processes weigh by their images, so that the gradient is that of the whole batch, less what could not be
+        read. A step without any image changes nothing.
+        """
+        parts = [next(batches) for _ in range(self.config.accumulate)]
+        counts = self._count(parts)
+        filled = [part for part, count in enumerate(counts) if count]
+        self.phase.optimizer.zero_grad(set_to_none=True)
+        for part in filled:
+            with self.phase.backward_of_part(last=part == filled[-1]):
+                self._add_gradient(parts[part], counts[part], sum(counts), view)
+        if filled:
+            clip(self.phase.optimizer, self.scaler, self.config.clip_norm)
+            self.scaler.step(self.phase.optimizer)
+            self.scaler.update()
+        self.phase.schedule.step()
+        if filled and self.average is not None and self.phase.stage is None:
+            self.average.update(self.learner.student)
+
+    def _count(self, parts: list[Batch]) -> list[int]:
+        """The images of each part in all processes; counts and names what could not be read.
+
+        Raises:
+            UnreadableImageError: with ``strict_data``, an image could not be read, by whichever process.
+        """
+        broken = [message for batch in parts for message in batch.broken]
+        # Between the hosts, none of which waits for its device.
+        *counts, all_broken = sum_over(torch.tensor([*(len(batch.labels) for batch in parts), len(broken)])).tolist()
+        if all_broken:
+            refuse_broken(broken or ["an image of another process could not be read"], self.config)
+        self._tell_broken(broken)
+        self.tally.count(samples=sum(len(batch.labels) for batch in parts), skipped=len(broken))
+        return counts
+
+    def _add_gradient(self, batch: Batch, count: int, total: int, view: View) -> None:
+        """Adds the gradient of a part, which has ``count`` of the ``total`` images of the step in all processes."""
+        phase, method, own = self.phase, self.learner.method, len(batch.labels)
+        index = transfer(batch.index, self.device)
+        share = own * self.processes.count / count
+        samples = Samples(batch.target, index, self.epoch - 1 + self.step / self.steps, share)
+        images, output = batch.images, None
+        if own:
+            images = method.views(formatted(images, self.config))
             if self.teacher is not None:
                 output = self.teacher(images, batch.index, view.number, features=method.needs_features)
-            with phase.backward_of_part(last=part == config.accumulate - 1):
-                result = phase.module(images, output, samples, phase.stage is not None)
-                self.scaler.scale(result.loss / config.accumulate).backward()
-            values = {"right": result.right, "loss": result.loss, **result.terms}
-            self.tally.add(self.step + 1, values, parts=1, samples=len(batch.labels), skipped=len(batch.broken))
-        self.scaler.step(phase.optimizer)
-        self.scaler.update()
-        phase.schedule.step()
-        if self.average is not None and phase.stage is None:
-            self.average.update_parameters(self.learner.student)
+        result = phase.module(images, output, samples, phase.stage is not None)
+        weight = count / total if method.spans_processes else count / total * share
+        self.scaler.scale(result.loss * weight).backward()
+        if own:
+            values = {"right": result.right.double() / own, "loss": result.loss, **result.terms}
+            self.tally.add(self.step + 1, values, weight=own)
 
     def _view(self) -> View:
         """The augmentation of the epoch."""
@@ -161,23 +203,23 @@ class Trainer:
         return View(self.config.seed, (self.epoch - 1) % views if self.phase.stage is None else -self.epoch)
 
     def _parts(self) -> list[Tensor]:
-        """The positions of the samples of every part of the steps that are left, this process's share of each."""
+        """The positions of the samples of every part of the steps that are left, this process's share of each; where samples
+        are mixed, also those of their partners."""
         # Negative epochs, as of the view: the student's training sees the same with a first stage as without.
         epoch = self.epoch if self.phase.stage is None else -self.epoch
         order = epoch_order(len(self.splits.train), self.config.seed, epoch)
+        if self.config.mixing:
+            order = with_partners(order)
         parts: list[Tensor] = []
         for step in range(self.step, self.steps):
-            samples = order[step * self.batch : (step + 1) * self.batch]
-            shares = samples.tensor_split(self.config.accumulate * self.processes.count)
+            samples = order[..., step * self.batch : (step + 1) * self.batch]
+            shares = samples.tensor_split(self.config.accumulate * self.processes.count, dim=-1)
             parts += shares[self.processes.rank :: self.processes.count]
         return parts
 
-    def _tell_broken(self, batch: Batch) -> None:
-        if batch.broken:
-            refuse_broken(batch.broken, self.config)
-            self.observer.on_broken(batch.broken)
-            if not len(batch.labels):
-                raise UnreadableImageError(f"no image of a batch could be read: {'; '.join(batch.broken)}")
+    def _tell_broken(self, broken: Sequence[str]) -> None:
+        if broken:
+            self.observer.on_broken(broken)
 
     def _check(self) -> None:
         """Stops where a loss is not finite or a signal came, and saves where it is time; all processes do the same."""
@@ -198,7 +240,7 @@ class Trainer:
         return f"loss {values['loss']} in epoch {self.epoch}, step {step}: {named} is not finite"
 
     def _report(self, images_per_second: float) -> None:
-        if not self.processes.first:
+        if not self.processes.first or not self.tally.counts["samples"]:
             return
         so_far = means(self.tally.totals())
         self.observer.on_step(
@@ -214,13 +256,18 @@ class Trainer:
         average_statistics(self.network)
         if self.average is not None:
             average_statistics(self.learner.student)
-        validation, test = (
-            None if split is None else accuracy(self.network, split, self.config, self.device, self.processes)
-            for split in (self.splits.validation, self.splits.test)
-        )
-        self._record(validation, test or 0.0, time.perf_counter() - start)
+        validation = None if self.splits.validation is None else self._measure(self.splits.validation)
+        test = self._measure(self.splits.test)
+        self._record(validation, test, time.perf_counter() - start)
 
-    def _record(self, validation: float | None, test: float, evaluation_seconds: float) -> None:
+    def _measure(self, split: Split) -> Measured:
+        """The accuracy on a split, and how many of its images could not be read by any process."""
+        broken: list[str] = []
+        measured = accuracy(self.network, split, self.config, self.device, self.processes, broken.extend)
+        self._tell_broken(broken)
+        return Measured(measured, int(sum_over(torch.tensor(len(broken), device=self.device)).item()))
+
+    def _record(self, validation: Measured | None, test: Measured, evaluation_seconds: float) -> None:
         epoch = means(self.tally.totals_over_processes())
         seconds = self.seconds - sum(record.seconds for record in self.records)
         record = EpochRecord(
@@ -228,18 +275,20 @@ class Trainer:
             loss=epoch.loss,
             terms=epoch.terms,
             train_accuracy=epoch.accuracy,
-            validation_accuracy=validation,
-            test_accuracy=test,
+            validation_accuracy=None if validation is None else validation.accuracy,
+            test_accuracy=test.accuracy,
             steps=self.steps,
             seconds=seconds,
             evaluation_seconds=evaluation_seconds,
             images_per_second=epoch.samples / seconds,
             learning_rate=float(self.phase.schedule.get_last_lr()[0]),
             skipped=epoch.skipped,
+            validation_skipped=0 if validation is None else validation.skipped,
+            test_skipped=test.skipped,
         )
         self.records.append(record)
         if self.processes.first:
-            self.observer.on_epoch(record, self.network)
+            self.observer.on_epoch(record, self.network, self.learner.student)
 
     def _save(self) -> None:
         state = self.state()
@@ -258,6 +307,7 @@ class Trainer:
         own: OwnState = {"random": random_state.capture(), "statistics": statistics, "tally": self.tally.state()}
         return {
             "config": self.config.as_dict(),
+            "data": self.splits.identity.as_dict(),
             "stage": self.phase.name,
             "epoch": self.epoch,
             "step": self.step,

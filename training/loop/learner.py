@@ -12,7 +12,8 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Step(NamedTuple):
-    """The loss of a step, its unweighted terms, and how many samples the student has right; all on the device."""
+    """The loss of a step, its unweighted terms, and how many samples the student has right, of mixed ones the
+    label with the larger share; all on the device."""
 
     loss: Tensor
     terms: Terms
@@ -28,13 +29,25 @@ class Learner(nn.Module):
 
     def forward(self, images: Tensor, teacher: Output | None, samples: Samples, first_stage: bool = False) -> Step:
         """One step on ``images`` ``(V B, channels, height, width)``, the method's views of ``B`` samples."""
+        if not len(samples.target):
+            return self._without_samples(samples, first_stage)
         if first_stage:
             assert teacher is not None
             return Step(*self.method.first_stage_loss(teacher, samples), torch.zeros((), device=images.device))
         output = run(self.student, images, precision=self.precision, features=self.method.needs_features)
         loss, terms = self.method(output, teacher, samples)
         upright = output.logits.detach()[: len(samples.target)]
-        return Step(loss, terms, (upright.argmax(dim=1) == samples.target).sum())
+        target = samples.target if samples.target.dim() == 1 else samples.target.argmax(dim=1)
+        return Step(loss, terms, (upright.argmax(dim=1) == target).sum())
+
+    def _without_samples(self, samples: Samples, first_stage: bool) -> Step:
+        """The step of a process that has no sample while others have: all that they exchange, and a gradient of 0."""
+        if not first_stage:
+            self.method.without_samples(self.student.classes, samples)
+        nothing = torch.zeros((), device=samples.target.device)
+        # DistributedDataParallel waits for a gradient of every parameter.
+        touched = sum((each.sum() for each in self.parameters() if each.requires_grad), nothing)
+        return Step(0.0 * touched, {}, nothing)
 
 
 def run(network: Network, images: Tensor, *, precision: str, features: bool) -> Output:

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate schedule and moving average of the weights.
+"""Optimizer, gradient clipping, learning rate schedule and moving average of the weights.
 
 cosine: lr(s) = learning_rate / 2 (1 + cos(pi (s - w) / (S - w)));   step: lr(s) = learning_rate / 10^(milestones behind)
 
@@ -6,37 +6,81 @@ cosine: lr(s) = learning_rate / 2 (1 + cos(pi (s - w) / (S - w)));   step: lr(s)
 """
 
 import bisect
+import copy
+import itertools
 import math
-from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import SGD
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from training.config import Config
+from training.config import Config, Recipe
 from training.methods import Stage
 
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+"""Those whose parameters may have more than one dimension."""
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: Config, learning_rate: float) -> SGD:
-    """SGD, with Nesterov's momentum where there is any."""
+
+def make_optimizer(module: nn.Module, config: Config, stage: Stage | None = None) -> Optimizer:
+    """The optimizer of the parameters of ``module`` that have gradients: SGD, with Nesterov's momentum where there is any,
+    or AdamW. The first stage of a method has its published learning rate, which is one of SGD."""
+    weight_decay = config.weight_decay
+    if stage is None and config.optimizer == "adamw":
+        return AdamW(parameter_groups(module, config, weight_decay), lr=config.learning_rate)
+    if config.optimizer == "adamw":
+        # AdamW's weight decay is not scaled as that of SGD is.
+        weight_decay = Recipe.weight_decay
+    rate = config.learning_rate if stage is None else stage.learning_rate
     return SGD(
-        parameters, lr=learning_rate, momentum=config.momentum, weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0,
+        parameter_groups(module, config, weight_decay), lr=rate, momentum=config.momentum, nesterov=config.momentum > 0
     )  # fmt: skip
 
 
-def make_schedule(optimizer: SGD, config: Config, steps: int, stage: Stage | None) -> LambdaLR:
-    """The schedule of a training of ``steps`` an epoch, or that of a method's first stage; it steps with the optimizer."""
+def parameter_groups(module: nn.Module, config: Config, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters that have gradients: in one group, or norms and biases in another, which is without weight decay."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if config.decay_norms_and_biases:
+        return [{"params": trained, "weight_decay": weight_decay}]
+    spared = {
+        id(parameter)
+        for layer in module.modules()
+        for name, parameter in layer.named_parameters(recurse=False)
+        if isinstance(layer, NORMS) or parameter.ndim < 2 or name.endswith("bias")
+    }
+    decayed, others = ([each for each in trained if (id(each) in spared) == group] for group in (False, True))
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def clip(optimizer: Optimizer, scaler: torch.amp.GradScaler, largest: float | None) -> None:
+    """Scales the gradient of a whole step to the norm ``largest``, where it is longer."""
+    if largest is None:
+        return
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_([each for group in optimizer.param_groups for each in group["params"]], largest)
+
+
+def make_schedule(optimizer: Optimizer, config: Config, steps: int, stage: Stage | None) -> LambdaLR:
+    """The schedule of a training of ``steps`` an epoch, or that of a method's first stage; it steps with the optimizer.
+
+    Raises:
+        ValueError: the warm-up has as many steps as the whole training.
+    """
     if stage is not None:
         return LambdaLR(optimizer, lambda done: step_factor(done, [steps * epoch for epoch in stage.milestones]))
+    if config.warmup_steps >= config.epochs * steps:
+        raise ValueError(
+            f"warmup_steps must be in [0, steps of the training), got {config.warmup_steps} of {config.epochs * steps}"
+        )
     return LambdaLR(optimizer, lambda done: schedule_factor(done, config, steps))
 
 
 def schedule_factor(done: int, config: Config, steps: int) -> float:
     """What the learning rate is multiplied by after ``done`` steps, ``steps`` being those of an epoch."""
-    warmup = config.warmup_epochs * steps
+    warmup = config.warmup_steps or config.warmup_epochs * steps
     if done < warmup:
         return (done + 1) / warmup
     if config.schedule == "step":
@@ -49,11 +93,44 @@ def step_factor(done: int, milestones: list[int]) -> float:
     return 0.1 ** bisect.bisect_right(milestones, done)
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of weights and statistics, or None for ``decay`` 0."""
-    if decay == 0:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+class MovingAverage(nn.Module):
+    """An exponential moving average of a model's weights and statistics, in ``module``.
+
+    After ``n`` updates the decay is min(decay, (1 + n) / (10 + n)): a short training, or the beginning of a long one, is
+    averaged over a part of its steps, and the weights that it began with are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        # The number of updates is kept off the device, which nothing must wait for.
+        self.module, self.decay, self.updates = copy.deepcopy(model).requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Averages in what ``model`` is now."""
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(decay)([mine for mine, _ in averaged], [its for _, its in averaged], None)
+        for mine, its in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(its)
+        self.updates += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.updates = state["updates"]
+
+
+def make_average(model: nn.Module, decay: float) -> MovingAverage | None:
+    """A moving average of ``model``, or None for ``decay`` 0."""
+    return MovingAverage(model, decay) if decay else None
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in itertools.chain(model.parameters(), model.buffers())]
 
 
 def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from training.config import Config
@@ -23,7 +23,7 @@ class Phase:
     stage: Stage | None
     epochs: int
     module: nn.Module
-    optimizer: SGD
+    optimizer: Optimizer
     schedule: LambdaLR
 
     @property
@@ -44,8 +44,7 @@ def begin_phase(
     before = {id(parameter) for parameter in learner.method.first_stage_parameters()}
     for parameter in learner.parameters():
         parameter.requires_grad_((id(parameter) in before) == (stage is not None))
-    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(trained, config, config.learning_rate if stage is None else stage.learning_rate)
+    optimizer = make_optimizer(learner, config, stage)
     schedule = make_schedule(optimizer, config, steps, stage)
     epochs = config.epochs if stage is None else stage.epochs
     return Phase(stage, epochs, _over_processes(learner, processes, device), optimizer, schedule)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.loop.distributed import sum_over
+from training.loop.distributed import gather
 
 
 class NonFinite(NamedTuple):
@@ -17,8 +17,8 @@ class NonFinite(NamedTuple):
 
 
 class Means(NamedTuple):
-    """What the sums of a training come to: ``loss`` and ``terms`` are means over the parts of the steps, ``accuracy`` is the
-    student's in percent, ``samples`` were trained on and ``skipped`` left out."""
+    """What the sums of a training come to: ``loss`` and ``terms`` are means over the samples, as each part has them for its
+    own, ``accuracy`` is the student's in percent, ``samples`` were trained on and ``skipped`` left out."""
 
     loss: float
     terms: dict[str, float]
@@ -28,18 +28,19 @@ class Means(NamedTuple):
 
 
 def means(totals: dict[str, float]) -> Means:
-    """The means of a tally's totals: of the values ``loss``, ``right`` and the terms, the counts ``parts``, ``samples`` and
-    ``skipped``."""
+    """The means of a tally's totals: of the values ``loss``, ``right`` and the terms, weighted by the samples of their
+    parts, and the counts ``samples`` and ``skipped``."""
     terms = dict(totals)
-    parts, right, samples, skipped = (terms.pop(name) for name in ("parts", "right", "samples", "skipped"))
-    terms = {name: total / parts for name, total in terms.items()}
-    return Means(terms.pop("loss"), terms, 100 * right / samples, round(samples), round(skipped))
+    samples, skipped = (terms.pop(name) for name in ("samples", "skipped"))
+    terms = {name: total / samples for name, total in terms.items()}
+    return Means(terms.pop("loss"), terms, 100 * terms.pop("right"), round(samples), round(skipped))
 
 
 class Tally:
     """Sums over the parts of an epoch's steps, of values that are on the device and of counts that are not.
 
-    Nothing waits for the device until ``first_non_finite`` or ``totals`` is called. Every part has the same names.
+    Nothing waits for the device until ``first_non_finite`` or ``totals`` is called. Every part has the same names; a process
+    may have no part at all.
 
     Args:
         state: to go on from, as ``state`` gives it.
@@ -52,12 +53,16 @@ class Tally:
         self.counts: dict[str, int] = dict(state["counts"])
         self.pending: list[tuple[int, Tensor]] = []
 
-    def add(self, step: int, values: dict[str, Tensor], **counts: int) -> None:
-        """Adds the values of a part of ``step``, which are checked, and its counts."""
+    def add(self, step: int, values: dict[str, Tensor], *, weight: int = 1) -> None:
+        """Adds ``weight`` times the values of a part of ``step``, which are checked."""
         added = torch.stack([value.detach().double() for value in values.values()])
         self.pending.append((step, added))
-        self.sums = self.sums.to(added.device) + added if self.names else added
+        weighted = weight * added
+        self.sums = self.sums.to(added.device) + weighted if self.names else weighted
         self.names = list(values)
+
+    def count(self, **counts: int) -> None:
+        """Adds to the counts, by name."""
         for name, count in counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 
@@ -72,17 +77,16 @@ class Tally:
 
     def totals(self) -> dict[str, float]:
         """The sums so far, of this process."""
-        return self._named(self.sums.tolist(), list(self.counts.values()))
+        return {**dict(zip(self.names, self.sums.tolist(), strict=True)), **self.counts}
 
     def totals_over_processes(self) -> dict[str, float]:
         """The sums so far, over all processes; every one of them must call it."""
-        counts = torch.tensor(list(self.counts.values()), dtype=torch.float64, device=self.sums.device)
-        summed = sum_over(torch.cat((self.sums, counts))).tolist()
-        return self._named(summed[: len(self.names)], summed[len(self.names) :])
+        summed: dict[str, float] = {}
+        for totals in gather(self.totals()):
+            for name, value in totals.items():
+                summed[name] = summed.get(name, 0) + value
+        return summed
 
     def state(self) -> dict[str, Any]:
         """What another tally goes on from, on the CPU."""
         return {"names": self.names, "sums": self.sums.cpu(), "counts": dict(self.counts)}
-
-    def _named(self, sums: list[float], counts: list[float] | list[int]) -> dict[str, float]:
-        return dict(zip([*self.names, *self.counts], [*sums, *counts], strict=True))

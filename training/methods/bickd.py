@@ -6,8 +6,9 @@ bilateral = class_wise_weight * class_wise + sample_wise_weight * sample_wise
 See docs/loss.md. With logit standardization all but the cross-entropy is of the standardized logits.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from training.models.output import Output
 
 
 class BicKD(Method):
-    """Options and defaults are those of ``bickd_loss``; of ``positives`` the default is the label.
+    """Options and defaults are those of ``bickd_loss``; ``positives`` None is the label where samples have one, and of mixed
+    samples, which have none, each is its own only positive.
 
     With ``global_batch`` processes that train together contrast the samples of all of them, and without it each its own.
     """
@@ -42,7 +44,7 @@ class BicKD(Method):
         contrast_temperature: float = BicKDOptions.contrast_temperature,
         class_wise_weight: float = BicKDOptions.class_wise_weight,
         sample_wise_weight: float = BicKDOptions.sample_wise_weight,
-        positives: Positives = "label",
+        positives: Positives | None = BicKDOptions.positives,
         similarity: Similarity = BicKDOptions.similarity,
         global_batch: bool = True,
         logit_standardization: bool = False,
@@ -62,14 +64,29 @@ class BicKD(Method):
         )  # fmt: skip
         self.ce_weight, self.global_batch, self.logit_standardization = ce_weight, global_batch, logit_standardization
 
+    @property
+    def spans_processes(self) -> bool:
+        return self.global_batch and dist.is_initialized()
+
+    def without_samples(self, classes: int, samples: Samples) -> None:
+        if self.spans_processes:
+            none = torch.zeros(0, classes, device=samples.target.device, requires_grad=True)
+            self._of_all(none, none.detach(), samples.target)
+
     def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
         x, y = student.logits, teacher_of(teacher).logits
-        group = dist.group.WORLD if self.global_batch and dist.is_initialized() else None
-        if self.loss.group is not group:
-            self.loss.group = group
         if not self.logit_standardization:
-            loss, terms = self.loss(x, y, samples.target)
+            loss, terms = self._of_all(x, y, samples.target)
             return loss, terms._asdict()
         ce = self.cross_entropy(x, samples.target)
-        loss, terms = self.loss(standardize(x), standardize(y), samples.target)
-        return self.ce_weight * ce + loss, terms._replace(ce=ce.detach())._asdict()
+        loss, terms = self._of_all(standardize(x), standardize(y), samples.target)
+        # The mean over a process's own samples becomes its part in that over all of them.
+        own = self.ce_weight * (samples.share if self.spans_processes else 1.0) * ce
+        return own + loss, terms._replace(ce=ce.detach())._asdict()
+
+    def _of_all(self, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Any]:
+        """The loss and its terms, over all processes where it spans them."""
+        group = dist.group.WORLD if self.spans_processes else None
+        if self.loss.group is not group:
+            self.loss.group = group
+        return self.loss(x, y, target)

@@ -36,6 +36,7 @@ class ContrastiveRepresentationDistillation(Method):
 
     needs_features: ClassVar[bool] = True
     caches_logits: ClassVar[bool] = False
+    takes_probabilities: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[float, float]]] = {"ce_weight": (0.1, 10.0), "crd_weight": (0.08, 8.0)}
     student_embedding: nn.Linear
     teacher_embedding: nn.Linear
@@ -84,6 +85,15 @@ class ContrastiveRepresentationDistillation(Method):
         ce = self.cross_entropy(student.logits, samples.target)
         s = F.normalize(self.student_embedding(features_of(student, "student")), dim=1)
         t = F.normalize(self.teacher_embedding(features_of(teacher_of(teacher), "teacher")), dim=1)
+        crd = self._contrast(s, t, samples)
+        return self.ce_weight * ce + self.crd_weight * crd, {"ce": ce.detach(), "crd": crd.detach()}
+
+    def without_samples(self, classes: int, samples: Samples) -> None:
+        none = torch.zeros(0, self.embedding, device=samples.target.device)
+        self._contrast(none, none, samples)
+
+    def _contrast(self, s: Tensor, t: Tensor, samples: Samples) -> Tensor:
+        """NCE of the embeddings ``(B, d)`` of student and teacher, with which the banks are then updated."""
         index = torch.cat((samples.index[:, None], self.other_classes(samples.target, self.negatives)), dim=1)
         learns = self.training and torch.is_grad_enabled()
         crd = contrast(self.teacher_bank, s, index, learns) + contrast(self.student_bank, t, index, learns)
@@ -91,7 +101,7 @@ class ContrastiveRepresentationDistillation(Method):
             positions, students, teachers = rows_of_all(samples.index, s, t)
             self.student_bank.update(positions, students)
             self.teacher_bank.update(positions, teachers)
-        return self.ce_weight * ce + self.crd_weight * crd, {"ce": ce.detach(), "crd": crd.detach()}
+        return crd
 
 
 def contrast(bank: MemoryBank, embeddings: Tensor, index: Tensor, learns: bool) -> Tensor:

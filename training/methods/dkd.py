@@ -22,6 +22,7 @@ class DecoupledKnowledgeDistillation(Method):
     """Published for CIFAR-100 are ``beta`` of 2, 6 and 8 by the pair of networks, for ImageNet ``beta=0.5,
     temperature=1``."""
 
+    takes_probabilities: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[float, float]]] = {
         "ce_weight": (0.1, 10.0),
         "dkd_weight": (0.1, 10.0),

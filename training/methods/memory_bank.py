@@ -47,7 +47,7 @@ class MemoryBank(nn.Module):
         ``index`` ``(B, K)``."""
         with torch.no_grad():
             blocks = [self._scores(embeddings[rows], index[rows]).logsumexp(dim=1) for rows in self._blocks(index)]
-        return torch.cat(blocks) - math.log(index.shape[1])
+        return torch.cat([embeddings.new_zeros(0), *blocks]) - math.log(index.shape[1])
 
     def contrast(self, embeddings: Tensor, index: Tensor, log_normalizer: Tensor) -> Tensor:
         """Noise-contrastive estimation for embeddings ``(B, d)`` with the vectors at ``index`` ``(B, 1 + K)``, whose first
@@ -71,7 +71,8 @@ class MemoryBank(nn.Module):
         if differentiated:
             # The second factor is 0 and has derivative 1: the sum has the value of the loss and the gradient found for it.
             total = total + (torch.cat(gradients) * (embeddings - embeddings.detach())).sum()
-        return total / len(index)
+        # Of no samples, as a process may have, the sum is 0.
+        return total / max(1, len(index))
 
     @torch.no_grad()
     def update(self, index: Tensor, embeddings: Tensor) -> None:

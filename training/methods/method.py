@@ -15,13 +15,15 @@ Terms = dict[str, Tensor]
 class Samples(NamedTuple):
     """What is known of the samples of a step beside the networks' outputs.
 
-    ``target`` ``(B,)`` int64 classes; ``index`` ``(B,)`` int64 positions in the training split; ``epochs`` the epochs of
-    training that are behind, with the part of the present one.
+    ``target`` ``(B,)`` int64 classes, or of mixed samples ``(B, C)`` float32 probabilities; ``index`` ``(B,)`` int64
+    positions in the training split; ``epochs`` the epochs of training that are behind, with the part of the present one;
+    ``share`` is this process's number of samples over the mean of all processes.
     """
 
     target: Tensor
     index: Tensor  # type: ignore[assignment]  # tuples have a method of this name
     epochs: float = 0.0
+    share: float = 1.0
 
 
 class Dimensions(NamedTuple):
@@ -57,6 +59,7 @@ class Method(nn.Module, ABC):
         needs_teacher: the teacher's output is used.
         needs_features: the outputs must have features.
         caches_logits: a cache of the teacher's logits for the images can stand in for the teacher.
+        takes_probabilities: targets may be probabilities of the classes.
         search: for ``compare --tune``, the settings that are chosen and the range ``(low, high)`` of each, both positive,
             drawn on a logarithmic scale.
         standardized: the settings that ``logit_standardization`` changes, with their values; None where the method has no
@@ -66,6 +69,7 @@ class Method(nn.Module, ABC):
     needs_teacher: ClassVar[bool] = True
     needs_features: ClassVar[bool] = False
     caches_logits: ClassVar[bool] = True
+    takes_probabilities: ClassVar[bool] = True
     search: ClassVar[dict[str, tuple[float, float]]] = {}
     standardized: ClassVar[dict[str, float] | None] = None
 
@@ -77,6 +81,19 @@ class Method(nn.Module, ABC):
 
     def set_up(self, dimensions: Dimensions) -> None:
         """Makes heads and memory banks; called once, before the optimizer is made and before a state is loaded."""
+
+    @property
+    def spans_processes(self) -> bool:
+        """Whether the loss is that of the samples of all processes; else it is the mean over a process's own."""
+        return False
+
+    def without_samples(self, classes: int, samples: Samples) -> None:
+        """What a process does in a step without samples while others have some: the exchanges of ``forward``.
+
+        Args:
+            classes: of the logits.
+            samples: none of them.
+        """
 
     @property
     def first_stage(self) -> Stage | None:

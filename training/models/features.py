@@ -34,7 +34,7 @@ class Network(nn.Module):
         super().__init__()
         self.model, self.classes = model, classes
         self._input = InputOfClassifier()
-        classifier = _classifier(model, classes)
+        classifier = classifier_of(model, classes)
         self._width = None if classifier is None else classifier.in_features
         if classifier is not None:
             classifier.register_forward_pre_hook(self._input)
@@ -83,7 +83,8 @@ class Network(nn.Module):
         return type(self.model).__name__
 
 
-def _classifier(model: nn.Module, classes: int) -> nn.Linear | None:
+def classifier_of(model: nn.Module, classes: int) -> nn.Linear | None:
+    """The layer that timm's ``get_classifier`` names, or else the last ``nn.Linear`` with ``classes`` outputs."""
     get: Any = getattr(model, "get_classifier", None)
     named = get() if callable(get) else None
     if isinstance(named, nn.Linear):

@@ -18,6 +18,8 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "cnn_tiny": partial(SmallImageNetwork, width=4),
     "cnn_small": partial(SmallImageNetwork, width=8),
     "cnn_large": partial(SmallImageNetwork, width=32),
+    "resnet8": partial(CifarResNet, depth=8),
+    "resnet14": partial(CifarResNet, depth=14),
     "resnet20": partial(CifarResNet, depth=20),
     "resnet32": partial(CifarResNet, depth=32),
     "resnet56": partial(CifarResNet, depth=56),
@@ -37,6 +39,25 @@ TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names are of the same model: that of torchvision may be given with and without the prefix."""
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(name: str) -> str:
+    return TORCHVISION + name if name not in MODELS and _in_torchvision(name) and not name.startswith(TORCHVISION) else name
+
+
+def expects_own_normalization(name: str, digest: str) -> bool:
+    """Whether a file, of this SHA-256, has weights of torchvision that were trained under another normalization of the
+    images than its other models, which ``transform_input`` of the model makes up for."""
+    plain = name.removeprefix(TORCHVISION)
+    if plain not in TORCHVISION_ARGUMENTS:
+        return False
+    published = torchvision_models.get_model_weights(plain)["IMAGENET1K_V1"].url
+    return digest.startswith(published.rpartition("-")[2].removesuffix(".pth"))
 
 
 def check_model(argument: str, name: str) -> None:

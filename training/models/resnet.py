@@ -61,3 +61,21 @@ class CifarResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images))
+
+    def published_names(self) -> dict[str, str]:
+        """The names that the layers have in published checkpoints, each with the name here."""
+        blocks = [name for name, module in self.features.named_children() if isinstance(module, Block)]
+        parts = {
+            "conv1": "first", "bn1": "first_norm", "conv2": "second", "bn2": "second_norm", "downsample": "shortcut",
+            "shortcut": "shortcut",
+        }  # fmt: skip
+        names = {"conv1": "features.0", "bn1": "features.1", "fc": "classifier", "linear": "classifier"}
+        for stage, index, place in by_stage(blocks):
+            names |= {f"layer{stage}.{index}.{there}": f"features.{place}.{here}" for there, here in parts.items()}
+        return names
+
+
+def by_stage(blocks: list[str]) -> list[tuple[int, int, str]]:
+    """The names of the blocks of three equal stages, each with its stage, counted from 1, and its index therein, from 0."""
+    each = len(blocks) // 3
+    return [(1 + number // each, number % each, name) for number, name in enumerate(blocks)]

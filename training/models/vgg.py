@@ -48,6 +48,11 @@ class CifarVGG(nn.Module):
                 hidden = self.pool(hidden)
         return self.classifier(self.average(hidden))
 
+    def published_names(self) -> dict[str, str]:
+        """The names that the layers have in published checkpoints, each with the name here."""
+        names = {f"block{number}": f"stages.{number}" for number in range(len(self.stages))}
+        return {**names, "fc": "classifier", "linear": "classifier"}
+
 
 def _stage(before: int, widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []

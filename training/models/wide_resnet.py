@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.initialization import initialize_convolutions
+from training.models.resnet import by_stage
 
 
 class PreActivationBlock(nn.Module):
@@ -59,3 +60,16 @@ class WideResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images))
+
+    def published_names(self) -> dict[str, str]:
+        """The names that the layers have in published checkpoints, each with the name here."""
+        blocks = [name for name, module in self.features.named_children() if isinstance(module, PreActivationBlock)]
+        parts = {
+            "bn1": "first_norm", "conv1": "first", "bn2": "second_norm", "conv2": "second", "convShortcut": "shortcut",
+            "shortcut": "shortcut",
+        }  # fmt: skip
+        last = f"features.{int(blocks[-1]) + 1}"
+        names = {"conv1": "features.0", "bn1": last, "fc": "classifier", "linear": "classifier"}
+        for stage, index, place in by_stage(blocks):
+            names |= {f"block{stage}.layer.{index}.{there}": f"features.{place}.{here}" for there, here in parts.items()}
+        return names

@@ -1,86 +1,248 @@
 """Trained models on disk: weights, and what they were trained on."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
+import safetensors.torch
+from torch import Tensor, nn
 
-from training.models import make_model
-from training.storage import files
+from training.data import without_path
+from training.data.identity import class_differences
+from training.messages import printable
+from training.models import expects_own_normalization, make_model, same_model
+from training.storage import files, weights
+from training.storage.weights import Fit, Weights
 
 FORMAT = 2
 FIELDS = {"format", "name", "dataset", "channels", "classes", "test_accuracy", "state"}
+KINDS = {"name": str, "dataset": str, "channels": int, "classes": int, "test_accuracy": float, "state": dict}
+
+TRAINED, AVERAGE = "the trained weights", "the moving average of the weights"
+"""What the state of a checkpoint is; beside an average, ``trained_state`` has the trained weights."""
+
+
+class Origin(NamedTuple):
+    """What a model is and was trained on; ``class_names`` in the order of its logits, empty where nobody said,
+    ``test_accuracy`` in percent, and ``image_size`` where that is a setting of the data."""
+
+    name: str
+    dataset: str
+    channels: int
+    classes: int
+    class_names: tuple[str, ...]
+    test_accuracy: float
+    image_size: int | None = None
+
+
+class Saved(NamedTuple):
+    """The content of a file: weights, and where this suite wrote them what they are and what they were trained on."""
+
+    weights: Weights
+    origin: Origin | None = None
+    kind: str = ""
 
 
 class Trained(NamedTuple):
-    """A trained model and what it was trained on; ``test_accuracy`` in percent, None where nobody said."""
+    """A trained model and what it was trained on; ``test_accuracy`` in percent, None where nobody said; ``notes`` are parts
+    of its file that it did not take."""
 
     model: nn.Module
     name: str
     classes: int
     test_accuracy: float | None
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    kind: str = ""
+    image_size: int | None = None
 
 
-def save(
-    path: Path, model: nn.Module, *, name: str, dataset: str, channels: int, classes: int, test_accuracy: float
-) -> None:
-    """Writes a checkpoint atomically."""
+def save(path: Path, model: nn.Module, origin: Origin, trained: nn.Module | None = None) -> None:
+    """Writes a checkpoint atomically; ``trained`` has the trained weights where those of ``model`` are their average."""
     content = {
         "format": FORMAT,
-        "name": name,
-        "dataset": dataset,
-        "channels": channels,
-        "classes": classes,
-        "test_accuracy": test_accuracy,
+        **origin._asdict(),
+        "class_names": list(origin.class_names),
+        "weights": TRAINED if trained is None else AVERAGE,
         "state": model.state_dict(),
+        "trained_state": None if trained is None else trained.state_dict(),
     }
     files.save(path, content)
 
 
-def load(path: Path, *, dataset: str, name: str | None = None, channels: int = 3, classes: int = 0) -> Trained:
-    """Reads a model that was trained on ``dataset``.
+def export(path: Path, model: nn.Module, origin: Origin, *, average: bool) -> None:
+    """Writes the weights as a .safetensors file, under the names that they have in ``model``, atomically."""
+    metadata = {
+        "format": "pt",
+        "model": origin.name,
+        # The format has no place for bytes that are in no encoding, as names of folders may have.
+        "dataset": printable(origin.dataset),
+        "channels": str(origin.channels),
+        "classes": str(origin.classes),
+        "class_names": json.dumps(origin.class_names),
+        "test_accuracy": str(origin.test_accuracy),
+        "image_size": json.dumps(origin.image_size),
+        "weights": AVERAGE if average else TRAINED,
+    }
+    # Tensors that share memory, or have their channels last, are no plain array each.
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    files.write(path, lambda file: file.write(safetensors.torch.save(state, metadata)))
+
+
+def read(path: Path, setting: str = "teacher_checkpoint") -> Saved:
+    """A file that ``save`` or ``export`` wrote, or one with weights from elsewhere.
 
     Args:
-        path: a file that ``save`` wrote, or one that holds the ``state_dict`` of model ``name`` and nothing else.
-        dataset: the data set that the model must have been trained on; a bare ``state_dict`` does not tell.
-        name: the model that the file must hold; None accepts any that ``save`` wrote.
-        channels: of the images, for a bare ``state_dict``.
-        classes: of the data set, for a bare ``state_dict``.
+        path: of a file of torch.save or in the .safetensors format.
+        setting: that names the file, for messages.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or no checkpoint, its model is another one, or it was trained on other data.
+        ValueError: the file is damaged, or holds no weights or more than weights.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"teacher_checkpoint must be a file, got {path}; train one with --method ce")
+        advice = "; train one with --method ce" if setting == "teacher_checkpoint" else ""
+        raise FileNotFoundError(f"{setting} must be a file, got {path}{advice}")
     try:
-        content = files.read(path)
+        content = weights.read(path)
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            return _from_elsewhere(content, path)
     except ValueError as error:
-        raise ValueError(f"teacher_checkpoint {error}") from error
-    if not isinstance(content, dict) or "format" not in content:
-        return _from_state(path, content, name, channels, classes)
-    if content["format"] != FORMAT or not content.keys() >= FIELDS:
-        raise ValueError(f"teacher_checkpoint {path} is not a checkpoint of this version of the trainer")
-    if content["dataset"] != dataset:
-        raise ValueError(f"teacher_checkpoint {path} was trained on {content['dataset']!r}, the data set is {dataset!r}")
-    if name is not None and content["name"] != name:
-        raise ValueError(f"teacher_checkpoint {path} holds {content['name']!r}, teacher is {name!r}")
-    model = _filled(path, content["name"], content["channels"], content["classes"], content["state"])
-    return Trained(model, content["name"], content["classes"], content["test_accuracy"])
+        raise ValueError(f"{setting} {error}") from error
+    if content["format"] != FORMAT or not content.keys() >= FIELDS or not _well_formed(content):
+        raise ValueError(f"{setting} {path} is not a checkpoint of this version of the trainer")
+    return _own(content)
 
 
-def _from_state(path: Path, state: Any, name: str | None, channels: int, classes: int) -> Trained:
-    if not isinstance(state, dict):
-        raise ValueError(f"teacher_checkpoint {path} must hold a checkpoint or a state_dict, got {type(state).__name__}")
-    if name is None:
-        raise ValueError(f"teacher must name the model of teacher_checkpoint {path}, which is a bare state_dict; got None")
-    return Trained(_filled(path, name, channels, classes, state), name, classes, None)
+def load(
+    path: Path,
+    *,
+    dataset: str,
+    class_names: tuple[str, ...] = (),
+    name: str | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    setting: str = "teacher_checkpoint",
+) -> Trained:
+    """Reads a model that was trained on the classes of ``dataset``.
+
+    Args:
+        path: a file that ``save`` or ``export`` wrote, or one with the weights of model ``name``.
+        dataset: the data set that the model must have been trained on; compared where no names of classes are known.
+        class_names: those of the data set, in the order of their numbers.
+        name: the model that the file must hold; None accepts any that ``save`` wrote.
+        channels: of the images, for weights from elsewhere.
+        classes: of the data set, for weights from elsewhere.
+        setting: that names the file, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or no checkpoint, its model is another one, or it was trained on other classes.
+    """
+    return restore(
+        read(path, setting), path, dataset=dataset, class_names=class_names, name=name, channels=channels, classes=classes,
+        setting=setting,
+    )  # fmt: skip
 
 
-def _filled(path: Path, name: str, channels: int, classes: int, state: dict[str, Any]) -> nn.Module:
-    model = make_model(name, channels, classes)
+def restore(
+    saved: Saved,
+    path: Path,
+    *,
+    dataset: str,
+    class_names: tuple[str, ...],
+    name: str | None,
+    channels: int,
+    classes: int,
+    setting: str,
+) -> Trained:
+    """The model in what ``read`` has read of ``path``; the rest is as of ``load``.
+
+    Raises:
+        ValueError: its model is another one, or it was trained on other classes.
+    """
+    origin = saved.origin
+    if origin is None:
+        if name is None:
+            raise ValueError(f"teacher must name the model of {setting} {path}, which does not say what it is; got None")
+        _refuse_other_classes(f"{setting} {path}", saved.weights, dataset, class_names)
+        model: Any = make_model(name, channels, classes)
+        if hasattr(model, "transform_input"):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            model.transform_input = expects_own_normalization(name, digest)
+        return Trained(
+            model, name, classes, None, saved.weights.class_names, fill(saved, model, classes, path, setting).notes
+        )
+    _refuse_other_classes(f"{setting} {path}", origin, dataset, class_names)
+    if name is not None and not same_model(origin.name, name):
+        raise ValueError(f"{setting} {path} holds {origin.name!r}, teacher is {name!r}")
+    model = make_model(origin.name, origin.channels, origin.classes)
+    fitted = fill(saved, model, origin.classes, path, setting)
+    return Trained(
+        model, origin.name, origin.classes, origin.test_accuracy, origin.class_names, fitted.notes, saved.kind,
+        origin.image_size,
+    )  # fmt: skip
+
+
+def fill(
+    saved: Saved, model: nn.Module, classes: int, path: Path, setting: str, *, new_classifier: bool | None = None
+) -> Fit:  # fmt: skip
+    """Puts the weights of a file into ``model``, and tells what was left out and what stays untrained.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"teacher_checkpoint {path} does not fit its model {name!r}: {error}") from error
-    return model
+        fitted = weights.fit(saved.weights, model, classes, path, new_classifier=new_classifier)
+        model.load_state_dict(fitted.state)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{setting} {error}") from error
+    return fitted
+
+
+def _well_formed(content: dict[str, Any]) -> bool:
+    """Whether the entries are what ``save`` writes; a file from elsewhere may have anything there."""
+    state, names = content["state"], content.get("class_names") or []
+    return (
+        all(isinstance(content[entry], kind) for entry, kind in KINDS.items())
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+        and isinstance(content.get("image_size"), int | None)
+        and isinstance(names, list)
+        and all(isinstance(each, str) for each in names)
+    )
+
+
+def _from_elsewhere(content: Any, path: Path) -> Saved:
+    """The weights in a file of another program, or of ``export``, whose metadata say what they are."""
+    found = weights.find(content, path)
+    told: Any = content.get("metadata") if isinstance(content, dict) else None
+    try:
+        origin = Origin(
+            told["model"], told["dataset"], int(told["channels"]), int(told["classes"]), found.class_names,
+            float(told["test_accuracy"]), json.loads(told["image_size"]),
+        )  # fmt: skip
+    except (TypeError, KeyError, ValueError):
+        return Saved(found)
+    return Saved(found, origin, str(told.get("weights", "")))
+
+
+def _own(content: dict[str, Any]) -> Saved:
+    names = tuple(content.get("class_names") or ())
+    origin = Origin(**{**{field: content.get(field) for field in Origin._fields}, "class_names": names})  # type: ignore[arg-type]
+    return Saved(Weights(content["state"], names, ()), origin, content.get("weights", TRAINED))
+
+
+def _refuse_other_classes(file: str, there: Origin | Weights, dataset: str, here: tuple[str, ...]) -> None:
+    """Refuses a model whose logits are of other classes, or of the same in another order.
+
+    Where the names of either are not known, what the data sets are called decides, if that is known.
+    """
+    called = there.dataset if isinstance(there, Origin) else None
+    if there.class_names and here:
+        found = class_differences(there.class_names, here)
+    else:
+        found = [] if called is None or without_path(called) == without_path(dataset) else ["they have different names"]
+    if found:
+        on = "other classes" if called is None else repr(called)
+        raise ValueError(f"{file} was trained on {on}, the data set is {dataset!r}: {'; '.join(found)}")

@@ -5,7 +5,7 @@ a link: someone else may have put it there.
 """
 
 import os
-import pickle
+import re
 import secrets
 import zipfile
 from collections.abc import Callable, Mapping
@@ -83,8 +83,23 @@ def read(path: Path) -> Any:
             if broken is not None:
                 raise ValueError(f"checksum of {broken} does not match")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+    # What is no pickle fails with whatever its bytes happen to ask for.
+    except Exception as error:
+        raise ValueError(refusal(path, error)) from error
+
+
+def refusal(path: Path, error: Exception) -> str:
+    """What to tell of a file that ``torch.load`` refused, without its advice to switch its safety off."""
+    told = str(error)
+    found = re.search(r"\bGLOBAL ([\w.]+)", told)
+    if found is None and "TorchScript" not in told:
+        first = told.splitlines()[0] if told else type(error).__name__
+        return f"{path} is damaged or no checkpoint: {first.partition(' In PyTorch 2.6')[0]}"
+    return (
+        f"{path} is damaged or no checkpoint of weights alone: it holds more than weights "
+        f"({found[1] if found else 'a program'}), and nothing else is ever loaded. In the environment that it comes from, "
+        "where its model can be built, save the weights: torch.save(model.state_dict(), 'weights.pt')"
+    )
 
 
 def remove_leftovers(folder: Path) -> None:

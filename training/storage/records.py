@@ -26,7 +26,7 @@ class Records(Observer):
         # Scalars of later epochs are of a run that was killed before it saved them.
         self.writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=len(before) + 1)
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
         with files.append(self.path) as file:
             file.write(_line(record).encode())
         scalars = record.as_dict()

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from training.config import Config, decisive
+from training.data import Identity
 from training.state import State
 from training.storage import files
 from training.storage.run_folder import LAST, PREVIOUS
@@ -37,6 +38,19 @@ def load_state(folder: Path, config: Config) -> State | None:
     if found:
         raise ValueError(f"resume: no save in {folder} can be read; start anew in another folder")
     return None
+
+
+def refuse_other_data(folder: Path, state: State, identity: Identity) -> None:
+    """Refuses to go on with other data than that of ``state``: what was held out would be drawn anew, from trained samples.
+
+    Raises:
+        ValueError: says what is different.
+    """
+    if "data" not in state:
+        raise ValueError(f"resume: the save in {folder} does not tell its data; start anew in another folder")
+    found = Identity.from_dict(state["data"]).differences(identity)
+    if found:
+        raise ValueError(f"resume: the run in {folder} had other data: {'; '.join(found)}")
 
 
 def remove_states(folder: Path) -> None:

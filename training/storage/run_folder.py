@@ -23,10 +23,10 @@ LAST, PREVIOUS = "last.pt", "previous.pt"
 """While the run is unfinished: the state that it goes on from, and the one before."""
 BEST = "best.pt"
 """The student of the best epoch on the validation split."""
-CHECKPOINT, CURVES, RESULT = "checkpoint.pt", "curves.png", "result.json"
-"""Of a finished run: the trained student, its accuracies and loss terms, and what it came to."""
+CHECKPOINT, EXPORT, CURVES, RESULT = "checkpoint.pt", "student.safetensors", "curves.png", "result.json"
+"""Of a finished run: the trained student, the same for other programs, its accuracies and loss terms, its result."""
 
-PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse")
+PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse", "datasets")
 
 
 def refuse_used(config: Config) -> None:
@@ -53,7 +53,8 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 
 def write_config(config: Config) -> None:
     """Writes config.yaml."""
-    settings = {name: value for name, value in config.as_dict().items() if name != "resume"}
+    of_one_call = ("resume", "evaluate", "split")
+    settings = {name: value for name, value in config.as_dict().items() if name not in of_one_call}
     files.write_text(config.output / CONFIG, yaml.safe_dump(settings, sort_keys=False))
 
 

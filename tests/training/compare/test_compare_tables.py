@@ -56,6 +56,20 @@ def results(comparison: Comparison) -> Results:
     return load_results(comparison, TEACHER)
 
 
+def test_the_report_tells_the_optimizer_and_a_teacher_near_chance(tmp_path: Path) -> None:
+    comparison = Comparison(
+        methods=("kd",), seeds=1, output=tmp_path, optimizer="adamw", decay_norms_and_biases=False, clip_norm=2.0,
+        warmup_steps=30,
+    )  # fmt: skip
+    finish(report(comparison, "kd", 0), 1.0, teacher_near_chance=True)
+    results = load_results(comparison, TEACHER)
+    told = tables.document(results)
+    assert "AdamW, weight decay 0.0005 without norms and biases" in told
+    assert "gradients of a norm of at most 2" in told
+    assert "30 steps of linear warmup" in told
+    assert any(note.startswith("WARNING: the teacher is near chance") for note in tables.notes(results))
+
+
 def test_accuracies_are_mean_and_sample_deviation_over_the_seeds(results: Results) -> None:
     table = cells(results)
     last, best = "test accuracy, last epoch", "test accuracy, best epoch on validation"

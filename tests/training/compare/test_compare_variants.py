@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from training.compare.__main__ import methods_as_list
+from training.command_line import parse
 from training.compare.comparison import Comparison, Variant, parse_variant
 from training.methods import METHODS
 
@@ -110,12 +110,12 @@ def test_every_run_has_the_settings_of_the_comparison() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--methods", "ce", "kd:a=1", "--seeds", "2"], ["--methods", '["ce", "kd:a=1"]', "--seeds", "2"]),
-        (["--seeds", "2", "--methods", "ce"], ["--seeds", "2", "--methods", '["ce"]']),
-        (["--methods=kd:a=1", "kd"], ["--methods", '["kd:a=1", "kd"]']),
-        (["--methods", '["ce"]'], ["--methods", '["ce"]']),
-        (["--seeds", "2"], ["--seeds", "2"]),
+        (["--methods", "ce", "kd:kd_weight=1,ce_weight=2", "--seeds", "2"], ("ce", "kd:kd_weight=1,ce_weight=2")),
+        (["--seeds", "2", "--methods", "ce"], ("ce",)),
+        (["--methods=kd:kd_weight=1", "kd", "--seeds", "2"], ("kd:kd_weight=1", "kd")),
+        (["--methods", '["ce"]', "--seeds=2"], ("ce",)),
     ],
 )
-def test_methods_are_given_one_after_the_other(arguments: list[str], expected: list[str]) -> None:
-    assert methods_as_list(arguments) == expected
+def test_methods_are_given_one_after_the_other(arguments: list[str], expected: tuple[str, ...]) -> None:
+    comparison = parse(Comparison, arguments, description="")
+    assert (comparison.methods, comparison.seeds) == (expected, 2)

@@ -191,10 +191,11 @@ def test_an_impossible_share_is_refused_by_every_data_set(name: str, held_out: f
         load_splits(name, tmp_path, held_out=held_out)
 
 
-@pytest.mark.parametrize("name", ["cifar", "", "folder:", "folder", "Imagenet"])
+@pytest.mark.parametrize("name", ["cifar", "", "folder:", "folder", "hf:", "hf", "Imagenet"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str, tmp_path: Path) -> None:
     expected = (
-        "dataset must be one of cifar10, cifar100, digits100, fashion100, fashion_mnist, imagenet, or folder:PATH, "
+        "dataset must be one of cifar10, cifar100, digits100, fashion100, fashion_mnist, imagenet, folder:PATH or "
+        f"hf:PATH_OR_NAME, "
         f"got {name!r}"
     )
     for refuse in (lambda: check_name(name), lambda: load_splits(name, tmp_path)):
@@ -204,7 +205,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str, tmp_path: Pat
 
 
 def test_known_names_and_folders_pass_the_check() -> None:
-    for name in (*DATASETS, "folder:a/b", "folder:/x"):
+    for name in (*DATASETS, "folder:a/b", "folder:/x", "hf:a/b", "hf:/x"):
         check_name(name)
 
 

@@ -11,29 +11,32 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from training.config import Config
+from training.data.identity import Identity
 from training.data.splits import Batch, Split, Splits, View
 from training.loop import distributed
 from training.loop.distributed import Processes
 from training.loop.engine import Trainer, build
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, freeze
-from training.methods import make_method
+from training.methods import Dimensions, Method, make_method
 from training.models import Network
 from training.observer import Observer
-from training.state import State
+from training.state import EpochRecord, State
 
 STEPS = 8
 
 
 class Noise(Split):
-    """Images of noise that depend on the view."""
+    """Images of noise that depend on the view; ``broken`` samples cannot be read."""
 
-    def __init__(self, count: int) -> None:
-        self.labels = torch.arange(count) % 3
+    def __init__(self, count: int, broken: tuple[int, ...] = ()) -> None:
+        self.labels, self.broken = torch.arange(count) % 3, broken
 
     def load(self, index: Tensor, view: View | None = None) -> Batch:
         generator = torch.Generator().manual_seed(0) if view is None else view.generator()
-        return Batch(torch.randn(len(self), 1, 4, 4, generator=generator)[index], self.labels[index], index)
+        kept = torch.tensor([sample for sample in index.tolist() if sample not in self.broken], dtype=torch.int64)
+        told = tuple(f"image {sample} is broken" for sample in index.tolist() if sample in self.broken)
+        return Batch(torch.randn(len(self), 1, 4, 4, generator=generator)[kept], self.labels[kept], kept, told)
 
 
 def network(norm: bool) -> nn.Module:
@@ -42,14 +45,20 @@ def network(norm: bool) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 5), *between, nn.Linear(5, 3))
 
 
-def trainer(config: Config, processes: Processes, saved: list[State], norm: bool) -> Trainer:
+def set_up(method: Method, labels: Tensor) -> Method:
+    method.set_up(Dimensions(5, 5, 3, labels))
+    return method
+
+
+def trainer(config: Config, processes: Processes, saved: list[State], norm: bool, broken: tuple[int, ...] = ()) -> Trainer:
     # Of another shape than a multiple of the processes, so that their parts of an evaluation differ.
-    splits = Splits(Noise(8 * STEPS + 3), Noise(7), Noise(31), 3, 1, "noise")
+    splits = Splits(Noise(8 * STEPS + 3, broken), Noise(7), Noise(31), 3, 1, "noise", Identity(("a", "b", "c"), {}))
     student = Network(build(lambda: network(norm), 3), 3)
     method = make_method(config.method, config.settings)
     teacher = None
     if method.needs_teacher:
         teacher = Teacher(freeze(Network(build(lambda: network(False), 5), 3)), 0.0, "float32")
+    build(lambda: set_up(method, splits.train.labels), 7)
     torch.manual_seed(processes.rank)
     return Trainer(
         config, splits, student, method, teacher, torch.device("cpu"), processes, Observer(), saved.append,
@@ -57,7 +66,16 @@ def trainer(config: Config, processes: Processes, saved: list[State], norm: bool
     )  # fmt: skip
 
 
-def work(rank: int, count: int, port: int, folder: Path, settings: dict[str, Any], norm: bool, resume: bool) -> None:
+def work(
+    rank: int,
+    count: int,
+    port: int,
+    folder: Path,
+    settings: dict[str, Any],
+    norm: bool,
+    resume: bool,
+    broken: tuple[int, ...],
+) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
@@ -68,12 +86,14 @@ def work(rank: int, count: int, port: int, folder: Path, settings: dict[str, Any
         def append(self, state: State) -> None:
             torch.save(state, folder / f"state-{state['epoch']}-{state['step']}.pt")
 
-    run = trainer(Config(**settings), processes, Saved(), norm)
+    run = trainer(Config(**settings), processes, Saved(), norm, broken)
     if resume:
         run.load_state(torch.load(folder / f"state-2-{STEPS // 2}.pt", weights_only=True))
     records = run.train()
     result = {
         "state": run.network.state_dict(),
+        "method": run.learner.method.state_dict(),
+        "skipped": [record.skipped for record in records],
         "numbers": [
             (record.loss, record.train_accuracy, record.validation_accuracy, record.test_accuracy) for record in records
         ],
@@ -82,9 +102,11 @@ def work(rank: int, count: int, port: int, folder: Path, settings: dict[str, Any
     distributed.stop()
 
 
-def together(folder: Path, settings: dict[str, Any], *, norm: bool, resume: bool = False) -> list[dict[str, Any]]:
+def together(
+    folder: Path, settings: dict[str, Any], *, norm: bool, resume: bool = False, broken: tuple[int, ...] = ()
+) -> list[dict[str, Any]]:
     """The results of two processes."""
-    torch.multiprocessing.spawn(work, (2, free_port(), folder, settings, norm, resume), nprocs=2)
+    torch.multiprocessing.spawn(work, (2, free_port(), folder, settings, norm, resume, broken), nprocs=2)
     return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -105,8 +127,13 @@ BICKD: dict[str, Any] = {**SETTINGS, "method": "bickd", "teacher_checkpoint": Pa
     [
         pytest.param(SETTINGS, 1, id="ce"),
         pytest.param(SETTINGS, 2, id="ce-accumulated"),
+        # Shorter than any gradient of this run: every step is clipped, by the norm over all processes and parts.
+        pytest.param({**SETTINGS, "clip_norm": 0.05}, 2, id="clipped-accumulated"),
         pytest.param(BICKD, 1, id="bickd"),
         pytest.param({**BICKD, "settings": {"positives": "sample"}}, 1, id="bickd-by-sample"),
+        pytest.param({**BICKD, "mixup": 0.4, "cutmix": 1.0}, 1, id="bickd-mixed"),
+        # A part of one sample, whose partner is in another part.
+        pytest.param({**SETTINGS, "mixup": 0.4, "cutmix": 1.0}, 4, id="ce-mixed-accumulated"),
     ],
 )
 def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
@@ -115,6 +142,11 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
     alone = trainer(Config(**settings), Processes(), [], norm=False)
     records = alone.train()
     results = together(tmp_path, {**settings, "accumulate": accumulate}, norm=False)
+    assert_same(results, alone, records)
+
+
+def assert_same(results: list[dict[str, Any]], alone: Trainer, records: list[EpochRecord]) -> None:
+    """The weights and the numbers of every process are those of one alone, but for rounding."""
     for result in results:
         for name, value in alone.network.state_dict().items():
             torch.testing.assert_close(result["state"][name], value, rtol=1e-5, atol=1e-6)
@@ -123,6 +155,44 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
             assert (train, validation, test) == pytest.approx(
                 (record.train_accuracy, record.validation_accuracy, record.test_accuracy)
             )
+
+
+BROKEN = tuple(sample for sample in range(8 * STEPS + 3) if sample % 3)
+"""So many that of two images a process has none in most steps, and both processes none in some."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "accumulate"),
+    [
+        pytest.param({**SETTINGS, "batch_size": 2}, 1, id="ce"),
+        pytest.param({**SETTINGS, "batch_size": 8}, 4, id="ce-accumulated"),
+        pytest.param({**BICKD, "batch_size": 2}, 1, id="bickd"),
+        pytest.param({**BICKD, "batch_size": 4, "logit_standardization": True}, 1, id="bickd-standardized"),
+    ],
+)
+def test_two_processes_of_which_one_has_no_image_take_the_steps_of_one(
+    settings: dict[str, Any], accumulate: int, tmp_path: Path
+) -> None:
+    alone = trainer(Config(**settings), Processes(), [], norm=False, broken=BROKEN)
+    records = alone.train()
+    results = together(tmp_path, {**settings, "accumulate": accumulate}, norm=False, broken=BROKEN)
+    assert_same(results, alone, records)
+    assert sum(record.skipped for record in records) > 0
+    assert results[0]["skipped"] == results[1]["skipped"] == [record.skipped for record in records]
+
+
+def test_memory_banks_agree_where_one_process_has_no_image(tmp_path: Path) -> None:
+    settings = {**BICKD, "method": "crd", "settings": {"negatives": 8}, "batch_size": 2}
+    results = together(tmp_path, settings, norm=False, broken=BROKEN)
+    first, second = (result["method"] for result in results)
+    assert all(torch.isfinite(value).all() for value in first.values())
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_strict_run_ends_in_every_process_at_an_image_of_one(tmp_path: Path) -> None:
+    strict = {**SETTINGS, "strict_data": True}
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match=r"strict_data: .*image"):
+        together(tmp_path, strict, norm=False, broken=(5,))
 
 
 def test_a_contrast_within_each_process_is_another_loss(tmp_path: Path) -> None:

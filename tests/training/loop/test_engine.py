@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import Config
+from training.data.identity import Identity
 from training.data.splits import Batch, Split, Splits, View
 from training.loop import engine
 from training.loop.distributed import Processes
@@ -46,7 +47,9 @@ class TinySplit(Split):
 
 
 def tiny_splits(train: Split | None = None, validation: Split | None = None, test: Split | None = None) -> Splits:
-    return Splits(train or TinySplit(), validation or TinySplit(), test or TinySplit(), 3, 1, "noise")
+    return Splits(
+        train or TinySplit(), validation or TinySplit(), test or TinySplit(), 3, 1, "noise", Identity(("a", "b", "c"), {})
+    )
 
 
 def tiny_model(seed: int = 0) -> nn.Module:
@@ -168,10 +171,55 @@ def test_the_parts_of_an_accumulated_step_are_the_samples_of_the_whole_one() -> 
     assert torch.equal(torch.cat(parts.shown), torch.cat(whole.shown))
 
 
-def test_an_accumulated_step_has_the_gradient_of_the_whole_one() -> None:
+MIXING = {"mixup": 0.4, "cutmix": 1.0}
+
+
+class SeesMixed(KnowledgeDistillation):
+    """kd that keeps the probabilities it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[Tensor] = []
+
+    def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+        self.targets.append(samples.target)
+        return super().forward(student, teacher, samples)
+
+
+def mixed_run(**settings: Any) -> tuple[Recorded, Recorded, SeesMixed, EpochRecord]:
+    student, teacher, method = Recorded().eval(), Recorded(), SeesMixed()
+    config = make_config(**MIXING, **settings)
+    trainer = make_trainer(student, config=config, method=method, teacher=teacher)
+    # It keeps what it sees in training mode only, which the teacher is never in.
+    shown = teacher.shown
+    teacher.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].clone()))
+    return student, teacher, method, trainer.train()[0]
+
+
+def test_student_and_teacher_see_the_same_mixed_images_and_the_method_their_probabilities() -> None:
+    student, teacher, method, record = mixed_run()
+    assert len(student.shown) == len(teacher.shown) == len(method.targets) == 6
+    assert all(torch.equal(one, other) for one, other in zip(student.shown, teacher.shown, strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(student.shown, recorded_run().shown, strict=True))
+    for targets in method.targets:
+        assert targets.shape == (8, 3)
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+    assert ((torch.cat(method.targets) > 0).sum(dim=1) == 2).any()
+    assert 0 <= record.train_accuracy <= 100
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_mixed_images_do_not_depend_on_the_parts_of_a_step(accumulate: int) -> None:
+    (whole, _, whole_method, _), (parts, _, method, _) = mixed_run(), mixed_run(accumulate=accumulate)
+    assert torch.equal(torch.cat(parts.shown), torch.cat(whole.shown))
+    assert torch.equal(torch.cat(method.targets), torch.cat(whole_method.targets))
+
+
+@pytest.mark.parametrize("settings", [{}, MIXING], ids=["plain", "mixed"])
+def test_an_accumulated_step_has_the_gradient_of_the_whole_one(settings: dict[str, Any]) -> None:
     states = []
     for accumulate in (1, 4):
-        trainer = make_trainer(linear_model(), config=make_config(accumulate=accumulate))
+        trainer = make_trainer(linear_model(), config=make_config(accumulate=accumulate, **settings))
         trainer.train()
         states.append(trainer.network.state_dict())
     for name, value in states[0].items():
@@ -228,7 +276,7 @@ class Noted(Observer):
     def on_step(self, report: StepReport) -> None:
         self.steps.append(report)
 
-    def on_epoch(self, record: EpochRecord, network: Network) -> None:
+    def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
         self.epochs.append(record)
 
     def on_broken(self, messages: Any) -> None:
@@ -294,9 +342,85 @@ def test_a_broken_image_stops_a_strict_run() -> None:
         make_trainer(splits=tiny_splits(TinySplit(broken=(4,))), config=config).train()
 
 
-def test_a_batch_of_which_nothing_can_be_read_stops_the_run() -> None:
-    with pytest.raises(UnreadableImageError, match="no image of a batch could be read"):
+def test_an_epoch_of_which_nothing_can_be_read_stops_the_run() -> None:
+    with pytest.raises(UnreadableImageError, match="no image of epoch 1 could be read"):
         make_trainer(splits=tiny_splits(TinySplit(broken=tuple(range(30))))).train()
+
+
+@pytest.mark.parametrize("broken", [(4,), (0, 4, 11, 12, 13, 29), tuple(range(20))], ids=len)
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_parts_weigh_by_their_images_so_that_the_step_is_that_of_the_whole_batch(
+    accumulate: int, broken: tuple[int, ...]
+) -> None:
+    trainers = []
+    for parts in (1, accumulate):
+        config = make_config(accumulate=parts)
+        trainers.append(make_trainer(linear_model(), config=config, splits=tiny_splits(TinySplit(broken=broken))))
+        trainers[-1].train()
+    whole, in_parts = trainers
+    for name, value in whole.network.state_dict().items():
+        torch.testing.assert_close(in_parts.network.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    for one, other in zip(whole.records, in_parts.records, strict=True):
+        assert other.skipped == one.skipped
+        assert other.train_accuracy == pytest.approx(one.train_accuracy)
+        assert (other.loss, other.terms["ce"]) == pytest.approx((one.loss, one.terms["ce"]), rel=1e-5)
+
+
+def test_parts_of_unequal_size_weigh_by_their_images_too() -> None:
+    # 7 images in 4 parts are 2, 2, 2 and 1.
+    states = []
+    for accumulate in (1, 4):
+        few = TinySplit(torch.arange(7) % 3)
+        trainer = make_trainer(linear_model(), config=make_config(accumulate=accumulate), splits=tiny_splits(few))
+        trainer.train()
+        states.append(trainer.network.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_without_any_image_changes_nothing_and_the_run_goes_on() -> None:
+    student, before, changed = linear_model(), list[Tensor](), list[bool]()
+
+    class Watch(Observer):
+        def on_step(self, report: StepReport) -> None:
+            weight = student[1].weight.detach().clone()
+            changed.append(not before or not torch.equal(weight, before[-1]))
+            before.append(weight)
+
+    broken = tuple(range(1, 30, 2))
+    config = make_config(batch_size=1, epochs=1, ema_decay=0.5)
+    trainer = make_trainer(student, config=config, splits=tiny_splits(TinySplit(broken=broken)), observer=Watch())
+    (record,) = trainer.train()
+    assert record.skipped == 15
+    assert sum(changed) == 15
+    assert trainer.average.updates == 15
+
+
+def test_broken_images_of_validation_and_test_are_left_out_named_and_counted() -> None:
+    noted = Noted()
+    splits = tiny_splits(None, TinySplit(broken=(1, 2)), TinySplit(broken=(5,)))
+    (record,) = make_trainer(splits=splits, observer=noted, config=make_config(epochs=1)).train()
+    assert noted.broken == ["image 1 is broken", "image 2 is broken", "image 5 is broken"]
+    assert (record.skipped, record.validation_skipped, record.test_skipped) == (0, 2, 1)
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_broken_image_of_any_split_stops_a_strict_run(place: int) -> None:
+    splits = [None, None, None]
+    splits[place] = TinySplit(broken=(3,))
+    with pytest.raises(UnreadableImageError, match="strict_data: image 3 is broken"):
+        make_trainer(splits=tiny_splits(*splits), config=make_config(strict_data=True)).train()
+
+
+def test_a_split_of_which_nothing_can_be_read_has_no_accuracy() -> None:
+    nothing = TinySplit(broken=tuple(range(30)))
+    with pytest.raises(UnreadableImageError, match="none of the 30 images of a split could be read"):
+        accuracy(Network(linear_model(), 3), nothing, make_config(), CPU, Processes(), lambda messages: None)
+
+
+def test_what_nobody_else_is_told_of_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="left out: image 7 is broken"):
+        accuracy(Network(linear_model(), 3), TinySplit(broken=(7,)), make_config(), CPU, Processes())
 
 
 class TwoStages(KnowledgeDistillation):
@@ -360,6 +484,38 @@ def test_the_moving_average_is_what_is_evaluated() -> None:
     assert accuracy(trainer.network, TinySplit(), trainer.config, CPU, Processes()) == records[-1].test_accuracy
 
 
+def test_a_moving_average_in_a_short_run_is_as_accurate_as_the_weights() -> None:
+    accuracies = []
+    for decay in (0.0, 0.9999):
+        trainer = make_trainer(linear_model(), config=make_config(epochs=30, ema_decay=decay))
+        accuracies.append(trainer.train()[-1].test_accuracy)
+    assert accuracies[0] > 70
+    assert accuracies[1] > 0.9 * accuracies[0]
+
+
+def moved(clip_norm: float | None, **settings: Any) -> float:
+    """How far one step of plain SGD takes the weights."""
+    student = linear_model()
+    before = [parameter.detach().clone() for parameter in student.parameters()]
+    config = make_config(
+        epochs=1, batch_size=30, momentum=0.0, weight_decay=0.0, clip_norm=clip_norm, learning_rate=0.1, **settings
+    )
+    make_trainer(student, config=config).train()
+    pairs = zip(student.parameters(), before, strict=True)
+    return torch.cat([(parameter.detach() - start).flatten() for parameter, start in pairs]).norm().item()
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_a_longer_gradient_is_clipped_to_its_norm_and_a_shorter_one_left(precision: str, accumulate: int) -> None:
+    free = moved(None, precision=precision, accumulate=accumulate)
+    gradient = free / 0.1
+    # Without unscaling, the gradient under a scaler would be 65536 times as long.
+    clipped = moved(gradient / 4, precision=precision, accumulate=accumulate)
+    assert clipped == pytest.approx(free / 4, rel=1e-3)
+    assert moved(4 * gradient, precision=precision, accumulate=accumulate) == pytest.approx(free, rel=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: str) -> None:
     seen: list[tuple[torch.dtype, torch.dtype]] = []
@@ -377,7 +533,16 @@ def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: s
 
 
 @pytest.mark.parametrize("stop", range(1, 18))
-@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9, "accumulate": 2}], ids=["plain", "average and parts"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema_decay": 0.9, "accumulate": 2},
+        {"optimizer": "adamw", "decay_norms_and_biases": False, "clip_norm": 0.1, "warmup_steps": 5, "ema_decay": 0.9},
+        {"mixup": 0.4, "cutmix": 1.0, "batch_size": 6, "accumulate": 2},
+    ],
+    ids=["plain", "average and parts", "adamw, clipped, warm-up in steps", "mixed and odd parts"],
+)
 def test_a_run_that_goes_on_from_any_step_ends_in_the_same_bits(stop: int, settings: dict[str, Any], tmp_path: Path) -> None:
     config = make_config(epochs=4, checkpoint_minutes=0.0, **settings)
     saved: list[Path] = []

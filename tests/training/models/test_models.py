@@ -66,6 +66,8 @@ def vgg(widths: Sequence[int], classes: int = 100) -> int:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("resnet8", residual_network(1, 16, (16, 32, 64))),
+        ("resnet14", residual_network(2, 16, (16, 32, 64))),
         ("resnet20", residual_network(3, 16, (16, 32, 64))),
         ("resnet32", residual_network(5, 16, (16, 32, 64))),
         ("resnet56", residual_network(9, 16, (16, 32, 64))),

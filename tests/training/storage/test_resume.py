@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from training.config import Config
-from training.storage.resume import load_state, save_state
+from training.data.identity import Identity, Part
+from training.storage.resume import load_state, refuse_other_data, save_state
 
 SAVED: dict[str, Any] = {"method": "kd", "teacher_checkpoint": Path("teacher.pt"), "epochs": 3}
 
@@ -54,3 +55,33 @@ def test_a_cache_may_be_moved(tmp_path: Path) -> None:
     cached = {**SAVED, "teacher_cache": Path("cache")}
     save_state(tmp_path, {"config": Config(**cached).as_dict(), "epoch": 2})  # type: ignore[typeddict-item]
     assert load_state(tmp_path, Config(**{**cached, "teacher_cache": Path("moved")})) is not None
+
+
+CLASSES = ("ant", "bee")
+DATA = Identity(CLASSES, {"train": Part(18, "aa"), "test": Part(9, "bb")})
+
+
+def test_a_run_goes_on_with_the_data_that_it_had_wherever_it_is_now(folder: Path) -> None:
+    refuse_other_data(folder, {"data": DATA.as_dict()}, DATA)  # type: ignore[typeddict-item]
+    moved = {"method": "ce", "dataset": "folder:/there"}
+    save_state(folder, {"config": Config(**moved, epochs=3).as_dict(), "epoch": 2})  # type: ignore[typeddict-item]
+    assert load_state(folder, Config(method="ce", epochs=3, dataset="folder:here/")) is not None
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (Identity(CLASSES, {**DATA.parts, "train": Part(19, "ab")}), "train 18 samples sha256:aa then and 19 samples"),
+        (Identity(CLASSES, {**DATA.parts, "test": Part(9, "ab")}), "test 9 samples sha256:bb then and 9 samples sha256:ab"),
+        (Identity(("ant", "cat"), DATA.parts), "2 classes instead of 2, without bee and with cat"),
+        (Identity(("bee", "ant"), DATA.parts), "classes in another order: class 0 was 'ant' and is 'bee'"),
+    ],
+)
+def test_a_run_with_other_data_is_refused_by_name(now: Identity, told: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"had other data: {told}"):
+        refuse_other_data(folder, {"data": DATA.as_dict()}, now)  # type: ignore[typeddict-item]
+
+
+def test_a_save_that_does_not_tell_its_data_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="does not tell its data"):
+        refuse_other_data(folder, {}, DATA)  # type: ignore[typeddict-item]

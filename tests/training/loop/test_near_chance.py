@@ -1,0 +1,31 @@
+"""When a teacher is said to be near chance: by its accuracy and the number of pictures it was measured on."""
+
+import pytest
+
+from training.loop.teacher import near_chance
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "pictures", "classes"),
+    [
+        (20.0, 500, 5),
+        (0.0, 500, 5),
+        (50.0, 10_000, 2),
+        (1.0, 10_000, 100),
+        # Of a random order about one class is in its place, and of a few orders four.
+        (4.0, 10_000, 100),
+        (0.1, 50_000, 1000),
+        # Of ten pictures, four of five classes say nothing.
+        (40.0, 10, 5),
+    ],
+)
+def test_what_cannot_be_told_from_chance_is_near_it(accuracy: float, pictures: int, classes: int) -> None:
+    assert near_chance(accuracy, pictures, classes)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "pictures", "classes"),
+    [(40.0, 500, 5), (60.0, 10_000, 2), (12.0, 10_000, 100), (10.0, 50_000, 1000), (90.0, 10, 5), (100.0, 20, 2)],
+)
+def test_a_weak_teacher_is_not_near_chance(accuracy: float, pictures: int, classes: int) -> None:
+    assert not near_chance(accuracy, pictures, classes)
