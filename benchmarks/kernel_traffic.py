@@ -36,7 +36,7 @@ def training_step(samples: int, classes: int, logit_bytes: int, parts: int, *, c
         parts: how many float16 numbers an operand of a product is made of, 1 or 2.
         centred: whether vectors are centred, for correlations.
     """
-    plan = planning.plan(samples, classes, parts, TARGET)
+    plan = planning.plan(samples, classes, parts, TARGET, centred=centred)
     sides = _sides(plan, samples)
     kept = [side for side in sides if side.kept]
     works = [

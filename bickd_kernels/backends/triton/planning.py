@@ -167,13 +167,16 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def tile_of_logits(samples: int, classes: int, target: Target) -> LogitTile:
+def tile_of_logits(samples: int, classes: int, target: Target, centred: bool) -> LogitTile:
     """A tile of a whole row of logits, or of long parts of it. Within a warp nothing waits for a sum over the row.
 
     A warp takes as many rows as leave each thread four logits. Of many samples with few classes each program takes several
     warps: it counts their positives among all.
     """
     block = min(triton.next_power_of_2(classes), 2048)
+    if centred and block >= 1024:
+        # With one long row a warp or two, ptxas spills.
+        return LogitTile(2, block, target.warps(256))
     rows = max(1, min(4, 512 // block)) if samples > 1024 else 1
     warps = target.warps(32 * max(rows, block // 512))
     return LogitTile(max(rows, 4 * target.warp_size // block), block, warps)
@@ -206,12 +209,12 @@ def tile_of_products(samples: int, classes: int, parts: int, target: Target) -> 
     return 128 if programs >= MANY_PROGRAMS and registers_suffice else 64
 
 
-def plan(samples: int, classes: int, parts: int, target: Target) -> Plan:
-    """Launch parameters for a batch."""
+def plan(samples: int, classes: int, parts: int, target: Target, *, centred: bool = False) -> Plan:
+    """Launch parameters for a batch, whose vectors are centred or not."""
     tile = tile_of_products(samples, classes, parts, target)
     padded_samples, padded_classes = round_up(samples, tile), round_up(classes, tile)
     resident = min(triton.next_power_of_2(padded_samples), RESIDENT_SAMPLES)
-    row = tile_of_logits(samples, classes, target)
+    row = tile_of_logits(samples, classes, target, centred)
     tiles = max(count for count in (padded_samples // tile, padded_classes // tile, 1) if count <= MAX_TILES)
     return Plan(
         parts=parts,

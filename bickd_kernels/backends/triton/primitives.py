@@ -59,7 +59,7 @@ def mean_of(total, count):
     """``total / count`` with one step of refinement: a vector of ones has a mean of exactly 1, and vanishes when centred."""
     inverse = 1.0 / tl.maximum(count, 1.0)
     mean = total * inverse
-    return tl.fma(tl.fma(-mean, count, total), inverse, mean)
+    return mean + tl.fma(-mean, count, total) * inverse
 
 
 @triton.jit

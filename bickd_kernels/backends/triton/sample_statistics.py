@@ -245,6 +245,7 @@ def sample_statistics(
         if SMOOTHED or CENTRED:
             doubtful |= (x == minus_infinity) & inside
         present = column < classes
+        count_of_tile = tl.minimum(classes - start, CLASSES).to(tl.float32)
         if tl.max(tl.max(doubtful.to(tl.int32), axis=1), axis=0) > 0:
             present = ~absent_classes(
                 logits,
@@ -258,6 +259,8 @@ def sample_statistics(
             )
             x = tl.where(present[None, :], x, minus_infinity)
             y = tl.where(present[None, :], y, minus_infinity)
+            if SMOOTHED or CENTRED:
+                count_of_tile = tl.sum(present.to(tl.float32), axis=0)
         if SMOOTHED:
             gap = tl.where(present[None, :], finite_or_zero(ce_max)[:, None] - x, 0.0)
             uniform_gap += count * growth + tl.sum(gap, axis=1)
@@ -269,9 +272,6 @@ def sample_statistics(
 
         p = tl.exp2(x_shifted * scale)
         q = tl.exp2(y_shifted * scale)
-        count_of_tile = 0.0
-        if SMOOTHED or CENTRED:
-            count_of_tile = tl.sum(present.to(tl.float32), axis=0)
         x_squares = squares_of_row(
             p, x_squares, x_sum, count, x_max, new_x_max, scale, present[None, :], count_of_tile, CENTRED=CENTRED
         )

@@ -184,7 +184,11 @@ class _Stages:
         self.configuration = configuration
         terms, wanted = configuration.terms, configuration.wanted
         self.plan: Plan = planning.plan(
-            configuration.samples, configuration.classes, configuration.parts, configuration.target
+            configuration.samples,
+            configuration.classes,
+            configuration.parts,
+            configuration.target,
+            centred=configuration.centred,
         )
         self.class_panels: list[Panel] = []
         self.sample_panels: list[Panel] = []
@@ -269,10 +273,6 @@ class _Stages:
 
     def _sample_statistics(self) -> Launch:
         configuration, tile = self.configuration, self.plan.sample_logits
-        # Centring, and reading rows that are not aligned one logit at a time, take more registers than a thread has.
-        warps = tile.warps * 2 if self._logits["VECTOR"] == 1 else tile.warps
-        if configuration.centred:
-            warps = max(warps, min(8, tile.classes // 128))
         return Launch(
             sample_statistics,
             [round_up(self.plan.padded_samples, tile.samples) // tile.samples],
@@ -292,7 +292,8 @@ class _Stages:
                 "CLASSES": tile.classes,
                 "TARGETS": 256,
             },
-            {"num_warps": warps},
+            # Rows that are not aligned are read one logit at a time, which takes more registers than a thread has.
+            {"num_warps": tile.warps * (2 if self._logits["VECTOR"] == 1 else 1)},
         )
 
     def _class_statistics(self) -> Launch:
