@@ -133,13 +133,37 @@ def counted(provider: str, samples: int, classes: int, dtype: str) -> list[Opera
     return count(definition, *make_inputs(samples, classes, DTYPES[dtype], device))
 
 
+def panels_together(launches: Iterable[Timed]) -> list[tuple[int, Timed]]:
+    """The launches with how many each stands for: those of a kernel behind its first one in a step are those of panels."""
+    rows: dict[tuple[int, int, str, str, bool], tuple[int, Timed]] = {}
+    for one in launches:
+        first = (one.samples, one.classes, one.dtype, one.kernel, False)
+        key = (*first[:4], first in rows)
+        number, total = rows[key] if key in rows else (0, None)
+        rows[key] = (number + 1, one if total is None else _sum(total, one))
+    return list(rows.values())
+
+
+def _sum(total: Timed, one: Timed) -> Timed:
+    """Two launches of a kernel as one."""
+    return total._replace(
+        programs=total.programs + one.programs,
+        seconds=tuple(a + b for a, b in zip(total.seconds, one.seconds, strict=True)),
+        instructions=total.instructions + one.instructions,
+        read=total.read + one.read,
+        ideally_read=total.ideally_read + one.ideally_read,
+        written=total.written + one.written,
+        ideally_written=total.ideally_written + one.ideally_written,
+    )
+
+
 def launches_table(launches: Iterable[Timed]) -> Iterator[str]:
-    """The lines of a table with a row for each launch, in Markdown."""
+    """The lines of a table with a row for each launch, or for those of all panels, in Markdown."""
     times = [f"{device.name}, us" for device in DEVICES]
     counts = ["1000 warp instructions", "sectors read", "ideal", "sectors written", "ideal"]
-    yield from _heading(["B, C", "logits", "launch"], ["programs", *times, *counts])
-    for one in launches:
-        cells = [f"{one.samples}, {one.classes}", one.dtype, one.kernel, str(one.programs)]
+    yield from _heading(["B, C", "logits", "launch"], ["launches", "programs", *times, *counts])
+    for number, one in panels_together(launches):
+        cells = [f"{one.samples}, {one.classes}", one.dtype, one.kernel, str(number), str(one.programs)]
         cells += [f"{1e6 * seconds:.3g}" if seconds < 1e-3 else f"{1e6 * seconds:.0f}" for seconds in one.seconds]
         sectors = (one.read, one.ideally_read, one.written, one.ideally_written)
         yield _row([*cells, f"{one.instructions / 1e3:.0f}", *map(str, sectors)])

@@ -37,9 +37,21 @@ def cells_in(text: str) -> list[list[str]]:
 
 def test_a_row_has_the_times_of_a_launch_and_what_it_does() -> None:
     heading, _, first, second = cells_in("\n".join(launches_table(LAUNCHES)))
-    assert heading[:6] == ["B, C", "logits", "launch", "programs", *(f"{device.name}, us" for device in DEVICES)]
-    assert first == ["2, 3", "float32", "first", "4", "4", "1.23", "12", "100", "80", "30", "20"]
-    assert second[4:6] == ["2500", "20"]
+    times = [f"{device.name}, us" for device in DEVICES]
+    assert heading[:7] == ["B, C", "logits", "launch", "launches", "programs", *times]
+    assert first == ["2, 3", "float32", "first", "1", "4", "4", "1.23", "12", "100", "80", "30", "20"]
+    assert second[5:7] == ["2500", "20"]
+
+
+def test_the_launches_of_panels_are_one_row() -> None:
+    panel = LAUNCHES[0]._replace(programs=10)
+    _, _, *rows = cells_in("\n".join(launches_table([*LAUNCHES, panel, panel, LAUNCHES[1]])))
+    assert [row[2:6] for row in rows] == [
+        ["first", "1", "4", "4"],
+        ["second", "1", "1", "2500"],
+        ["first", "2", "20", "8"],
+        ["second", "1", "1", "2500"],
+    ]
 
 
 def test_a_step_is_the_sum_of_its_launches(monkeypatch: pytest.MonkeyPatch) -> None:
