@@ -8,6 +8,7 @@ no measurement. The second has launches and bytes of the same step by other ways
 """
 
 import argparse
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,13 +136,11 @@ def counted(provider: str, samples: int, classes: int, dtype: str) -> list[Opera
 
 def panels_together(launches: Iterable[Timed]) -> list[tuple[int, Timed]]:
     """The launches with how many each stands for: those of a kernel behind its first one in a step are those of panels."""
-    rows: dict[tuple[int, int, str, str, bool], tuple[int, Timed]] = {}
+    rows: dict[tuple[int, int, str, str, bool], list[Timed]] = {}
     for one in launches:
         first = (one.samples, one.classes, one.dtype, one.kernel, False)
-        key = (*first[:4], first in rows)
-        number, total = rows[key] if key in rows else (0, None)
-        rows[key] = (number + 1, one if total is None else _sum(total, one))
-    return list(rows.values())
+        rows.setdefault((*first[:4], first in rows), []).append(one)
+    return [(len(alike), functools.reduce(_sum, alike)) for alike in rows.values()]
 
 
 def _sum(total: Timed, one: Timed) -> Timed:
