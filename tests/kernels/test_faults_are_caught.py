@@ -45,8 +45,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plantin
 
 
 def few_logits(*_: object) -> LogitTile:
-    """Rows in several tiles, so that sums have to be rescaled."""
-    return LogitTile(4, 32, warps=4)
+    """Rows in several tiles, so that sums have to be rescaled, and a last program that is not full."""
+    return LogitTile(8, 32, warps=4)
 
 
 def check(backend: ModuleType) -> None:
@@ -87,9 +87,13 @@ def test_a_copy_without_a_fault_passes(planted: Planting) -> None:
         ),
     ],
 )
-def test_a_fault_of_memory_stops_the_launch(planted: Planting, file: str, right: str, wrong: str, kind: str) -> None:
+def test_a_fault_of_memory_stops_the_launch(
+    planted: Planting, file: str, right: str, wrong: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = planted(file, right, wrong)
+    monkeypatch.setattr(backend.stages.planning, "tile_of_logits", few_logits)
     with pytest.raises(KernelFault) as caught:
-        check(planted(file, right, wrong))
+        check(backend)
     assert caught.value.fault.kind == kind
 
 

@@ -60,7 +60,7 @@ def test_the_second_call_launches_the_same_without_a_search(recorder: Recorder) 
     inputs = make_inputs(20, 30, dtype=torch.bfloat16)
     step(inputs)
     first = [as_numbers(launch) for launch in recorder.launches]
-    assert (recorder.searches, len(first)) == (5, 5)
+    assert (recorder.searches, len(first)) == (6, 6)
     recorder.clear()
     step(inputs)
     assert recorder.searches == 0
@@ -108,7 +108,7 @@ def test_unaligned_tensors_are_launched_by_triton_each_time(recorder: Recorder) 
     for _ in range(2):
         recorder.clear()
         step(shifted)
-        assert recorder.searches == len(recorder.launches) == 5
+        assert recorder.searches == len(recorder.launches) == 6
     recorder.clear()
     step(inputs)
     assert recorder.searches == 0
@@ -120,7 +120,7 @@ def test_amd_launches_are_by_triton(recorder: Recorder, monkeypatch: pytest.Monk
     for _ in range(2):
         recorder.clear()
         step(inputs)
-        assert recorder.searches == 5
+        assert recorder.searches == 6
 
 
 def test_whoever_replaced_what_launches_sees_every_launch(recorder: Recorder) -> None:
@@ -134,11 +134,11 @@ def test_whoever_replaced_what_launches_sees_every_launch(recorder: Recorder) ->
     with mock.patch.object(JITFunction, "run", run):
         for _ in range(2):
             step(inputs)
-    assert len(seen) == 10
+    assert len(seen) == 12
     recorder.clear()
     step(inputs)
     assert recorder.searches == 0
-    assert len(recorder.launches) == 5
+    assert len(recorder.launches) == 6
 
 
 def test_hooks_of_profilers_see_every_launch(recorder: Recorder) -> None:
@@ -155,5 +155,12 @@ def test_hooks_of_profilers_see_every_launch(recorder: Recorder) -> None:
     finally:
         knobs.runtime.launch_enter_hook.remove(hook)
     names = [launch[LAUNCH_METADATA].get()["name"] for launch in recorder.launches]
-    assert names == ["sample_statistics", "class_statistics", "similarity_tiles", "slope_tiles", "logit_gradient"]
+    assert names == [
+        "sample_statistics",
+        "class_statistics",
+        "similarity_tiles",
+        "derivative_tiles",
+        "slope_tiles",
+        "logit_gradient",
+    ]
     assert all(launch[ENTER_HOOK] is not None for launch in recorder.launches)

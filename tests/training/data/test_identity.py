@@ -132,6 +132,6 @@ def test_an_identity_survives_being_plain_values() -> None:
 
 def test_data_sets_in_memory_have_names_and_contents_too() -> None:
     identity = load_splits("digits100", Path()).identity
-    assert (identity.class_names[:2], identity.class_names[-1]) == (("0, 0", "0, 1"), "9, 9")
+    assert (identity.class_names[:2], identity.class_names[-1]) == (("0+0", "0+1"), "9+9")
     assert identity == load_splits("digits100", Path(), held_out=0).identity
     assert identity.parts["originals"].samples == 1797
