@@ -175,8 +175,8 @@ def tile_of_logits(samples: int, classes: int, target: Target, centred: bool) ->
     """
     block = min(triton.next_power_of_2(classes), 2048)
     if centred and block >= 1024:
-        # With one long row a warp or two, ptxas spills.
-        return LogitTile(2, block, target.warps(256))
+        # With one long row in a program, ptxas spills.
+        return LogitTile(2, block, target.warps(block // 8))
     rows = max(1, min(4, 512 // block)) if samples > 1024 else 1
     warps = target.warps(32 * max(rows, block // 512))
     return LogitTile(max(rows, 4 * target.warp_size // block), block, warps)
