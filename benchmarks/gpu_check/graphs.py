@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_check.steps import captured
 from benchmarks.gpu_check.task import Task
 from bickd_kernels import bickd_loss
 from bickd_kernels.accuracy import Case, evaluate, make_batch
@@ -35,18 +36,14 @@ def check_graph(case: Case) -> dict[str, Any]:
     assert target is not None
     student.requires_grad_()
 
-    def step() -> tuple[Tensor, Tensor]:
-        loss = bickd_loss(student, teacher, target, backend="triton")
-        return loss, torch.autograd.grad(loss, student)[0]
+    results: list[tuple[Tensor, Tensor]] = []
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss, gradient = step()
+    def step() -> None:
+        loss = bickd_loss(student, teacher, target, backend="triton")
+        results.append((loss, torch.autograd.grad(loss, student)[0]))
+
+    graph = captured(step, 1)
+    loss, gradient = results[-1]
     student.data.copy_(student.data.flip(0))
     graph.replay()
     true_loss, true_gradient = evaluate(case, batch, "triton")
