@@ -25,7 +25,6 @@ class Device:
 
     Attributes:
         name: as tables have it.
-        cuda_names: what ``torch.cuda.get_device_name`` calls it.
         clock: clocks a second at most, which a GPU without other load has.
         bandwidth: bytes a second of its memory.
         memory_latency, second_cache_latency: clocks until a load is answered.
@@ -36,7 +35,6 @@ class Device:
     """
 
     name: str
-    cuda_names: tuple[str, ...]
     clock: float
     bandwidth: float
     memory_latency: int
@@ -51,7 +49,6 @@ DEVICES = (
     # NVIDIA A100 datasheet, column "80GB SXM": 2,039 GB/s; A100 whitepaper: 108 multiprocessors, 40 MB, 1410 MHz.
     Device(
         name="A100",
-        cuda_names=("NVIDIA A100-SXM4-80GB",),
         clock=1.41e9,
         bandwidth=2.039e12,
         memory_latency=466,
@@ -65,7 +62,6 @@ DEVICES = (
     # An H100 SXM differs in its memory, 3.35 TB/s. 479 clocks to it at 1755 MHz are 540 at 1980.
     Device(
         name="H200",
-        cuda_names=("NVIDIA H200", "NVIDIA H100 80GB HBM3"),
         clock=1.98e9,
         bandwidth=4.8e12,
         memory_latency=540,
@@ -76,8 +72,3 @@ DEVICES = (
         rates=HOPPER,
     ),
 )
-
-
-def known_device(cuda_name: str) -> Device | None:
-    """The GPU that ``torch.cuda.get_device_name`` calls this; another memory, form or partition of it is another GPU."""
-    return next((device for device in DEVICES if cuda_name in device.cuda_names), None)

@@ -8,7 +8,7 @@ from benchmarks import occupancy
 from benchmarks.clock_model import model as module
 from benchmarks.clock_model.launches import Launch
 from benchmarks.clock_model.model import LAUNCH_SECONDS, evenly, model, sample_of
-from benchmarks.devices import DEVICES, known_device
+from benchmarks.devices import DEVICES
 
 H200 = DEVICES[-1]
 
@@ -73,9 +73,3 @@ def test_counts_are_those_of_all_programs() -> None:
     (modelled,) = model(launch_of("ld.global.b32 %r2, [%rd8]; st.global.b32 [%rd9], %r2;", 1000), [H200], 3)
     assert modelled.counts[1:] == (16_000, 16_000, 16_000, 16_000, 32_000)
     assert (modelled.programs, modelled.resident) == (1000, 16)
-
-
-def test_a_gpu_is_known_by_its_whole_name() -> None:
-    assert known_device("NVIDIA H200") == H200
-    for name in ("NVIDIA H100 PCIe", "NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", ""):
-        assert known_device(name) is None
