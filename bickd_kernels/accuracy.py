@@ -150,6 +150,7 @@ def compare(case: Case, backend: str, actual: tuple[Tensor, Tensor], true: tuple
 
 
 def _tolerances(case: Case, backend: str) -> tuple[float, float]:
+    # The rule as it is documented, not ``planning.parts_of`` itself: that needs Triton, and may be what is wrong.
     contrast_temperature = case.options.get("contrast_temperature", 0.2)
     temperature = case.options.get("temperature" if case.loss == "bilateral_loss" else "bilateral_temperature", 2.0)
     # Correlations spread wider than cosines, and are sharper at the same temperature.
