@@ -20,10 +20,10 @@ GROUPS = {
     "data": ("dataset", "data", "image_column", "label_column", "train_per_class", "held_out", "image_size"),
     "student and teacher": (
         "student", "student_checkpoint", "new_classifier", "teacher", "teacher_checkpoint", "teacher_epochs",
-        "teacher_cache", "teacher_cache_views",
+        "teacher_cache",
     ),
     "method": ("method", "methods", "settings", "logit_standardization"),
-    "augmentation": ("augmentation", "auto_augment", "random_erasing", "mixup", "cutmix"),
+    "augmentation": ("augmentation", "auto_augment", "random_erasing", "views", "mixup", "cutmix"),
     "recipe": (
         "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "decay_norms_and_biases",
         "clip_norm", "schedule", "milestones", "warmup_epochs", "warmup_steps", "label_smoothing", "ema_decay",
@@ -35,22 +35,27 @@ GROUPS = {
 """The groups of options in ``--help``, in the order in which one needs them."""
 
 PLACES = frozenset({"data", "student_checkpoint", "teacher_checkpoint", "teacher_cache", "output"})
-"""Settings that say where something is. Of checkpoints and a cache it matters whether there is one: epochs repeat the cached
-views, and a teacher without a checkpoint is a published one."""
+"""Settings that say where something is. Of checkpoints it matters whether there is one: a teacher without one is a published
+one."""
 
 CONDUCT = frozenset({"resume", "strict_data", "checkpoint_minutes", "evaluate", "split"})
 """Settings that say what happens when a run begins, stops or meets a broken image; a run that ends comes to the same."""
 
-SPEED = frozenset({"device", "workers"})
+SPEED = frozenset({"device", "workers", "teacher_cache"})
 """Settings that the time of a step depends on, and the result in nothing but rounding."""
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of ``Config.as_dict``, what the trained weights depend on beside the data; of a place, whether it is given."""
+    return {name: value for name, value in decisive_for_time(settings).items() if name not in SPEED}
+
+
+def decisive_for_time(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with what the time of a step depends on as well."""
     return {
         name: value is not None if name in PLACES else value
         for name, value in {**settings, "dataset": without_path(settings["dataset"])}.items()
-        if name not in CONDUCT | SPEED
+        if name not in CONDUCT
     }
 
 
@@ -71,6 +76,7 @@ class Recipe:
         augmentation: none, cifar (padding, crop, flip) or imagenet (resized crop, flip); without it the data set's own.
         auto_augment: randaugment or trivialaugment on top, in the version of torchvision.
         random_erasing: probability that a training image loses a random rectangle.
+        views: augmented versions of each training image, which epochs repeat in turn; new ones every epoch without it.
         mixup: alpha of mixup, 0 for none; student and teacher see the same mixed images.
         cutmix: alpha of CutMix, 0 for none; with mixup as well, one of them for each sample.
         student: name of the model that is trained: one of this suite, of torchvision.models, or timm:NAME.
@@ -109,6 +115,7 @@ class Recipe:
     augmentation: str | None = None
     auto_augment: str | None = None
     random_erasing: float = 0.0
+    views: int | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
     student: str = "cnn_small"
@@ -179,8 +186,9 @@ class Recipe:
             check_count("train_per_class", self.train_per_class)
         if self.held_out is not None and not 0 <= self.held_out < 1:
             raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
-        if self.image_size is not None:
-            check_count("image_size", self.image_size)
+        for name in ("image_size", "views"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
 
     def _check_optimization(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -234,8 +242,7 @@ class Config(Recipe):
         new_classifier: leave the student's classifier untrained where that of student_checkpoint is of another size.
         teacher: name of the teacher's model; with imagenet and no checkpoint, torchvision's published weights.
         teacher_checkpoint: checkpoint.pt of a run, or weights of the model that teacher names, .safetensors too.
-        teacher_cache: folder in which the teacher's logits are kept, for methods that need no more of it.
-        teacher_cache_views: augmentations that are kept; with a cache, epochs repeat them in turn.
+        teacher_cache: folder that keeps the teacher's logits for every one of the views, for methods that need only logits.
         strict_data: stop at an image that cannot be read, instead of leaving it out and counting it.
         checkpoint_minutes: time between saves within an epoch; every epoch is saved besides. 0 saves every step.
         seed: from 0 to 2^32 - 1, of the weights, the order of the samples and their augmentation.
@@ -256,7 +263,6 @@ class Config(Recipe):
     teacher: str | None = None
     teacher_checkpoint: Path | None = None
     teacher_cache: Path | None = None
-    teacher_cache_views: int = 1
     strict_data: bool = False
     checkpoint_minutes: float = 10.0
     seed: int = 0
@@ -278,7 +284,6 @@ class Config(Recipe):
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.new_classifier and self.student_checkpoint is None:
             raise ValueError("new_classifier must be left out without student_checkpoint, whose classifier it leaves out")
-        check_count("teacher_cache_views", self.teacher_cache_views)
         if not 0 <= self.checkpoint_minutes < math.inf:
             raise ValueError(f"checkpoint_minutes must be finite and not negative, got {self.checkpoint_minutes}")
         if not 0 <= self.seed < 2**32:
@@ -297,6 +302,8 @@ class Config(Recipe):
             raise ValueError(
                 f"teacher_cache must be left out for method {self.method!r}, which needs more of the teacher than its logits"
             )
+        if self.teacher_cache is not None and self.views is None:
+            raise ValueError("views must be given with a teacher_cache, which keeps the logits of each of them, got None")
 
     def _check_mixing(self) -> None:
         if not self.mixing:

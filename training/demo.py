@@ -90,8 +90,8 @@ def plot_similarities(output: Path, teacher: checkpoint.Trained, seed: int) -> N
 def logits_of(model: nn.Module, splits: Splits, config: Config) -> Tensor:
     """Logits ``(N, C)`` of the test split."""
     network = Network(model, splits.classes)
-    parts = predictions(network, splits.test, config, torch.device("cpu"), Processes())
-    return torch.cat([logits for logits, _ in parts])
+    parts = predictions([network], splits.test, config, torch.device("cpu"), Processes())
+    return torch.cat([logits for (logits,), _ in parts])
 
 
 if __name__ == "__main__":

@@ -1,43 +1,22 @@
-"""What a checkpoint comes to on a split: accuracies and calibration."""
+"""Measuring a checkpoint on a split, and saying what it reaches."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from rich.console import Console
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from training.config import Config
 from training.data import Split, Splits, without_path
 from training.loop import distributed
-from training.loop.distributed import Processes
-from training.loop.evaluation import OnBroken, UnreadableImageError, network_on, predictions
+from training.loop.evaluation import Quality, measure, network_on
 from training.loop.trial import try_network
 from training.messages import say
-from training.models import Network
 from training.progress import RunProgress
 from training.run import load_data
 from training.storage import checkpoint
 
-BINS = 15
-"""Of the calibration error."""
 
-
-class Measured(NamedTuple):
-    """What a model comes to on a split, in percent; ``pictures`` are those that could be read.
-
-    ``calibration_error`` is the expected calibration error: by 15 equal bins of the largest probability, the mean difference
-    between that probability and the accuracy.
-    """
-
-    top1: float
-    top5: float
-    calibration_error: float
-    pictures: int
-
-
-def evaluate(config: Config, file: Path, console: Console) -> Measured:
+def evaluate(config: Config, file: Path, console: Console) -> Quality:
     """Measures the model in ``file`` on the split that ``config`` names, and prints what it comes to.
 
     Raises:
@@ -57,34 +36,6 @@ def evaluate(config: Config, file: Path, console: Console) -> Measured:
     if processes.first:
         _tell(measured, trained, config, console)
     return measured
-
-
-def measure(
-    network: Network, split: Split, config: Config, device: torch.device, processes: Processes, on_broken: OnBroken
-) -> Measured:
-    """What a network comes to on a split, of which every process takes a part.
-
-    Raises:
-        UnreadableImageError: none of its pictures could be read, or one with ``strict_data``.
-    """
-    classes = network.classes
-    metrics = MetricCollection(
-        {
-            "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
-            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False),
-            "error": MulticlassCalibrationError(classes, n_bins=BINS, validate_args=False),
-        },
-        compute_groups=False,
-    ).to(device)
-    count = 0
-    for logits, labels in predictions(network, split, config, device, processes, on_broken):
-        metrics.update(logits.softmax(dim=1), labels)
-        count += len(labels)
-    pictures = sum(distributed.gather(count))
-    if not pictures:
-        raise UnreadableImageError(f"none of the {len(split)} images of {config.split} could be read")
-    percent = {name: 100 * value.item() for name, value in metrics.compute().items()}
-    return Measured(percent["top1"], percent["top5"], percent["error"], pictures)
 
 
 def origin_of(file: str | None, dataset: str | None) -> dict[str, Any]:
@@ -112,7 +63,7 @@ def _load(config: Config, splits: Splits, file: Path) -> checkpoint.Trained:
     return trained
 
 
-def _tell(measured: Measured, trained: checkpoint.Trained, config: Config, console: Console) -> None:
+def _tell(measured: Quality, trained: checkpoint.Trained, config: Config, console: Console) -> None:
     kind = f", {trained.kind}" if trained.kind else ""
     for note in trained.notes:
         say(console, f"left out: {note}")

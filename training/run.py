@@ -16,7 +16,7 @@ from training.data.loader import refuse_small_memory, worker_failures
 from training.loop import distributed, random_state
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer, build
-from training.loop.evaluation import BATCH, network_on
+from training.loop.evaluation import BATCH, OnBroken, Quality, measure, network_on
 from training.loop.interruption import Interruption
 from training.loop.teacher import Teacher, load_teacher
 from training.loop.trial import try_on_splits
@@ -163,8 +163,9 @@ def _train(
                 trainer.train()
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(f"{error}; last good checkpoint: {_last_good(config)}") from error
+    quality = _quality(trainer, progress.on_broken)
     if processes.first:
-        finish(config, splits, trainer, console)
+        finish(config, splits, trainer, quality, console)
     distributed.wait()
     return trainer.records
 
@@ -231,7 +232,15 @@ def set_up_method(config: Config, splits: Splits, student: Network, teacher: Tea
     return method
 
 
-def finish(config: Config, splits: Splits, trainer: Trainer, console: Console) -> None:
+def _quality(trainer: Trainer, on_broken: OnBroken) -> Quality:
+    """What the trained network reaches on the test split."""
+    teacher = None if trainer.teacher is None else trainer.teacher.network
+    return measure(
+        trainer.network, trainer.splits.test, trainer.config, trainer.device, trainer.processes, on_broken, teacher
+    )  # fmt: skip
+
+
+def finish(config: Config, splits: Splits, trainer: Trainer, quality: Quality, console: Console) -> None:
     """Writes the trained student, the curves and the result, prints the summary, and removes the states."""
     records, last = trainer.records, trainer.records[-1]
     average = trainer.network is not trainer.learner.student
@@ -241,12 +250,15 @@ def finish(config: Config, splits: Splits, trainer: Trainer, console: Console) -
     )
     report.plot_run(records, config.output / run_folder.CURVES, title(config))
     console.print(report.summary(records, title(config)))
-    run_folder.write_result(config.output, result(config, trainer))
+    run_folder.write_result(config.output, result(config, trainer, quality))
     remove_states(config.output)
 
 
-def result(config: Config, trainer: Trainer) -> dict[str, Any]:
-    """What ``compare`` reads: accuracies in percent, times in seconds."""
+def result(config: Config, trainer: Trainer, quality: Quality) -> dict[str, Any]:
+    """What ``compare`` reads: accuracies, calibration error and agreement in percent, times in seconds.
+
+    All but ``best_test_accuracy`` are of the last epoch; ``train_accuracy`` is the mean over its steps, of augmented images.
+    """
     records, last = trainer.records, trainer.records[-1]
     best = best_epoch(records)
     return {
@@ -255,7 +267,11 @@ def result(config: Config, trainer: Trainer) -> dict[str, Any]:
         "dataset": config.dataset,
         "seed": config.seed,
         "epochs": config.epochs,
+        "train_accuracy": last.train_accuracy,
         "test_accuracy": last.test_accuracy,
+        "test_top5_accuracy": quality.top5,
+        "calibration_error": quality.calibration_error,
+        "teacher_agreement": quality.agreement,
         "validation_accuracy": last.validation_accuracy,
         "best_epoch": best.epoch,
         "best_test_accuracy": best.test_accuracy,

@@ -80,7 +80,9 @@ def test_a_teacher_and_its_cache_serve_the_same_data_by_another_path(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "link").symlink_to(folder)
-    under = ["--method", "kd", "--teacher-checkpoint", "~/teacher/checkpoint.pt", "--teacher-cache", "~/cache"]
+    under = [
+        "--method", "kd", "--teacher-checkpoint", "~/teacher/checkpoint.pt", "--views", "1", "--teacher-cache", "~/cache"
+    ]  # fmt: skip
     for number, path in enumerate((folder, f"{folder}/", "data", "./link", "~/data")):
         assert main(arguments(path, tmp_path / f"run-{number}", *under)) == 0, capsys.readouterr().err
     as_imagenet = [*arguments(folder, tmp_path / "imagenet", *under), "--dataset", "imagenet", "--data", "~/data"]
@@ -101,7 +103,7 @@ def test_a_teacher_of_other_classes_is_refused_by_their_names(
 def test_the_home_folder_is_known_in_every_path_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     paths = {"data": "~/d", "teacher_checkpoint": "~/t.pt", "teacher_cache": "~/c", "output": "~/o"}
-    config = Config(method="kd", **{name: Path(path) for name, path in paths.items()})
+    config = Config(method="kd", views=1, **{name: Path(path) for name, path in paths.items()})
     told = {name: str(getattr(config, name)) for name in paths}
     assert told == {name: path.replace("~", str(tmp_path)) for name, path in paths.items()}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"method": "ce", "output": "~/run", "epochs": 1}))

@@ -106,7 +106,7 @@ def test_cached_logits_give_the_run_that_live_ones_give(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under = ["--method", "kd", "--teacher-checkpoint", str(teacher), "--epochs", "2"]
-    cached = [*under, "--teacher-cache", str(tmp_path / "cache")]
+    cached = [*under, "--views", "1", "--teacher-cache", str(tmp_path / "cache")]
     train(tmp_path / "cached", *cached)
     asked: list[int] = []
     run = training.loop.teacher.run
@@ -118,14 +118,17 @@ def test_cached_logits_give_the_run_that_live_ones_give(
     monkeypatch.setattr("training.loop.teacher.run", noted)
     train(tmp_path / "again", *cached)
     assert not asked
-    # A view is an epoch here: the first epoch without a cache sees what the others see in each of theirs.
-    train(tmp_path / "live", *under)
+    train(tmp_path / "live", *under, "--views", "1")
     assert len(asked) == 2 * 3
-    terms = [
-        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])["terms"]
-        for name in ("cached", "again", "live")
-    ]
-    assert terms[0] == terms[1] == terms[2]
+    train(tmp_path / "new views", *under)
+    terms = {
+        name: [json.loads(line)["terms"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("cached", "again", "live", "new views")
+    }
+    assert terms["cached"] == terms["again"] == terms["live"]
+    # Without views a student sees new ones from the second epoch on.
+    assert terms["new views"][0] == terms["live"][0]
+    assert terms["new views"][1] != terms["live"][1]
     states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["state"] for name in ("cached", "again")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -138,6 +141,8 @@ def test_a_cache_of_another_teacher_is_refused(teacher: Path, tmp_path: Path, ca
             str(tmp_path / name / "checkpoint.pt"),
             "--teacher-cache",
             str(tmp_path / "cache"),
+            "--views",
+            "1",
         ]
         assert train(tmp_path / f"under-{name}", "--method", "kd", *arguments) == status
     assert "was made under other conditions: teacher" in capsys.readouterr().err
@@ -203,7 +208,7 @@ def test_two_runs_of_one_seed_end_in_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_the_written_configuration_repeats_the_run_and_the_command_line_overrides_it(tmp_path: Path) -> None:
-    train(tmp_path / "first", "--method", "ce", "--batch_size", "50", "--teacher_cache_views", "1")
+    train(tmp_path / "first", "--method", "ce", "--batch_size", "50", "--warmup_epochs", "0")
     written = tmp_path / "first" / "config.yaml"
     assert main(["--config", str(written), "--output", str(tmp_path / "second"), "--seed", "9"]) == 0
     settings = yaml.safe_load((tmp_path / "second" / "config.yaml").read_text())
@@ -234,6 +239,8 @@ UNDER = ["--teacher-checkpoint", "x.pt"]
         (["--method", "ce", "--logit-standardization"], "logit_standardization must be left out for method 'ce'"),
         (["--method", "ce", "--teacher-cache", "x"], "teacher_cache must be left out for method 'ce'"),
         (["--method", "rkd", "--teacher-checkpoint", "x.pt", "--teacher-cache", "x"], "teacher_cache must be left out"),
+        ([*UNDER, "--teacher-cache", "x"], "views must be given with a teacher_cache"),
+        (["--method", "ce", "--views", "0"], "views must be at least 1, got 0"),
         (["--method", "ce", "--milestones", "[3]"], "milestones must be given for schedule 'step' and for no other"),
         (["--method", "ce", "--schedule", "step"], "milestones must be given for schedule 'step' and for no other"),
         (["--method", "ce", "--schedule", "step", "--milestones", "[3, 2]"], "milestones must be positive and rising"),
@@ -270,7 +277,7 @@ UNDER = ["--teacher-checkpoint", "x.pt"]
             "image_column and label_column must be left out for dataset 'digits100'",
         ),
         (
-            [*UNDER, "--method", "kd", "--mixup", "1", "--teacher-cache", "x"],
+            [*UNDER, "--method", "kd", "--mixup", "1", "--views", "1", "--teacher-cache", "x"],
             "must be 0, got 1.0 and 0.0, with a teacher_cache",
         ),
         ([*UNDER, "--cutmix", "1", "--settings.positives", "label"], "got 0.0 and 1.0, with settings.positives 'label'"),

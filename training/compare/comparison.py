@@ -107,13 +107,18 @@ class Comparison(Recipe):
         recipe = {**self._recipe(), "epochs": epochs, "student": self.teacher}
         return Config(**recipe, method="ce", seed=TEACHER_SEED, output=output)
 
+    def caches_logits(self, variant: Variant) -> bool:
+        """Whether the teacher's logits are computed once for all runs of ``variant`` with one seed."""
+        return variant.needs_teacher and METHODS[variant.method].caches_logits and self.views is not None and not self.mixing
+
     def student_config(
-        self, variant: Variant, drawn: dict[str, float], seed: int, teacher: Path | None, output: Path
-    ) -> Config:
+        self, variant: Variant, drawn: dict[str, float], seed: int, teacher: Path | None, output: Path,
+        teacher_cache: Path | None = None,
+    ) -> Config:  # fmt: skip
         """A run of ``variant`` with settings ``drawn`` under the checkpoint ``teacher``."""
         under: dict[str, Any] = {}
         if variant.needs_teacher:
-            under = {"teacher": self.teacher, "teacher_checkpoint": teacher}
+            under = {"teacher": self.teacher, "teacher_checkpoint": teacher, "teacher_cache": teacher_cache}
         return Config(
             **self._recipe(), **under, method=variant.method, settings={**variant.settings, **drawn},
             logit_standardization=variant.logit_standardization, seed=seed, output=output,

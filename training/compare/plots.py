@@ -35,7 +35,7 @@ def plot_accuracy(results: Results) -> Any:
             height = labels.index(row.variant.label) + offset
             values = [result[LAST] for result in row.finished.values()]
             axes.plot(values, [height] * len(values), "o", color=colour, markerfacecolor="none", markersize=7)
-            found = row.accuracy(LAST)
+            found = row.value(LAST)
             if found is not None:
                 axes.errorbar(found.mean, height, xerr=found.deviation, fmt="D", color=colour, capsize=3, markersize=4)
         axes.plot([], [], "D", color=colour, label=name)

@@ -12,7 +12,7 @@ from training.compare.comparison import Comparison, Variant
 from training.compare.runs import DIVERGED, Outcome, Run, TeacherFile, read_outcome, report_run, trial_run
 from training.report import Spread, spread
 
-LAST, BEST = "test_accuracy", "best_test_accuracy"
+LAST, BEST, VALIDATION = "test_accuracy", "best_test_accuracy", "validation_accuracy"
 
 
 class Row(NamedTuple):
@@ -27,9 +27,11 @@ class Row(NamedTuple):
         """result.json by seed."""
         return {each.run.config.seed: each.result for each in self.outcomes if each.result is not None}
 
-    def accuracy(self, key: str) -> Spread | None:
-        """Test accuracy in percent over the seeds: ``LAST``, of the last epoch, or ``BEST``, of the best on validation."""
-        return spread([result[key] for result in self.finished.values()]) if self.finished else None
+    def value(self, key: str) -> Spread | None:
+        """A figure of result.json over the seeds that have it, such as ``LAST``, the test accuracy of the last epoch, or
+        ``BEST``, that of the best epoch on validation."""
+        values = [result[key] for result in self.finished.values() if result.get(key) is not None]
+        return spread(values) if values else None
 
     def difference(self, reference: "Row") -> Spread | None:
         """Last epoch's test accuracy minus that of ``reference``, in percent, by seed, over the seeds that both have."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from training import exit_status
 from training.compare.comparison import TUNING_SEED, Comparison, Variant
-from training.config import SPEED, Config, decisive
+from training.config import GROUPS, Config, decisive_for_time
 from training.data import load_splits
 from training.storage import files
 from training.storage.records import read_metrics
@@ -140,7 +140,8 @@ def _student(
     title: str,
 ) -> Run:  # fmt: skip
     file = teacher.file if teacher is not None else None
-    config = comparison.student_config(variant, drawn, seed, file, comparison.output)
+    cache = _teacher_cache(comparison, seed, teacher) if teacher is not None and comparison.caches_logits(variant) else None
+    config = comparison.student_config(variant, drawn, seed, file, comparison.output, cache)
     # The literature's values are in the hash too: they may change with a version of this suite.
     beside: dict[str, object] = {
         "all_settings": variant.all_settings(drawn),
@@ -151,15 +152,26 @@ def _student(
 
 
 def _placed(prefix: str, title: str, config: Config, beside: dict[str, object]) -> Run:
-    settings = config.as_dict()
     # Times are among the figures.
     depended_on = {
-        **decisive(settings), **{name: settings[name] for name in SPEED}, **beside,
-        "contents": contents(config.dataset, config.data),
+        **decisive_for_time(config.as_dict()), **beside, "contents": contents(config.dataset, config.data)
     }  # fmt: skip
+    return Run(title, dataclasses.replace(config, output=config.output / f"{prefix}-{_digest(depended_on)}"))
+
+
+def _teacher_cache(comparison: Comparison, seed: int, teacher: TeacherFile) -> Path:
+    """The folder of the teacher's logits that runs of this seed share, of whatever method."""
+    names = (*GROUPS["data"], *GROUPS["augmentation"], "precision")
+    settings = {name: getattr(comparison, name) for name in names if name != "data"}
+    depended_on = {
+        **settings, "teacher_content": teacher.content, "contents": contents(comparison.dataset, comparison.data)
+    }  # fmt: skip
+    return comparison.output / f"teacher-logits-seed{seed}-{_digest(depended_on)}"
+
+
+def _digest(depended_on: dict[str, Any]) -> str:
     text = json.dumps(depended_on, sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return Run(title, dataclasses.replace(config, output=config.output / f"{prefix}-{digest}"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @functools.cache

@@ -7,11 +7,19 @@ from rich.table import Column, Table
 
 from training.compare import tuning
 from training.compare.comparison import TEACHER_SEED, TUNING_SEED, Comparison
-from training.compare.results import BEST, LAST, Results, Row, Trials, cost_reference, find
+from training.compare.results import BEST, LAST, VALIDATION, Results, Row, Trials, cost_reference, find
 from training.compare.runs import DIVERGED, FAILED, FINISHED, LOG
 
 MISSING = "-"
 SETTINGS = "settings"
+STUDENTS = {
+    "training accuracy": "train_accuracy",
+    "test accuracy": LAST,
+    "test top-5 accuracy": "test_top5_accuracy",
+    "agreement with the teacher": "teacher_agreement",
+    "calibration error": "calibration_error",
+}
+"""What is told of the students beside the comparison, by heading; a key of result.json each."""
 
 
 class Cells(NamedTuple):
@@ -37,12 +45,12 @@ def document(results: Results) -> str:
 
 
 def tables(results: Results) -> list[Cells]:
-    """The table of the literature's settings, and that of the tuned ones where there is tuning."""
+    """The tables of the literature's settings, of the tuned ones where there is tuning, and of the students."""
     found = [_cells("Settings of the literature", results.literature, results, {})]
     if results.trials:
         chosen = {trials.variant.label: trials.chosen for trials in results.trials}
         found.append(_cells("Tuned settings", results.tuned, results, {"chosen trial": chosen}))
-    return found
+    return [*found, _students(results)]
 
 
 def terminal(cells: Cells) -> Table:
@@ -65,7 +73,8 @@ def protocol(results: Results) -> list[str]:
         f"{seeds}. A seed decides the initial weights, the order of the samples and their "
         "augmentation, the same for every method. "
         "Figures are mean ± sample standard deviation over the n seeds that are finished; accuracies are of the test split, "
-        "in percent.",
+        "in percent. The training accuracy is that of the last epoch's steps, of augmented images; calibration error "
+        "and agreement are of the test split.",
         "The difference to kd is taken seed by seed, then averaged." if find(results.literature, "kd") else "",
         "The best epoch is that of the highest validation accuracy."
         if results.validated
@@ -119,10 +128,11 @@ def _recipe(comparison: Comparison) -> str:
         f", moving average of the weights with decay {comparison.ema_decay:g}": comparison.ema_decay,
         f", in {comparison.accumulate} parts": comparison.accumulate - 1,
     }
+    repeated = f" Epochs repeat {comparison.views} augmented versions of each image in turn." if comparison.views else ""
     return (
         f"Every run: {comparison.epochs} epochs, batches of {comparison.batch_size}, {optimizer}, weight decay "
         f"{comparison.weight_decay:g}{spared}, learning rate {comparison.learning_rate:g}, "
-        f"{schedule}, {comparison.precision}{''.join(text for text, used in optional.items() if used)}."
+        f"{schedule}, {comparison.precision}{''.join(text for text, used in optional.items() if used)}.{repeated}"
     )
 
 
@@ -133,7 +143,17 @@ def _cost(results: Results) -> str:
     relative = f", in brackets relative to {reference.variant.label}" if reference else ""
     return (
         "Time per step is training time over steps, without evaluation and with a method's first stage, the median over "
-        f"the seeds{relative}.{shared}"
+        f"the seeds{relative}.{shared}{_caching(results.comparison)}"
+    )
+
+
+def _caching(comparison: Comparison) -> str:
+    cached = [variant.label for variant in comparison.variants if comparison.caches_logits(variant)]
+    if not cached:
+        return ""
+    return (
+        f" Runs of {', '.join(cached)} read the teacher's logits from disk, once one of them with the same seed has "
+        "computed them."
     )
 
 
@@ -159,11 +179,25 @@ def _cells(title: str, rows: Sequence[Row], results: Results, beside: dict[str, 
     }
     if has_validation:
         columns["test accuracy, best epoch on validation"] = [_accuracy(row, BEST) for row in rows]
+        columns["validation accuracy, last epoch"] = [_accuracy(row, VALIDATION) for row in rows]
     if has_kd:
         columns["difference to kd"] = [MISSING if row is kd else _difference(row, kd) for row in rows]
     columns["time per step"] = [_time(row, reference) for row in rows]
     columns |= {heading: [str(values[row.variant.label]) for row in rows] for heading, values in beside.items()}
     return Cells(title, tuple(columns), tuple(zip(*columns.values(), strict=True)))
+
+
+def _students(results: Results) -> Cells:
+    """A line for each row that is not the same as one before it."""
+    rows = [*results.literature, *(row for row in results.tuned if row.drawn)]
+    names = [f"{row.variant.label}, tuned" if row.drawn else row.variant.label for row in rows]
+    lines = [(name, *(_value(row, key) for key in STUDENTS.values())) for name, row in zip(names, rows, strict=True)]
+    return Cells("What the students are like", ("method", *STUDENTS), tuple(lines))
+
+
+def _value(row: Row, key: str) -> str:
+    found = row.value(key)
+    return MISSING if found is None else found.text()
 
 
 def _settings(row: Row) -> str:
@@ -180,7 +214,7 @@ def _plain(value: object) -> str:
 
 def _accuracy(row: Row, key: str) -> str:
     planned = len(row.outcomes)
-    found = row.accuracy(key)
+    found = row.value(key)
     if found is None:
         return MISSING
     count = f"{found.number}" if found.number == planned else f"{found.number} of {planned}"

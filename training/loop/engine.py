@@ -199,7 +199,7 @@ class Trainer:
 
     def _view(self) -> View:
         """The augmentation of the epoch."""
-        views = self.config.epochs if self.config.teacher_cache is None else self.config.teacher_cache_views
+        views = self.config.epochs if self.config.views is None else self.config.views
         return View(self.config.seed, (self.epoch - 1) % views if self.phase.stage is None else -self.epoch)
 
     def _parts(self) -> list[Tensor]:

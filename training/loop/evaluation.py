@@ -1,11 +1,16 @@
-"""The accuracy of a network on a split, shared among the processes; images and networks in the format of a run."""
+"""What a network reaches on a split: accuracies, calibration, agreement with its teacher.
+
+The processes share the images of the split; images and networks have the memory format of the run.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from training.config import Config
 from training.data import Split
@@ -14,13 +19,31 @@ from training.loop.distributed import Processes, sum_over
 from training.loop.learner import run
 from training.models import Network
 
-BATCH = 500
+BATCH = 250
+
+BINS = 15
+"""Of the calibration error."""
 
 OnBroken = Callable[[Sequence[str]], None]
 
 
 class UnreadableImageError(OSError):
     """An image of the data set could not be read."""
+
+
+class Quality(NamedTuple):
+    """What a model reaches on a split, in percent; ``pictures`` are those that could be read.
+
+    ``calibration_error`` is the expected calibration error: by 15 equal bins of the largest probability, the mean difference
+    between that probability and the accuracy. ``agreement`` is the share of pictures for which student and teacher name the
+    same class, None without a teacher.
+    """
+
+    top1: float
+    top5: float
+    calibration_error: float
+    agreement: float | None
+    pictures: int
 
 
 def warn_of_broken(messages: Sequence[str]) -> None:
@@ -45,7 +68,7 @@ def accuracy(
     """
     metric = MulticlassAccuracy(num_classes=network.classes, average="micro", validate_args=False).to(device)
     read = torch.zeros((), dtype=torch.int64, device=device)
-    for logits, labels in predictions(network, split, config, device, processes, on_broken):
+    for (logits,), labels in predictions([network], split, config, device, processes, on_broken):
         metric.update(logits.argmax(dim=1), labels)
         read += len(labels)
     if len(split) and not sum_over(read).item():
@@ -53,18 +76,58 @@ def accuracy(
     return 100 * metric.compute().item()
 
 
-@torch.no_grad()
-def predictions(
+def measure(
     network: Network,
     split: Split,
     config: Config,
     device: torch.device,
     processes: Processes,
     on_broken: OnBroken = warn_of_broken,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits ``(B, C)`` float32 and labels ``(B,)`` of this process's part of a split; the network's mode is restored."""
-    mode = network.training
-    network.eval()
+    teacher: Network | None = None,
+) -> Quality:
+    """All that ``Quality`` has, in evaluation mode; every process takes a part of the split.
+
+    Raises:
+        UnreadableImageError: as of ``accuracy``.
+    """
+    classes = network.classes
+    metrics = MetricCollection(
+        {
+            "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
+            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False),
+            "calibration_error": MulticlassCalibrationError(classes, n_bins=BINS, validate_args=False),
+        },
+        compute_groups=False,
+    ).to(device)
+    agreement = MulticlassAccuracy(classes, average="micro", validate_args=False).to(device)
+    read = torch.zeros((), dtype=torch.int64, device=device)
+    networks = [network] if teacher is None else [network, teacher]
+    for (own, *others), labels in predictions(networks, split, config, device, processes, on_broken):
+        metrics.update(own.softmax(dim=1), labels)
+        for other in others:
+            agreement.update(own.argmax(dim=1), other.argmax(dim=1))
+        read += len(labels)
+    pictures = int(sum_over(read).item())
+    if not pictures:
+        raise UnreadableImageError(f"none of the {len(split)} images of a split could be read")
+    percent = {name: 100 * value.item() for name, value in metrics.compute().items()}
+    return Quality(**percent, agreement=None if teacher is None else 100 * agreement.compute().item(), pictures=pictures)
+
+
+@torch.no_grad()
+def predictions(
+    networks: Sequence[Network],
+    split: Split,
+    config: Config,
+    device: torch.device,
+    processes: Processes,
+    on_broken: OnBroken = warn_of_broken,
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Logits ``(B, C)`` float32 of each network and labels ``(B,)`` of this process's part of a split; the networks' modes
+    are restored."""
+    modes = [network.training for network in networks]
+    for network in networks:
+        network.eval()
     positions = torch.arange(processes.rank, len(split), processes.count)
     with Loader(split, workers=config.workers, device=device) as loader:
         for batch in loader.batches(positions.split(BATCH)):
@@ -73,8 +136,10 @@ def predictions(
                 on_broken(batch.broken)
             if len(batch.labels):
                 images = formatted(batch.images, config)
-                yield run(network, images, precision=config.precision, features=False).logits, batch.labels
-    network.train(mode)
+                outputs = [run(network, images, precision=config.precision, features=False) for network in networks]
+                yield [output.logits for output in outputs], batch.labels
+    for network, mode in zip(networks, modes, strict=True):
+        network.train(mode)
 
 
 def refuse_broken(broken: Sequence[str], config: Config) -> None:

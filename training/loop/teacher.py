@@ -175,7 +175,7 @@ def published(name: str) -> nn.Module:
 
 
 def _cache(config: Config, network: Network, splits: Splits, processes: Processes) -> LogitCache | None:
-    if config.teacher_cache is None:
+    if config.teacher_cache is None or config.views is None:
         return None
     description = {
         "teacher": fingerprint(network.model),
@@ -187,7 +187,7 @@ def _cache(config: Config, network: Network, splits: Splits, processes: Processe
     if not processes.first:
         wait()
     cache = LogitCache(
-        config.teacher_cache, description, views=config.teacher_cache_views, samples=len(splits.train),
+        config.teacher_cache, description, views=config.views, samples=len(splits.train),
         classes=splits.classes,
     )  # fmt: skip
     if processes.first:

@@ -21,7 +21,8 @@ def main() -> int:
     state = output / "last.pt"
     call = {
         "folder": output.name, "seed": config["seed"], "method": config["method"], "settings": config["settings"],
-        "teacher_checkpoint": config["teacher_checkpoint"], "from_state": state.exists(), "resume": "--resume" in sys.argv,
+        "teacher_checkpoint": config["teacher_checkpoint"], "teacher_cache": config["teacher_cache"],
+        "views": config["views"], "from_state": state.exists(), "resume": "--resume" in sys.argv,
         "threads": os.environ["OMP_NUM_THREADS"], "start": time.monotonic(),
     }  # fmt: skip
     status = run(config, output, state)

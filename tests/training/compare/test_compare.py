@@ -136,6 +136,26 @@ def test_runs_are_known_in_a_moved_folder_and_by_the_teacher_s_content(
     assert trainer.names() == ["kd-seed0"]
 
 
+def test_all_runs_repeat_the_same_views_and_those_of_a_seed_share_the_teacher_s_logits(
+    trainer: Trainer, compare: Any, tmp_path: Path
+) -> None:
+    assert compare("--views", "3", methods="ce kd rkd bickd") == 0
+    runs = {call["folder"].rpartition("-")[0]: call for call in trainer.calls()}
+    assert {call["views"] for call in runs.values()} == {3}
+    # rkd needs the teacher's features, for which there is no cache.
+    assert all(runs[name]["teacher_cache"] is None for name in ("teacher", "ce-seed0", "rkd-seed0", "rkd-seed1"))
+    caches = [runs[f"kd-seed{seed}"]["teacher_cache"] for seed in (0, 1)]
+    assert caches == [runs[f"bickd-seed{seed}"]["teacher_cache"] for seed in (0, 1)]
+    assert caches[0] != caches[1]
+    assert compare("--views", "4", methods="kd") == 0
+    assert not {call["teacher_cache"] for call in trainer.calls()} & set(caches)
+
+
+def test_without_views_there_is_no_cache(trainer: Trainer, compare: Any) -> None:
+    assert compare() == 0
+    assert {call["teacher_cache"] for call in trainer.calls()} == {None}
+
+
 def test_ce_alone_needs_no_teacher(trainer: Trainer, compare: Any) -> None:
     assert compare(methods="ce", seeds=1) == 0
     assert trainer.names() == ["ce-seed0"]

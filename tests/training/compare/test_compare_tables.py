@@ -121,6 +121,31 @@ def test_the_protocol_names_data_models_teacher_and_recipe(results: Results) -> 
     assert "shared" not in text
 
 
+def test_the_protocol_tells_of_repeated_views_and_of_cached_logits(tmp_path: Path) -> None:
+    plain = Comparison(methods=("ce", "kd", "rkd"), output=tmp_path)
+    cached = Comparison(methods=("ce", "kd", "rkd"), views=8, output=tmp_path)
+    texts = [tables.document(load_results(comparison, TEACHER)) for comparison in (plain, cached)]
+    assert "Epochs repeat" not in texts[0]
+    assert "from disk" not in texts[0]
+    assert "Epochs repeat 8 augmented versions of each image in turn." in texts[1]
+    assert "Runs of kd read the teacher's logits from disk" in texts[1]
+
+
+def test_what_the_students_are_like_is_told_of_every_choice_of_settings_once(tuned: Comparison) -> None:
+    students = cells(load_results(tuned, TEACHER), block=2)
+    assert list(students) == ["ce", "kd", "bickd", "kd, tuned"]
+    assert students["kd"]["training accuracy"] == "-"
+
+
+def test_figures_of_the_students_are_over_the_seeds_that_have_them(comparison: Comparison) -> None:
+    finish(report(comparison, "kd", 0), 70.0, train_accuracy=80.0, teacher_agreement=60.0, calibration_error=None)
+    finish(report(comparison, "kd", 1), 70.0, train_accuracy=82.0)
+    students = cells(load_results(comparison, TEACHER), block=1)["kd"]
+    assert students["training accuracy"] == "81.00 ± 1.41"
+    assert students["agreement with the teacher"] == "60.00"
+    assert students["calibration error"] == "-"
+
+
 def test_times_beside_other_runs_are_said_to_be_so(comparison: Comparison, results: Results) -> None:
     (report(comparison, "kd", 1).folder / "launch.json").write_text('{"jobs": 4}')
     assert "shared by up to 4 runs at a time" in tables.document(load_results(comparison, TEACHER))

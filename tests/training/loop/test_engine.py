@@ -1,6 +1,7 @@
 """The training loop on a few tiny images."""
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from training.data.splits import Batch, Split, Splits, View
 from training.loop import engine
 from training.loop.distributed import Processes
 from training.loop.engine import NonFiniteLossError, Trainer
-from training.loop.evaluation import UnreadableImageError, accuracy
+from training.loop.evaluation import Quality, UnreadableImageError, accuracy, measure
 from training.loop.interruption import Interrupted, Interruption
 from training.loop.teacher import Teacher
 from training.methods import Method, Samples, Stage, Terms
@@ -244,13 +245,36 @@ def test_without_a_validation_split_the_last_epoch_is_the_best_one() -> None:
     assert best_epoch(records) is records[-1]
 
 
-def test_accuracy_is_the_share_of_right_answers_in_percent_and_the_mode_is_restored() -> None:
+def constant_network(logits: list[float]) -> Network:
+    """A network in training mode that gives every image the same logits."""
     network = Network(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 3).train()
     with torch.no_grad():
         network.model[1].weight.zero_()
-        network.model[1].bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+        network.model[1].bias.copy_(torch.tensor(logits))
+    return network
+
+
+def test_accuracy_is_the_share_of_right_answers_in_percent_and_the_mode_is_restored() -> None:
+    network = constant_network([0.0, 1.0, 0.0])
     split = TinySplit(torch.tensor([1] * 6 + [0] * 2))
     assert accuracy(network, split, make_config(), CPU, Processes()) == pytest.approx(75.0)
+    assert network.training
+
+
+@pytest.mark.parametrize(("teacher_logits", "agreement"), [([0.0, 0.1, 0.0], 100.0), ([1.0, 0.0, 0.0], 0.0), (None, None)])
+def test_quality_has_calibration_and_the_agreement_with_a_teacher(
+    teacher_logits: list[float] | None, agreement: float | None
+) -> None:
+    teacher = None if teacher_logits is None else constant_network(teacher_logits)
+    # Of its probabilities (1/8, 3/4, 1/8) the largest is right in 6 of 8.
+    network = constant_network([0.0, math.log(6), 0.0])
+    labels = torch.tensor([1] * 6 + [0] * 2)
+    found = measure(network, TinySplit(labels), make_config(), CPU, Processes(), teacher=teacher)
+    assert found == Quality(pytest.approx(75.0), 100.0, pytest.approx(0.0, abs=1e-4), agreement, 8)
+    all_right = measure(
+        network, TinySplit(torch.ones(8, dtype=torch.long)), make_config(), CPU, Processes(), teacher=teacher
+    )
+    assert all_right.calibration_error == pytest.approx(25.0)
     assert network.training
 
 

@@ -1,0 +1,32 @@
+"""The comparisons and trainings that ``training/comparisons`` has files of: their commands, as docs/results.md gives them."""
+
+from pathlib import Path
+
+import pytest
+
+import training
+from training.command_line import parse
+from training.compare.comparison import Comparison
+from training.config import Config
+
+FILES = sorted((Path(training.__file__).parent / "comparisons").glob("*.yaml"))
+TEACHERS = [file for file in FILES if file.stem.endswith("_teacher")]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file not in TEACHERS], ids=lambda file: file.stem)
+def test_a_comparison_is_one_of_several_methods_under_one_teacher(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "teacher.pt").touch()
+    comparison = parse(
+        Comparison, ["--config", str(file), "--teacher-checkpoint", str(tmp_path / "teacher.pt")], description=""
+    )
+    assert {"ce", "kd", "bickd"} <= set(comparison.methods)
+    # Where a teacher's logits are kept, all methods must see the views that they are of.
+    assert all(comparison.caches_logits(each) for each in comparison.variants if each.method == "kd")
+    assert f"--config training/comparisons/{file.name}" in file.read_text()
+
+
+@pytest.mark.parametrize("file", TEACHERS, ids=lambda file: file.stem)
+def test_a_teacher_is_trained_without_one(file: Path) -> None:
+    config = parse(Config, ["--config", str(file)], description="")
+    assert config.method == "ce"
+    assert f"--config training/comparisons/{file.name}" in file.read_text()
