@@ -1,18 +1,18 @@
-"""Stage 2, class statistics: every sum over the samples of one class, and the unit vectors of both sides.
+"""Stage 2, class statistics: all sums over the samples of a class, and the unit vectors of both sides.
 
     log2 P_ac   = s (x_ac - max x_a) - normalizer_a,  s = log2(e) / t
     log2 |P_c|  = max_a log2 P_ac + 1/2 log2 sum_a 2^(2 (log2 P_ac - max_a log2 P_ac))      column length, in log space
     Pc_ac       = 2^(log2 P_ac - log2 |P_c|)            class vectors, stored (C, B)
     Pr_ac       = 2^(log2 P_ac - log2 |P_a|)            sample vectors, stored (B, C)
 
-and the same of ``Q``. Of correlations lengths are about the mean, and the mean is subtracted from vectors. Grid: one program
-for ``CLASSES`` classes. Reads ``x``, ``y``, ``statistics``, the samples' ``members``; writes ``lengths``, ``shifts``, the
-classes' ``labels`` and ``members``, and the unit vectors, with zeros where they are padded to whole tiles, so that later
-stages need no mask. Up to ``SAMPLES`` samples stay on chip between the statistics and the vectors: one read of the logits.
-Larger batches are read a second time for the vectors.
+and the same for ``Q``. For correlations, vectors are centred, and lengths are those of the centred vectors. Grid: one
+program per ``CLASSES`` classes. Reads ``x``, ``y``, ``statistics``, the samples' ``members``; writes ``lengths``,
+``shifts``, the classes' ``labels`` and ``members``, and the unit vectors, padded to whole tiles with zeros so that later
+stages need no mask. Up to ``SAMPLES`` samples stay on chip between the statistics and the vectors, so that the logits are
+read once. Larger batches are read a second time for the vectors.
 
-A thread has samples of one class, so that it adds up most of a column alone: what threads exchange for a sum costs more here
-than loads of single logits.
+Each thread holds samples of one class and sums most of a column by itself: here, reductions across threads cost more than
+loads of single logits.
 """
 
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ from bickd_kernels.backends.triton.scratch import (
 
 
 class Moments(NamedTuple):
-    """Of columns of ``log2 P_ac``, with ``p = 2^(log2 P_ac - maximum)``."""
+    """Moments of columns of ``log2 P_ac``, with ``p = 2^(log2 P_ac - maximum)``."""
 
     maximum: Any
     total: Any
@@ -59,7 +59,7 @@ class Moments(NamedTuple):
 def log_probabilities(
     row, statistics, sample, column, valid, inside, padded_samples, scale, MAX: tl.constexpr, NORMALIZER: tl.constexpr
 ):
-    """``log2 softmax`` of these samples and classes, -inf outside the batch, and which logits are above -inf."""
+    """``log2 softmax`` for these samples and classes, -inf outside the batch, and which logits are not -inf."""
     tile = tl.load(row + column[None, :], mask=inside, other=float("-inf")).to(tl.float32)
     maximum = tl.load(statistics + MAX * padded_samples + sample, mask=valid, other=0.0)
     normalizer = tl.load(statistics + NORMALIZER * padded_samples + sample, mask=valid, other=0.0)
@@ -68,9 +68,9 @@ def log_probabilities(
 
 @triton.jit
 def tile_of_samples(logits, memory, start, column, padded_samples, scale, SAMPLES: tl.constexpr):
-    """``SAMPLES`` samples: which they are and which are in the batch, and what ``log_probabilities`` gives of both.
+    """``SAMPLES`` samples: their indices, which are in the batch, and the ``log_probabilities`` of both networks.
 
-    Which logits are above -inf is told by the bits of one number: 1 for the student, 2 for the teacher.
+    Two bits of one number say which logits are not -inf: 1 for the student, 2 for the teacher.
     """
     sample = start + tl.arange(0, SAMPLES)
     in_buffer = sample < padded_samples
@@ -108,7 +108,7 @@ def tile_of_samples(logits, memory, start, column, padded_samples, scale, SAMPLE
 def store_units(
     units, offsets, log_scaled, shift, inside, in_buffer, low_offset, CENTRED: tl.constexpr, PARTS: tl.constexpr
 ):
-    """Writes a tile of unit vectors: from logarithms, shifted if centred, and zero for what is not part of the batch."""
+    """Writes a tile of unit vectors, computed from logarithms, shifted if centred, zero outside the batch."""
     values = tl.exp2(log_scaled)
     if CENTRED:
         values -= shift
@@ -140,7 +140,7 @@ def store_both_units(
     CENTRED: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Class vectors and sample vectors of one network, each contiguous along its vectors."""
+    """Writes the class and sample vectors of one network, each contiguous along its vectors."""
     low_offset = tl.cast(padded_samples, tl.int64) * padded_classes
     inside = valid[:, None] & present[None, :]
     in_buffer = (sample < padded_samples)[:, None]
@@ -163,19 +163,19 @@ def store_both_units(
 
 @triton.jit
 def largest_of_both(x, y, seen, other_x, other_y, other_seen):
-    """Combines two maxima and what was seen, in a reduction."""
+    """Reduction of both maxima and the seen bits."""
     return tl.maximum(x, other_x), tl.maximum(y, other_y), seen | other_seen
 
 
 @triton.jit
 def sum_of_both(x, y, other_x, other_y):
-    """Combines two sums in a reduction."""
+    """Reduction of two sums at once."""
     return x + other_x, y + other_y
 
 
 @triton.jit
 def moments_of_both(x, y, seen, valid, count, CENTRED: tl.constexpr):
-    """The ``Moments`` of both networks and what was seen, in as few reductions as depend on each other."""
+    """The ``Moments`` of both networks and the seen bits, in as few dependent reductions as possible."""
     x_max, y_max, seen = tl.reduce((x, y, seen), 0, largest_of_both)
     p = tl.exp2(x - finite_or_zero(x_max)[None, :])
     q = tl.exp2(y - finite_or_zero(y_max)[None, :])
@@ -191,7 +191,7 @@ def moments_of_both(x, y, seen, valid, count, CENTRED: tl.constexpr):
 
 @triton.jit
 def joined(one, count, other, other_count, CENTRED: tl.constexpr):
-    """The moments of two tiles together."""
+    """The joint moments of two tiles."""
     largest = tl.maximum(one.maximum, other.maximum)
     total = rescaled(one.total, one.maximum, largest, 1.0)
     other_total = rescaled(other.total, other.maximum, largest, 1.0)
@@ -203,13 +203,13 @@ def joined(one, count, other, other_count, CENTRED: tl.constexpr):
 
 @triton.jit
 def length_and_shift(moments, count, CENTRED: tl.constexpr):
-    """The logarithm of a column's length, and what centres the scaled column; a constant column has no direction."""
+    """The logarithm of a column's length, and the mean of the scaled column; a constant column has no direction."""
     largest = finite_or_zero(moments.maximum)
     length = largest + 0.5 * tl.log2(moments.squares)
     shift = tl.zeros_like(length)
     if CENTRED:
         length = tl.where(moments.squares == 0.0, float("inf"), length)
-        # From the length that is stored, so that its rounding moves the mean as much as the entries.
+        # Uses the stored length, so that its rounding affects the mean and the entries alike.
         shift = mean_of(moments.total, count) * tl.exp2(largest - length)
     return length, shift
 
@@ -229,9 +229,9 @@ def class_statistics(
     VECTOR: tl.constexpr,
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
-    SAMPLES: tl.constexpr,  # of a tile of logits
-    CLASSES: tl.constexpr,  # of a tile of logits
-    RESIDENT: tl.constexpr,  # whether SAMPLES are all
+    SAMPLES: tl.constexpr,  # per tile of logits
+    CLASSES: tl.constexpr,  # per tile of logits
+    RESIDENT: tl.constexpr,  # whether one tile holds all samples
 ):
     memory = buffers(
         scratch,

@@ -1,4 +1,4 @@
-"""What the stages of the contrast share: it is the same computation for classes and for samples.
+"""Code shared by the contrast stages, which run the same computation for classes and for samples.
 
 A side is ``n`` vectors of ``d`` entries for each network, ``U`` of the student and ``V`` of the teacher: the classes
 (``n = C, d = B``, ``M = Pc.T @ Qc``) or the samples (``n = B, d = C``, ``R = Pr @ Qr.T``). With ``k`` the contrast
@@ -8,10 +8,10 @@ temperature and ``w`` the weights of the positives,
     derivative_tiles    W_ij = 1/2 E_ij (1/rs_i + 1/cs_j) - w_ij
     slope_tiles         G = W @ V,   h_i = sum_d U_id G_id
 
-``n k d loss / d S = W`` and ``n k P * d loss / d P = U * (G - U h)``: ``n`` and ``k`` are divided by in ``logit_gradient``.
-No maximum is subtracted: cosines lie in [0, 1] and ``o`` is 1, correlations in [-1, 1] and ``o`` is 0, so that ``E``
-does not leave ``exp(-50)`` to ``exp(50)``, as ``k >= 0.02``. Sums go through buffers of partial sums, one row a tile, which
-are added in a fixed order: the result is the same from run to run.
+``n k d loss / d S = W`` and ``n k P * d loss / d P = U * (G - U h)``; ``logit_gradient`` divides by ``n`` and ``k``.
+No maximum is subtracted: cosines lie in [0, 1] with ``o = 1``, correlations in [-1, 1] with ``o = 0``, and ``k >= 0.02``, so
+``E`` stays between ``exp(-50)`` and ``exp(50)``. Each tile writes its own row of partial sums, and the rows are added in a
+fixed order: the result is the same from run to run.
 """
 
 from typing import Any, NamedTuple
@@ -24,11 +24,11 @@ from bickd_kernels.backends.triton.products import high_part, low_part
 from bickd_kernels.backends.triton.scratch import as_float16, as_int32
 
 DERIVATIVE_SCALE = tl.constexpr(32768.0)
-"""Derivatives are stored times this: their entries lie in [-1, 1]."""
+"""Stored derivatives, which lie in [-1, 1], are scaled by this."""
 
 
 class Panel(NamedTuple):
-    """A rectangle of tiles of a similarity matrix."""
+    """A rectangle of similarity tiles."""
 
     first_row: int
     rows: int
@@ -37,20 +37,20 @@ class Panel(NamedTuple):
 
 
 class TileRows(NamedTuple):
-    """Rows of tiles of a similarity matrix, with all their columns."""
+    """Rows of similarity tiles, with all their columns."""
 
     first: int
     number: int
 
 
 def unspecialised(panel: Any) -> Any:
-    """As kernels get it: for integers in a tuple, not for floats, Triton compiles a kernel for each kind of values."""
+    """The panel as floats: Triton specialises kernels on the values of integers in a tuple, but not on floats."""
     return type(panel)(*map(float, panel))
 
 
 @triton.jit
 def in_tiles(panel):
-    """A panel as a kernel needs it."""
+    """A panel with integers, as a kernel needs it."""
     return Panel(
         first_row=panel.first_row.to(tl.int32),
         rows=panel.rows.to(tl.int32),
@@ -61,7 +61,7 @@ def in_tiles(panel):
 
 @triton.jit
 def relative(similarity, CENTRED: tl.constexpr):
-    """``S - o``: exponentials and positives are relative to the same similarity."""
+    """``S - o``: exponentials and positives use the same offset."""
     if CENTRED:
         return similarity
     return similarity - 1.0
@@ -69,14 +69,14 @@ def relative(similarity, CENTRED: tl.constexpr):
 
 @triton.jit
 def exponentials_of(similarity, present_i, present_j, contrast_temperature):
-    """``exp(S / k)`` of relative similarities, and 0 where one of the two vectors is not part of the batch."""
+    """``exp(S / k)`` of relative similarities; 0 where one of the two vectors is outside the batch."""
     exponentials = tl.exp2(similarity * (LOG2_E / contrast_temperature))
     return tl.where(present_i[:, None] & present_j[None, :], exponentials, 0.0)
 
 
 @triton.jit
 def positives_of_tile(side, i, j):
-    """Which pairs of a tile are positives of each other."""
+    """Which pairs of a tile are positives."""
     labels = as_int32(side.labels)
     return tl.load(labels + i)[:, None] == tl.load(labels + j)[None, :]
 
@@ -96,7 +96,7 @@ def store_derivatives(
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """``W`` of a tile, as float16 numbers."""
+    """Stores ``W`` of a tile in float16."""
     derivative = e * (inverse_row_sums[:, None] + inverse_column_sums[None, :]) * (0.5 * DERIVATIVE_SCALE)
     if with_positives:
         weight = tl.load(side.members + i) * DERIVATIVE_SCALE

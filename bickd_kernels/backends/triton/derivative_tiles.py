@@ -1,8 +1,8 @@
-"""Stage 4, derivatives: tiles of ``W`` of both sides from the ``E`` that was kept, when its sums are known.
+"""Stage 4, derivatives: tiles of ``W`` of both sides, from the kept ``E`` and its sums.
 
     W_ij = 1/2 E_ij (1/rs_i + 1/cs_j) - w_ij
 
-Grid: one program for a tile of the class side, then one for a tile of the sample side. Reads ``exponentials``, its sums,
+Grid: one program per tile of the class side, then one per tile of the sample side. Reads ``exponentials``, its sums,
 ``labels``, ``members``; writes ``derivatives``, the left operand of stage 5.
 """
 
@@ -67,14 +67,14 @@ def derivative_tiles(
     held,  # Held
     class_panel,  # Panel of M whose E is kept
     sample_panel,  # Panel of R whose E is kept
-    BY_LABEL: tl.constexpr,  # whether samples of one label are positives of each other
+    BY_LABEL: tl.constexpr,  # whether samples with the same label are positives
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
     CLASSES_ADDED_UP: tl.constexpr,  # whether partial sums of classes have been added up
     SAMPLES_ADDED_UP: tl.constexpr,
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
-    MOST_TILES: tl.constexpr,  # of a side whose partial sums have not been added up, a power of 2
+    MOST_TILES: tl.constexpr,  # along a side whose partial sums have not been added up, a power of 2
 ):
     memory = buffers(
         scratch,

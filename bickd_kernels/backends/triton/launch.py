@@ -1,8 +1,8 @@
-"""A launch on its shortest way: after the first one of a configuration, what Triton compiled is launched directly.
+"""Direct launches: after the first launch of a configuration, the compiled kernel is launched without Triton's lookup.
 
-Before a launch, Triton looks at every argument and option to find the kernel that was compiled for such. That takes longer
-than the launch. Here it happens once for a configuration, because nothing that it depends on changes within one: sizes and
-constants are equal, dtypes are part of the configuration, and tensors are aligned to 16 bytes. ``run`` says when.
+For every launch, Triton inspects all arguments and options to find the matching compiled kernel, which takes longer than the
+launch itself. Here the lookup happens once per configuration, because nothing that it depends on changes within one: sizes
+and constants are equal, dtypes are part of the configuration, and tensors are aligned to 16 bytes. ``run`` says when.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from triton import knobs
 from triton.runtime.jit import JITFunction
 
 KNOWN_TRITON = (3, 4) <= tuple(int(part) for part in triton.__version__.split(".")[:2]) <= (3, 8)
-"""Whether a compiled kernel takes what ``Launch`` passes to its ``run``. Of another Triton all launches are its own."""
+"""Whether ``Launch`` knows the arguments of a compiled kernel's ``run``. Other versions of Triton make all launches."""
 
 
 class LogitSizes(NamedTuple):
-    """Sizes of logits as kernels take them. What ends in ``_v`` is in units of ``VECTOR`` elements.
+    """Sizes of logits as kernels take them. Names ending in ``_v`` are in units of ``VECTOR`` elements.
 
-    Triton derives the width of loads from what divides an offset, and sees of a run-time number only whether 16 does.
+    Triton derives load widths from the divisors of an offset, but knows only whether a run-time number is divisible by 16.
     """
 
     samples: int
@@ -31,7 +31,7 @@ class LogitSizes(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """The options of a loss that are numbers. The weight of a term that is not computed is 0."""
+    """The numeric options of a loss. The weight of a term that is not computed is 0."""
 
     temperature: float
     contrast_temperature: float
@@ -44,15 +44,15 @@ class Numbers(NamedTuple):
 
 
 class Varying(NamedTuple):
-    """The arguments of kernels that are others in every call; those of a kernel have the names of these."""
+    """The kernel arguments that change from call to call; kernel parameters have the same names."""
 
     student: Tensor
     """Logits ``(B, C)`` with contiguous rows."""
     teacher: Tensor
     """Logits ``(B, C)`` with contiguous rows."""
     target: Tensor
-    """Labels, int64 ``(B,)``, or probabilities of the classes, ``(B, C)`` of a floating dtype, contiguous; any tensor where
-    there are none, as no kernel reads it."""
+    """Labels, int64 ``(B,)``, or class probabilities, ``(B, C)`` of a floating dtype, contiguous. Without targets, any
+    tensor: no kernel reads it."""
     scratch: Tensor
     """float32, as ``scratch.buffers`` lays it out."""
     loss: Tensor
@@ -60,27 +60,27 @@ class Varying(NamedTuple):
     terms: Tensor
     """float32 ``(4,)``."""
     gradient: Tensor
-    """float32, a row of ``C`` for each sample that it is wanted of; any tensor where it is not wanted."""
+    """float32, a row of ``C`` for each sample that needs a gradient. Without a gradient, any tensor."""
     numbers: Numbers
 
     @property
     def aligned(self) -> bool:
-        """Whether every tensor begins at a multiple of 16 bytes."""
+        """Whether every tensor starts at a multiple of 16 bytes."""
         student, teacher, target, scratch, loss, terms, gradient, _ = self
         addresses = student.data_ptr() | teacher.data_ptr() | target.data_ptr() | scratch.data_ptr()
         return (addresses | loss.data_ptr() | terms.data_ptr() | gradient.data_ptr()) % 16 == 0
 
 
 class Launch:
-    """One of the launches of a configuration."""
+    """One launch of a configuration."""
 
     def __init__(
         self, kernel: Any, programs: Sequence[int], arguments: dict[str, Any], options: dict[str, int] | None = None
     ) -> None:
         """Args:
-        kernel: a function of ``triton.jit``, tuned by Triton perhaps.
+        kernel: a ``triton.jit`` function, possibly autotuned.
         programs: the grid.
-        arguments: all that ``Varying`` does not have, by name.
+        arguments: all arguments that are not in ``Varying``, by name.
         options: warps and stages.
         """
         self.kernel = kernel
@@ -93,11 +93,11 @@ class Launch:
         self._run: Callable[..., Any] | None = None
 
     def search(self, varying: Varying, *, keep: bool) -> None:
-        """Launches on the current device what Triton finds or compiles.
+        """Launches through Triton, which finds or compiles the kernel, on the current device.
 
         Args:
             varying: the arguments of this call.
-            keep: whether Triton would take the same compiled kernel for every call of this configuration.
+            keep: whether Triton would use the same compiled kernel for every call of this configuration.
         """
         named = {name: getattr(varying, name) for name in self._varying}
         compiled = self.kernel[self.programs](**named, **self._named)
@@ -105,23 +105,23 @@ class Launch:
             self._compiled, self._run = compiled, compiled.run
 
     def repeat(self, varying: Varying, stream: Any) -> bool:
-        """Launches on this stream of the current device what was kept, if something was; whether it did."""
+        """Launches the kept kernel, if any, on this stream of the current device; returns whether it did."""
         if self._run is None or self.kernel.pre_run_hooks:
             return False
         arguments = self._in_order.copy()
         for place, field in self._places:
             arguments[place] = varying[field]
         compiled = self._compiled
-        # Behind the metadata come that of the launch, and hooks before and after it.
+        # After the kernel's metadata: the launch metadata, the enter hook and the exit hook.
         self._run(*self.programs, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments)
         return True
 
 
 def run(launches: Sequence[Launch], varying: Varying, backend: str) -> None:
-    """The launches of a call one after the other, on the current device and stream.
+    """Runs the launches of a call in order, on the current device and stream.
 
-    On GPUs of NVIDIA they are direct where tensors are aligned and nobody watches. For AMD, Triton also asks whether a
-    tensor is a part of a storage beyond 2 GB.
+    On NVIDIA GPUs they are direct if tensors are aligned and no hook is installed. On AMD GPUs they never are: Triton's
+    lookup also depends on whether a tensor's storage exceeds 2 GB.
 
     Args:
         launches: of a configuration that has the dtypes and the device of ``varying``.
@@ -137,8 +137,8 @@ def run(launches: Sequence[Launch], varying: Varying, backend: str) -> None:
 
 
 def _watched() -> bool:
-    """Whether somebody sees launches: by hooks, as profilers do, or in place of Triton's method, as simulators do."""
+    """Whether launches are observed: through hooks, as by profilers, or by replacing Triton's method, as by simulators."""
     before, after = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
-    # A chain of hooks, or in Triton 3.4 a function or None.
+    # A chain of hooks; in Triton 3.4, a function or None.
     hooked = getattr(before, "calls", before) or getattr(after, "calls", after)
     return bool(hooked) or JITFunction.run.__module__ != JITFunction.__module__

@@ -1,12 +1,12 @@
-"""Stage 6, the logit gradient: everything put together, written once, in float32.
+"""Stage 6, the logit gradient: combines all parts and writes the gradient once, in float32.
 
-    A = Pc * (Gc - Pc * hc),   D = Pr * (Gr - Pr * hr)         of correlations Pc * (Gc - (Pc - shift) * hc), and so D
+    A = Pc * (Gc - Pc * hc),   D = Pr * (Gr - Pr * hr)         for correlations Pc * (Gc - (Pc - shift) * hc), D alike
     d loss / d x = class_wise_weight / (t C k) * (A - P * sum_c A) + sample_wise_weight / (t B k) * D
                    + ce_weight / B * (softmax(x) sum_c l_c - l) + kd_weight T / B * (P_T - Q_T)
 
-with ``B`` and ``C`` the samples and classes of the batch, and ``l`` the distribution that the cross-entropy expects. Grid:
-one program for ``SAMPLES`` samples, which goes over the classes twice, first for ``sum_c A``. Reads ``x``, ``y``, ``l``, the
-statistics and the slopes ``G``; writes the gradient of the samples that it is wanted of, 0 for one that is not in the batch.
+where ``B`` and ``C`` are the samples and classes of the batch, and ``l`` is the target distribution of the cross-entropy.
+Grid: one program per ``SAMPLES`` samples, which makes two passes over the classes, the first for ``sum_c A``. Reads ``x``,
+``y``, ``l``, the statistics and the slopes ``G``; writes the gradient of the requested samples, 0 outside the batch.
 """
 
 import triton
@@ -30,7 +30,7 @@ from bickd_kernels.backends.triton.scratch import (
 
 @triton.jit
 def sum_of_projections(side, vectors, tiles, i, mask):
-    """``h_i = sum_tile projections[tile, i]``, one after the other."""
+    """``h_i = sum_tile projections[tile, i]``, in order."""
     total = tl.zeros(i.shape, tl.float32)
     for tile in range(0, tiles):
         total += tl.load(side.projections + tl.cast(tile, tl.int64) * vectors + i, mask=mask, other=0.0)
@@ -39,7 +39,7 @@ def sum_of_projections(side, vectors, tiles, i, mask):
 
 @triton.jit
 def class_slope(log_p, memory, column, offsets, inside, tiles, padded_classes, CENTRED: tl.constexpr):
-    """``A``, a tile of it; 0 for what is no class of the batch."""
+    """A tile of ``A``; 0 for classes outside the batch."""
     in_buffer = column < padded_classes
     length = tl.load(memory.lengths + column, mask=in_buffer, other=0.0)
     h = sum_of_projections(memory.classes, vectors=padded_classes, tiles=tiles, i=column, mask=in_buffer)
@@ -61,8 +61,8 @@ def logit_gradient(
     sizes,  # LogitSizes
     padded_samples,
     padded_classes,
-    first_sample,  # the gradient is wanted of this one
-    wanted_samples,  # and so many in all
+    first_sample,  # the first sample whose gradient is requested
+    wanted_samples,  # the number of samples whose gradient is requested
     numbers,  # Numbers
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
@@ -74,8 +74,8 @@ def logit_gradient(
     VECTOR: tl.constexpr,
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
-    SAMPLES: tl.constexpr,  # of a tile of logits
-    CLASSES: tl.constexpr,  # of a tile of logits
+    SAMPLES: tl.constexpr,  # per tile of logits
+    CLASSES: tl.constexpr,  # per tile of logits
 ):
     memory = buffers(
         scratch,

@@ -1,8 +1,8 @@
-"""Stage 5, one more program: the terms and their weighted sum, from what the other stages wrote.
+"""One extra program of stage 5: the terms and their weighted sum, from the results of the other stages.
 
     class_wise  = mean_i 1/2 (log rs_i + log cs_i) + sum_j w_ij (o - S_ij) / k         over the classes of the batch
     sample_wise = the same over its samples,   kd = T^2 mean_a kl_a,   ce = mean_a ce_a
-    loss        = sum of weight * term over the weights that are not 0
+    loss        = sum of weight * term over the nonzero weights
 
 Reads the sums of both sides and ``statistics``; writes ``loss``, ``terms`` and ``counts``, by which stage 6 divides.
 """
@@ -24,7 +24,7 @@ def contrast_loss(
     MOST_TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One side of the bilateral loss, 0 for an empty batch, and how many vectors it is the mean over."""
+    """One side of the bilateral loss, 0 for an empty batch, and the number of vectors that it averages over."""
     block = tl.arange(0, BLOCK)
     logarithms = tl.zeros((BLOCK,), tl.float32)
     members = tl.zeros((BLOCK,), tl.float32)
@@ -53,7 +53,7 @@ def contrast_loss(
 
 @triton.jit
 def weighted(weight, term):
-    """``weight * term``; a term of weight 0 takes no part, not even as 0 * infinity."""
+    """``weight * term``, but 0 if the weight is 0, even for an infinite term."""
     return tl.where(weight == 0.0, 0.0, weight * term)
 
 
@@ -94,8 +94,8 @@ def loss_of_the_batch(
         normalizers += tl.load(statistic + STUDENT_NORMALIZER * padded_samples, mask=valid, other=0.0)
         normalizers += tl.load(statistic + TEACHER_NORMALIZER * padded_samples, mask=valid, other=0.0)
     sample_count = tl.maximum(tl.sum(samples, axis=0), 1.0)
-    # A sample without a finite logit, or with NaN or infinity, has a normalizer that is not finite: everything that
-    # compares probabilities becomes NaN, whatever a maximum or a comparison made of it on the way.
+    # A sample without a finite logit, or with NaN or infinity, has a normalizer that is not finite. This turns every term
+    # that compares probabilities into NaN, even where a maximum or a comparison has hidden it.
     not_a_number = tl.sum(normalizers, axis=0) * 0.0
 
     total = 0.0

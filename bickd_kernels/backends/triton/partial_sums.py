@@ -1,9 +1,9 @@
-"""Between stages 3 and 4, where there are many tiles: the partial sums of both sides added up, so that each is read once.
+"""Runs between stages 3 and 4 if there are many tiles: adds up a side's partial sums, so that each is read only once.
 
     sums_q,i = sum_tile partial_sums_q,tile,i         q = 0: rs,  q = 1: cs
 
-Grid: ``(blocks of classes or samples, 2)``. Up to ``planning.MAX_TILES`` tiles the readers of partial sums add them up
-themselves.
+Grid: ``(blocks of classes or samples, 2)``. Up to ``planning.MAX_TILES`` tiles, the kernels that read partial sums add them
+up themselves.
 """
 
 import triton

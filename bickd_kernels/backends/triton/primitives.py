@@ -1,6 +1,6 @@
 """Device functions and constants that several kernels share.
 
-Kernels take logarithms and powers to the base 2, for which a GPU has instructions: ``log2(e)`` goes into the scale.
+Kernels use base-2 logarithms and powers, for which GPUs have instructions; ``log2(e)`` is folded into the scale.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
 UNIT_SCALE = tl.constexpr(16384.0)
-"""Unit vectors are stored times this: small entries are then normal float16 numbers, and large ones far below infinity."""
+"""Stored unit vectors are scaled by this: small entries become normal float16 numbers, large ones stay far from overflow."""
 
 
 class Logits(NamedTuple):
@@ -21,7 +21,7 @@ class Logits(NamedTuple):
     student: Any
     """Pointer to ``(B, C)`` logits."""
     teacher: Any
-    """Pointer to ``(B, C)`` logits, of another dtype perhaps."""
+    """Pointer to ``(B, C)`` logits; the dtype may differ."""
     student_stride: Any
     """Elements between two samples."""
     teacher_stride: Any
@@ -31,7 +31,7 @@ class Logits(NamedTuple):
 
 @triton.jit
 def logits_of(student, teacher, sizes, VECTOR: tl.constexpr):
-    """What kernels get as ``launch.LogitSizes`` in units of elements, so that the compiler sees what divides it."""
+    """Converts ``launch.LogitSizes`` to units of elements, in a way that shows their divisibility to the compiler."""
     return Logits(
         student=student,
         teacher=teacher,
@@ -44,19 +44,19 @@ def logits_of(student, teacher, sizes, VECTOR: tl.constexpr):
 
 @triton.jit
 def finite_or_zero(maximum):
-    """A maximum that can be subtracted: ``-inf - -inf`` would be NaN where nothing has been seen yet."""
+    """A maximum that is safe to subtract: before any finite value is seen, ``-inf - -inf`` would be NaN."""
     return tl.where(maximum == float("-inf"), 0.0, maximum)
 
 
 @triton.jit
 def rescaled(total, old_maximum, new_maximum, scale):
-    """``total = sum 2^((x - old) scale)`` as it reads relative to the new maximum."""
+    """``total = sum 2^((x - old) scale)``, rescaled to the new maximum."""
     return total * tl.exp2((old_maximum - finite_or_zero(new_maximum)) * scale)
 
 
 @triton.jit
 def mean_of(total, count):
-    """``total / count`` with one step of refinement: a vector of ones has a mean of exactly 1, and vanishes when centred."""
+    """``total / count`` with one refinement step: a vector of ones then has a mean of exactly 1 and centres to 0."""
     inverse = 1.0 / tl.maximum(count, 1.0)
     mean = total * inverse
     return mean + tl.fma(-mean, count, total) * inverse
@@ -64,7 +64,7 @@ def mean_of(total, count):
 
 @triton.jit
 def squares_about_mean(values, total, count, inside, AXIS: tl.constexpr):
-    """``sum (values - mean)^2`` over ``count`` values inside, which add up to ``total``."""
+    """``sum (values - mean)^2`` over the ``count`` values inside, whose sum is ``total``."""
     mean = tl.expand_dims(mean_of(total, count), AXIS)
     centred = tl.where(inside, values - mean, 0.0)
     return tl.sum(centred * centred, axis=AXIS)
@@ -72,9 +72,9 @@ def squares_about_mean(values, total, count, inside, AXIS: tl.constexpr):
 
 @triton.jit
 def squares_between(total, count, other_total, other_count):
-    """What the squares about the mean of two sets have beyond those about the mean of each.
+    """The squares about the joint mean of two sets minus the squares about each set's own mean.
 
-    So sums of squares of tiles are added without cancellation (Chan, Golub, LeVeque).
+    With it, tiles' sums of squares are combined without cancellation (Chan, Golub, LeVeque).
     """
     gap = mean_of(total, count) - mean_of(other_total, other_count)
     return gap * gap * (count * other_count / tl.maximum(count + other_count, 1.0))
@@ -91,5 +91,5 @@ def sum_over_tiles(partial_sums, vectors, tiles, i, inside, MOST_TILES: tl.const
 
 @triton.jit
 def inverse_or_zero(total):
-    """``1 / total``, and 0 for the empty sum of a vector that is not part of the batch; NaN stays NaN."""
+    """``1 / total``, but 0 for the empty sum of a vector outside the batch; NaN stays NaN."""
     return tl.where(total == 0.0, 0.0, 1.0 / total)

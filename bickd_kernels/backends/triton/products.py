@@ -1,11 +1,11 @@
-"""A tile of a product of two matrices of float16 numbers, the inner loop of stages 3 and 5.
+"""A tile of an fp16 GEMM, the inner loop of stages 3 and 5.
 
-With ``PARTS == 1`` each operand is rounded to float16; with ``PARTS == 2`` it is the sum of two float16 numbers, and three
-products make one of float32 grade: that of both low parts is below its resolution and left out.
+With ``PARTS == 1`` each operand is rounded to float16. With ``PARTS == 2`` (split-fp16) it is the sum of two float16
+numbers, and three GEMMs give float32-level error; the product of both low parts is below that resolution and left out.
 
-Tensor cores cut off what a sum in float32 rounds, always towards 0, so that a long sum of large numbers loses what the low
-parts are for. Each step of the product of the high parts is added up from zero, and to the sum of all steps in float32. The
-products with a low part are 2000 times smaller: what they lose in a long sum is as much smaller.
+Tensor cores truncate their float32 sums towards 0 instead of rounding them, so a long sum of large numbers would lose the
+precision that the low parts add. Each step of the high-part product is therefore summed from zero and then added to the
+total in float32. Products with a low part are 2000 times smaller, and so is their error in a long sum.
 """
 
 import triton
@@ -20,7 +20,7 @@ def high_part(values):
 
 @triton.jit
 def low_part(values, high):
-    """What ``high_part`` left over, as float16."""
+    """The remainder that ``high_part`` leaves, as float16."""
     return (values - high.to(tl.float32)).to(tl.float16)
 
 
@@ -51,7 +51,7 @@ def tile_of_product(
         if PARTS == 2:
             left_low = tl.load(left + left_low_offset + left_offsets)
             right_low = tl.load(right + right_low_offset + right_offsets)
-            # A sum that began with zeros Triton would turn into one that begins with the accumulator.
+            # If this sum started from explicit zeros, Triton would start it from the accumulator instead.
             product = tl.dot(left_low, right_high)
             accumulator += tl.dot(left_high, right_high, product)
             low_accumulator = tl.dot(left_high, right_low, low_accumulator)

@@ -1,17 +1,17 @@
-"""Stage 1, sample statistics: every sum over the classes of one sample, from one read of the logits.
+"""Stage 1, sample statistics: all sums over the classes of a sample, from one read of the logits.
 
     log2 sum_c 2^(s (x_c - max x)),  s = log2(e) / t      normalizer of P (and of Q, of both at T, of softmax(x))
-    log2 |P_a| = 1/2 log2 sum_c p_c^2 - log2 sum_c p_c    length, from the same exponentials p_c; of correlations that of
+    log2 |P_a| = 1/2 log2 sum_c p_c^2 - log2 sum_c p_c    length, from the same exponentials p_c; for correlations that of
                                                           the centred vector, from sum_c (p_c - mean p)^2
-    ce_a = log sum_c exp(x_c) - x_l                       with a label l; else with the distribution that is expected
-    kl_a = sum_c q_c (log q_c - log p_c)                  at the temperature T
+    ce_a = log sum_c exp(x_c) - x_l                       for a label l; otherwise with the target distribution
+    kl_a = sum_c q_c (log q_c - log p_c)                  at temperature T
 
-Grid: one program for ``SAMPLES`` samples. Reads ``x``, ``y``, ``l``; writes ``statistics`` and the samples' ``labels`` and
-``members``. The sums are online: a running maximum, and sums that are rescaled when it grows.
+Grid: one program per ``SAMPLES`` samples. Reads ``x``, ``y``, ``l``; writes ``statistics`` and the samples' ``labels`` and
+``members``. The sums are those of an online softmax: a running maximum, and sums that are rescaled when it grows.
 
-A class that student or teacher gives -inf in every sample is no class of the batch and belongs to no sum but that of the
-cross-entropy. It matters only where the other side has something in that class, so a tile that holds -inf on one side
-only, and no other, looks at its whole columns. Smoothing and means count the classes of the batch, and ask of every -inf.
+A class that student or teacher sets to -inf in every sample does not belong to the batch and enters only the sum of the
+cross-entropy. This matters only where the other network has a value above -inf, so only a tile with -inf in exactly one
+network reads its whole columns. Smoothing and means need the number of classes of the batch, so they check every -inf.
 """
 
 import triton
@@ -49,7 +49,7 @@ from bickd_kernels.backends.triton.scratch import (
 
 @triton.jit
 def in_batch(sample, samples, target, members, ignore_index, LABELS: tl.constexpr, PROBABILITIES: tl.constexpr):
-    """Which of the samples belong to the batch: none beyond its end, and none that is ignored."""
+    """Which samples belong to the batch: neither beyond its end nor ignored."""
     valid = sample < samples
     if LABELS:
         valid &= tl.load(target + sample, mask=valid, other=ignore_index) != ignore_index
@@ -69,7 +69,7 @@ def absent_classes(
     PROBABILITIES: tl.constexpr,
     SAMPLES: tl.constexpr,
 ):
-    """Which of the classes ``column`` have -inf in every sample of the batch, on one side at least."""
+    """Which classes of ``column`` are -inf in every sample of the batch, for student or teacher."""
     in_student = tl.zeros_like(column)
     in_teacher = tl.zeros_like(column)
     for start in range(0, logits.samples, SAMPLES):
@@ -94,13 +94,13 @@ def absent_classes(
 
 @triton.jit
 def add_both(first, second, other_first, other_second):
-    """Combines two sums of a reduction."""
+    """Reduction of two sums at once."""
     return first + other_first, second + other_second
 
 
 @triton.jit
 def squares_of_row(p, squares, total, count, old_maximum, new_maximum, scale, inside, count_of_tile, CENTRED: tl.constexpr):
-    """``sum p^2`` of a row after one more tile, or about the mean; ``total`` and ``count`` are of the tiles before."""
+    """``sum p^2`` of a row, or the squares about its mean, after one more tile that ``total`` and ``count`` exclude."""
     squares = rescaled(squares, old_maximum, new_maximum, 2.0 * scale)
     if CENTRED:
         total_of_tile = tl.sum(p, axis=1)
@@ -111,7 +111,7 @@ def squares_of_row(p, squares, total, count, old_maximum, new_maximum, scale, in
 
 @triton.jit
 def store_length(statistics, squares, normalizer, count, mask, padded_samples, LENGTH, SHIFT, CENTRED):
-    """Writes the length of rows and what centres them; nothing centres a constant row, which has no direction."""
+    """Writes the length of rows and the shift that centres them; a constant row has no direction and needs no shift."""
     length = 0.5 * tl.log2(squares) - normalizer
     if CENTRED:
         length = tl.where(squares == 0.0, float("inf"), length)
@@ -121,7 +121,7 @@ def store_length(statistics, squares, normalizer, count, mask, padded_samples, L
 
 @triton.jit
 def positives_of(label, target, samples, ignore_index, TARGETS: tl.constexpr):
-    """How many samples have each label."""
+    """The number of samples that share each label."""
     count = tl.zeros_like(label)
     for start in range(0, samples, TARGETS):
         sample = start + tl.arange(0, TARGETS)
@@ -143,18 +143,18 @@ def sample_statistics(
     numbers,  # Numbers
     LABELS: tl.constexpr,
     PROBABILITIES: tl.constexpr,
-    BY_LABEL: tl.constexpr,  # whether samples of one label are positives of each other
+    BY_LABEL: tl.constexpr,  # whether samples with the same label are positives
     SMOOTHED: tl.constexpr,  # whether targets are smoothed
     WITH_CE: tl.constexpr,
     WITH_KD: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
     CENTRED: tl.constexpr,  # whether vectors are centred
     VECTOR: tl.constexpr,
-    SAMPLES: tl.constexpr,  # of a tile of logits
-    CLASSES: tl.constexpr,  # of a tile of logits
-    TARGETS: tl.constexpr,  # that are looked at in a step of counting positives
+    SAMPLES: tl.constexpr,  # per tile of logits
+    CLASSES: tl.constexpr,  # per tile of logits
+    TARGETS: tl.constexpr,  # labels compared per step when counting positives
 ):
-    # Nothing here depends on what follows the samples' labels and members.
+    # This stage uses none of the buffers after the samples' labels and members.
     memory = buffers(
         scratch,
         samples=padded_samples.to(tl.int64),
@@ -186,11 +186,11 @@ def sample_statistics(
         label = tl.load(target + sample, mask=valid, other=ignore_index)
         if WITH_SAMPLE and BY_LABEL:
             member = 1.0 / positives_of(label, target, logits.samples, ignore_index, TARGETS=TARGETS).to(tl.float32)
-    # A label that names no class has no logit: NaN rather than a number that means nothing.
+    # A label outside the classes has no logit: NaN instead of a meaningless number.
     nameless = (label < 0) | (label >= classes)
     label = label.to(tl.int32)
     in_buffer = sample < padded_samples
-    # Outside the batch every label is different, so that nothing is a positive of it.
+    # Outside the batch every label is different, so that a sample there has no positives.
     kept_label = tl.where(valid, label if BY_LABEL else sample, -1 - sample)
     tl.store(as_int32(memory.samples.labels) + sample, kept_label, mask=in_buffer)
     if not PROBABILITIES:
@@ -211,8 +211,8 @@ def sample_statistics(
     divergence = tl.zeros((SAMPLES,), tl.float32)
     ce_sum = tl.zeros((SAMPLES,), tl.float32)
     target_logit = tl.zeros((SAMPLES,), tl.float32)
-    # Of targets that are probabilities: what they add up to, and how far the logits that they expect are below the largest.
-    # Of the uniform distribution the same but for its normalization, and its mass is the count of the batch's classes.
+    # For probability targets: their sum, and how far the expected logit lies below the largest. The same for the
+    # uniform distribution, but not normalized: its mass is the number of classes of the batch.
     target_mass = tl.zeros((SAMPLES,), tl.float32)
     target_gap = tl.zeros((SAMPLES,), tl.float32)
     count = 0.0
@@ -234,9 +234,9 @@ def sample_statistics(
                 target_logit += tl.sum(tl.where(label[:, None] == column[None, :], x, 0.0), axis=1)
             if PROBABILITIES:
                 expected = tl.load(target_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
-                # A class of probability 0 adds 0, also where its logit is -inf.
+                # A class of probability 0 adds 0, even where its logit is -inf.
                 gap = tl.where(expected == 0.0, 0.0, expected * (finite_or_zero(ce_max)[:, None] - x))
-                # In one reduction: Triton does not compile a sum in a loop that something else in the loop reads.
+                # One reduction, because Triton cannot compile a sum in a loop whose result the loop also reads.
                 mass_of_tile, gap_of_tile = tl.reduce((expected, gap), 1, add_both)
                 target_gap += target_mass * growth + gap_of_tile
                 target_mass += mass_of_tile
@@ -285,14 +285,14 @@ def sample_statistics(
         if WITH_KD:
             x_kd_sum = rescaled(x_kd_sum, x_max, new_x_max, kd_scale)
             x_kd_sum += tl.sum(tl.exp2(x_shifted * kd_scale), axis=1)
-            # sum q (y - max y - (x - max x)): the shift of both maxima moves every difference alike.
+            # sum q (y - max y - (x - max x)): new maxima shift every difference by the same amount.
             moved = finite_or_zero(y_max) - finite_or_zero(new_y_max) - (finite_or_zero(x_max) - finite_or_zero(new_x_max))
             moved = tl.where(y_kd_sum == 0.0, 0.0, y_kd_sum * moved)
             factor = tl.exp2((y_max - finite_or_zero(new_y_max)) * kd_scale)
             divergence = tl.where(factor == 0.0, 0.0, (divergence + moved) * factor)
             q_kd = tl.exp2(y_shifted * kd_scale)
             y_kd_sum = y_kd_sum * factor + tl.sum(q_kd, axis=1)
-            # A class of teacher probability 0 adds 0, also where the difference of logits is infinite or undefined.
+            # A class of teacher probability 0 adds 0, even where the difference of logits is infinite or undefined.
             divergence += tl.sum(tl.where(q_kd == 0.0, 0.0, q_kd * (y_shifted - x_shifted)), axis=1)
 
         x_max = new_x_max

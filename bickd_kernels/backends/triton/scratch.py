@@ -1,30 +1,30 @@
-"""Scratch memory: one float32 array for a call, in which a stage finds what the stages before it wrote.
+"""Scratch memory: one float32 array per call, through which the stages pass their results.
 
 ``n`` and ``m`` are samples and classes padded to whole tiles. A *side* is ``v`` vectors of ``d`` entries: the classes
-(``v, d = m, n``) or the samples (``v, d = n, m``). The buffers in their order, of float32 where no dtype is given:
+(``v, d = m, n``) or the samples (``v, d = n, m``). The buffers in order, float32 unless another dtype is given:
 
     statistics       (SAMPLE_STATISTICS, n)    of each sample, by the indices below
-    lengths          (m,)                      log2 of the length of the student's column of a class
-    shifts           (m,)                      of correlations: what centres the student's column after it is scaled
-    counts           (3,)                      samples and classes of the batch, 1 where there is none; the share of a class
-                                               in the uniform distribution over these classes
+    lengths          (m,)                      log2 of the length of the student's class column
+    shifts           (m,)                      correlations only: mean of the student's class column after scaling
+    counts           (3,)                      samples and classes of the batch, 1 if there are none; the probability of a
+                                               class in the uniform distribution over these classes
     of both sides, the classes first:
     labels           (v,) int32                equal for vectors that are positives of each other
-    members          (v,)                      1 / number of positives of a vector; 0 of one that is not in the batch
+    members          (v,)                      1 / number of positives of a vector; 0 for a vector outside the batch
     of a side that is computed, the classes first:
     student          (PARTS, v, d) float16     unit vectors, times ``UNIT_SCALE``
     teacher          (PARTS, v, d) float16
     partial_sums     (2, v / TILE, v)          sums of ``E`` within a tile: of its rows, of its columns
-    sums             (2, v)                    the same added up, where ``partial_sums`` is launched
+    sums             (2, v)                    these summed over tiles, if ``partial_sums`` is launched
     positives        (v / TILE, v / TILE)      sums of ``members_i (1 - S_ij)`` over the positives within a tile
     for a gradient, of a side that is computed, the classes first:
     projections      (d / TILE, v)             sums of ``U_id G_id`` within a tile
-    slopes           (n, m)                    ``G``, as the logits lie
-    for a gradient, of the tiles of similarities that are held at a time, the samples first:
+    slopes           (n, m)                    ``G``, in the layout of the logits
+    for a gradient, of the similarity tiles that are held at a time, the samples first:
     derivatives      (PARTS, rows, columns) float16   ``W``, times ``DERIVATIVE_SCALE``
-    exponentials     (rows, v)                 ``E``, where it is kept
+    exponentials     (rows, v)                 ``E``, if it is kept
 
-Every buffer begins at a multiple of 16 numbers, which the compiler can see: loads are as wide as they can be.
+Every buffer starts at a multiple of 16 numbers, which the compiler can prove, so loads have full width.
 """
 
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ import triton
 import triton.language as tl
 
 SAMPLE_STATISTICS = tl.constexpr(15)
-"""How many numbers are kept of a sample; the following are their indices."""
+"""The number of statistics per sample; their indices follow."""
 
 STUDENT_MAX = tl.constexpr(0)
 TEACHER_MAX = tl.constexpr(1)
@@ -48,14 +48,14 @@ CE_NORMALIZER = tl.constexpr(9)
 CE = tl.constexpr(10)
 KL = tl.constexpr(11)
 TARGET_MASS = tl.constexpr(12)
-"""What probabilities as targets add up to; not written where targets are labels."""
+"""The sum of a sample's target probabilities; not written if targets are labels."""
 STUDENT_SHIFT = tl.constexpr(13)
 TEACHER_SHIFT = tl.constexpr(14)
-"""The mean of a sample's probabilities over the length of the centred vector; written for correlations alone."""
+"""The mean of a sample's probabilities divided by the centred vector's length; written only for correlations."""
 
 
 class Side(NamedTuple):
-    """Where the buffers of a side begin: pointers to float32."""
+    """Pointers (float32) to the buffers of a side."""
 
     labels: Any
     members: Any
@@ -71,7 +71,7 @@ class Side(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Where the buffers begin: pointers to float32. ``end`` is behind the last one but for the classes' exponentials."""
+    """Pointers (float32) to the buffers. ``end`` follows the last buffer other than the classes' exponentials."""
 
     statistics: Any
     lengths: Any
@@ -83,7 +83,7 @@ class Scratch(NamedTuple):
 
 
 class Held(NamedTuple):
-    """How many tiles of a similarity matrix the scratch memory has room for."""
+    """The number of similarity tiles that the scratch memory has room for."""
 
     classes: int
     """Of ``W``."""
@@ -106,7 +106,7 @@ def buffers(
     held_samples=0,
     kept_samples=0,
 ):
-    """The layout. The host gets its size from the same lines, with ``scratch`` 0 and sizes that are Python integers."""
+    """The layout. The host computes its size with the same code, passing 0 as ``scratch`` and Python integers as sizes."""
     class_tiles = classes // TILE
     sample_tiles = samples // TILE
     units = samples * (classes // 2) * PARTS
@@ -177,11 +177,11 @@ def buffers(
 
 @triton.jit
 def as_float16(pointer):
-    """The buffer of float16 numbers that begins there."""
+    """The float16 buffer at this address."""
     return pointer.to(tl.pointer_type(tl.float16))
 
 
 @triton.jit
 def as_int32(pointer):
-    """The buffer of int32 numbers that begins there."""
+    """The int32 buffer at this address."""
     return pointer.to(tl.pointer_type(tl.int32))

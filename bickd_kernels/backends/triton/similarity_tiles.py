@@ -1,10 +1,10 @@
-"""Stage 3, similarities: tiles of ``S`` of both sides, the sums of ``E`` within them, and those over the positives.
+"""Stage 3, similarities: tiles of ``S`` of both sides, the sums of ``E`` within each tile, and the sums over positives.
 
-Grid: one program for a tile of the class side, then one for a tile of the sample side. Reads unit vectors, ``labels``,
-``members``; writes ``partial_sums``, ``positives`` and, of the rows that are kept, ``exponentials``.
+Grid: one program per tile of the class side, then one per tile of the sample side. Reads unit vectors, ``labels``,
+``members``; writes ``partial_sums``, ``positives`` and, for the rows that are kept, ``exponentials``.
 
-Where ``E`` is not kept, the same kernel runs once more for each panel of ``S``, when the sums are known (``SUMMED``): with
-the same products in the same order it has the very ``E`` that was summed, and writes the panel's ``derivatives``.
+If ``E`` is not kept, the same kernel runs again for each panel of ``S`` once the sums are known (``SUMMED``). The same
+products in the same order reproduce the summed ``E`` bit for bit, and the kernel writes the panel's ``derivatives``.
 """
 
 import triton
@@ -23,13 +23,13 @@ def distances_of_positives(similarity, side, i, j, member_i, with_positives):
     if with_positives:
         positive = positives_of_tile(side, i, j)
         distance = tl.sum(tl.where(positive, -similarity, 0.0), axis=1) * member_i
-    # Zeros mask what is not in the batch, but 0 * NaN would not.
+    # Multiplying by 0 would not mask NaN outside the batch.
     return tl.where(member_i > 0.0, distance, 0.0)
 
 
 @triton.jit(do_not_specialize=["held"])
 def similarity_tiles(
-    scratch,  # in   unit vectors, labels, members, sums if SUMMED; out  what the first lines say
+    scratch,  # in   unit vectors, labels, members, sums if SUMMED; out  see the module docstring
     padded_samples,
     padded_classes,
     held,  # Held
@@ -38,7 +38,7 @@ def similarity_tiles(
     kept_class_rows,  # TileRows whose E is kept
     kept_sample_rows,  # TileRows whose E is kept
     numbers,  # Numbers
-    BY_LABEL: tl.constexpr,  # whether samples of one label are positives of each other
+    BY_LABEL: tl.constexpr,  # whether samples with the same label are positives
     WITH_CLASS: tl.constexpr,
     WITH_SAMPLE: tl.constexpr,
     SUMMED: tl.constexpr,  # whether the sums are known
@@ -101,7 +101,7 @@ def similarity_tiles(
     if SUMMED:
         inverse_row_sums = inverse_or_zero(tl.load(side.sums + i))
         inverse_column_sums = inverse_or_zero(tl.load(side.sums + vectors + j))
-        # Sums are 0 exactly for what is not part of the batch; members would take further registers.
+        # Sums are 0 exactly for vectors outside the batch; loading members would take more registers.
         present_i, present_j = inverse_row_sums != 0.0, inverse_column_sums != 0.0
         store_derivatives(
             exponentials_of(similarity, present_i, present_j, numbers.contrast_temperature),
@@ -124,7 +124,7 @@ def similarity_tiles(
         tl.store(side.partial_sums + tile_j.to(tl.int64) * vectors + i, tl.sum(e, axis=1))
         tl.store(side.partial_sums + (tiles + tile_i).to(tl.int64) * vectors + j, tl.sum(e, axis=0))
         distance = distances_of_positives(similarity, side, i=i, j=j, member_i=member_i, with_positives=with_positives)
-        # A sum of a matrix of one row: Triton 3.6 and 3.7 do not compile the sum of the vector for sm_100.
+        # Sums a one-row matrix, because Triton 3.6 and 3.7 cannot compile the sum of a vector here for sm_100.
         tl.store(side.positives + tile_i * tiles + tile_j + tl.arange(0, 1), tl.sum(distance[None, :], axis=1))
         kept_row = tile_i - first_kept
         if (kept_row >= 0) & (kept_row < kept):

@@ -1,10 +1,10 @@
-"""Stage 5, slopes: tiles of ``G = W @ V`` of both sides and their parts of ``h``, and in a program of its own the loss.
+"""Stage 5, slopes: tiles of ``G = W @ V`` of both sides and their parts of ``h``, and the loss in a separate program.
 
     h_i = sum_d U_id G_id
 
 Grid: in the first launch of a call the program of ``loss``, then those of the class side and those of the sample side. Reads
-``derivatives`` and unit vectors; writes ``slopes``, as ``(B, C)`` for both sides, and ``projections``. A panel of ``W``
-behind the first of its side adds to the ``G`` of those before it.
+``derivatives`` and unit vectors; writes ``slopes``, as ``(B, C)`` for both sides, and ``projections``. Each panel of ``W``
+after the first of its side adds to the ``G`` of the earlier ones.
 """
 
 import triton
@@ -41,7 +41,7 @@ def slope_tile(
 ):
     """A tile of ``G = W @ V``, and its part of ``h``."""
     entry_tiles = length // TILE
-    # Programs that run at a time share what is larger, rows of W or columns of V.
+    # Concurrent programs share the larger operand: rows of W or columns of V.
     by_rows = panel.rows > entry_tiles
     row_tile = tl.where(by_rows, program // entry_tiles, program % panel.rows)
     tile_d = tl.where(by_rows, program % entry_tiles, program // panel.rows)
@@ -76,7 +76,7 @@ def slope_tile(
 
 @triton.jit(do_not_specialize=["held", "loss_programs"])
 def slope_tiles(
-    scratch,  # in   all that stages 1 to 4 wrote; out  slopes, projections, counts
+    scratch,  # in   the results of stages 1 to 4; out  slopes, projections, counts
     loss,  # out  () float32
     terms,  # out  (4,) float32
     padded_samples,
@@ -96,8 +96,8 @@ def slope_tiles(
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
     STEP: tl.constexpr,
-    MOST_TILES: tl.constexpr,  # of a side whose partial sums have not been added up, a power of 2
-    LOSS_BLOCK: tl.constexpr,  # vectors that the loss is summed over at a time
+    MOST_TILES: tl.constexpr,  # along a side whose partial sums have not been added up, a power of 2
+    LOSS_BLOCK: tl.constexpr,  # vectors per step of the loss sums
 ):
     memory = buffers(
         scratch,

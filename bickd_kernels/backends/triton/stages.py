@@ -3,8 +3,8 @@
     [valid_samples], sample_statistics, class_statistics, similarity_tiles, [partial_sums], derivative_tiles, slope_tiles,
     [similarity_tiles, slope_tiles for each panel], logit_gradient
 
-Six launches; one more where there are many tiles, and where targets are probabilities. A similarity matrix that is too large
-to be kept takes two for each of its panels.
+Six launches, one more each for many tiles and for probability targets. A similarity matrix that is too large to keep takes
+two launches for each of its panels.
 """
 
 import functools
@@ -38,7 +38,7 @@ NO_PANEL = Panel(0, 0, 0, 0)
 
 
 class Terms(NamedTuple):
-    """Which terms are computed, by the names that the kernels have for it."""
+    """Which terms are computed, by the names of the kernel constants."""
 
     WITH_CE: bool
     WITH_KD: bool
@@ -57,24 +57,24 @@ class Terms(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """All that decides what is launched, and with which compiled kernels, as long as tensors are aligned."""
+    """Everything that determines the launches and their compiled kernels, provided that tensors are aligned."""
 
     driver: Any
-    """Triton's, which loads compiled kernels."""
+    """Triton's driver, which loads compiled kernels."""
     device: int
     target: Target
     dtypes: tuple[torch.dtype, torch.dtype]
-    """Of the student's and the teacher's logits."""
+    """Dtypes of the student's and the teacher's logits."""
     probabilities: torch.dtype | None
-    """Of targets that are probabilities of the classes; None of others."""
+    """The dtype of targets that are class probabilities; None for other targets."""
     labels: bool
     """Whether targets are labels."""
     by_label: bool
-    """Whether samples of one label are positives of each other."""
+    """Whether samples with the same label are positives of each other."""
     smoothed: bool
     """Whether the targets of the cross-entropy are smoothed."""
     centred: bool
-    """Whether vectors are centred: correlations in place of cosines."""
+    """Whether vectors are centred: correlations instead of cosines."""
     samples: int
     classes: int
     strides: tuple[int, int]
@@ -82,13 +82,13 @@ class Configuration(NamedTuple):
     ignore_index: int
     terms: Terms
     parts: int
-    """How many float16 numbers an entry of a unit vector is made of."""
+    """float16 numbers per entry of a unit vector."""
     wanted: tuple[int, int] | None
-    """The samples that the gradient is wanted of, from one to before another; None: of none."""
+    """The samples that need a gradient, as (start, stop); None for no gradient."""
 
 
 class Prepared(NamedTuple):
-    """What is the same in all calls of a configuration."""
+    """What all calls of a configuration share."""
 
     launches: list[Launch]
     scratch_elements: int
@@ -96,14 +96,14 @@ class Prepared(NamedTuple):
 
 
 def compute(batch: Batch, settings: Settings, gradient_rows: slice | None) -> Result:
-    """Loss and terms, and the gradient of the samples ``gradient_rows``, or of none, in float32."""
+    """Loss and terms, and the gradient of the samples ``gradient_rows``, if any, in float32."""
     student, teacher = (logits if logits.stride(1) == 1 else logits.contiguous() for logits in batch[:2])
     target = student if batch.target is None else batch.target.contiguous()
     configuration = _configuration(student, teacher, batch.target, settings, gradient_rows)
     prepared = prepare(configuration)
     device = student.device
     scratch = torch.empty(prepared.scratch_elements, dtype=torch.float32, device=device)
-    # Results of an operator must not share memory, so that each is an allocation of its own.
+    # An operator's results must not share memory, so each has its own allocation.
     loss = torch.empty((), dtype=torch.float32, device=device)
     terms = torch.empty(4, dtype=torch.float32, device=device)
     gradient = None
@@ -117,7 +117,7 @@ def compute(batch: Batch, settings: Settings, gradient_rows: slice | None) -> Re
 
 
 def _numbers(settings: Settings) -> Numbers:
-    """The numbers of a call as kernels take them."""
+    """The numeric options of a call, as kernels take them."""
     weights = settings.weights
     return Numbers(
         settings.temperature, settings.contrast_temperature, settings.kd_temperature, *weights, settings.label_smoothing
@@ -157,28 +157,28 @@ def _configuration(
 
 @functools.lru_cache(maxsize=256)
 def prepare(configuration: Configuration) -> Prepared:
-    """The launches of a configuration, and the scratch memory that they meet in."""
+    """The launches of a configuration and the size of the scratch memory that they share."""
     stages = _Stages(configuration)
     return Prepared(stages.launches(), stages.scratch_elements)
 
 
 def tiles_of(panel: Panel) -> int:
-    """How many tiles a panel has."""
+    """The number of tiles in a panel."""
     return panel.rows * panel.columns
 
 
 def most_tiles(panels: list[Panel]) -> int:
-    """How many tiles the largest panel of a side has."""
+    """The number of tiles in the largest panel of a side."""
     return tiles_of(panels[0]) if panels else 0
 
 
 def only(panels: list[Panel]) -> Panel:
-    """The panel of a side that has a single one, whose ``E`` is kept, else one without tiles."""
+    """The only panel of a side whose ``E`` is kept; for a side with several panels, one without tiles."""
     return panels[0] if len(panels) == 1 else NO_PANEL
 
 
 class _Stages:
-    """Puts the launches of a configuration together."""
+    """Assembles the launches of a configuration."""
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
@@ -224,7 +224,7 @@ class _Stages:
         return int(memory.end) + tiles_of(self.kept_classes) * plan.tile * plan.tile
 
     def launches(self) -> list[Launch]:
-        """All launches, in their order."""
+        """All launches, in order."""
         terms, wanted = self.configuration.terms, self.configuration.wanted
         launches = [] if self.configuration.probabilities is None else [self._valid_samples()]
         launches.append(self._sample_statistics())
@@ -249,7 +249,7 @@ class _Stages:
 
     @functools.cached_property
     def _logits(self) -> dict[str, Any]:
-        """The arguments about logits. ``VECTOR`` is the largest number of elements, up to 16 bytes, that divides all."""
+        """The logit arguments. ``VECTOR`` is the largest number of elements, up to 16 bytes, that divides all sizes."""
         classes, strides = self.configuration.classes, self.configuration.strides
         widest = 16 // min(dtype.itemsize for dtype in self.configuration.dtypes)
         vector = math.gcd(widest, classes, *strides)
@@ -258,7 +258,7 @@ class _Stages:
 
     @property
     def _logits_in_elements(self) -> dict[str, Any]:
-        """The same with no known alignment, so that neighbouring classes go to neighbouring threads and not to one."""
+        """These without known alignment, so that neighbouring classes go to neighbouring threads, not to the same one."""
         configuration = self.configuration
         return {"sizes": LogitSizes(configuration.samples, configuration.classes, *configuration.strides), "VECTOR": 1}
 
@@ -292,7 +292,7 @@ class _Stages:
                 "CLASSES": tile.classes,
                 "TARGETS": 256,
             },
-            # Rows that are not aligned are read one logit at a time, which takes more registers than a thread has.
+            # Unaligned rows are read one logit at a time, which would need more registers than a thread has.
             {"num_warps": tile.warps * (2 if self._logits["VECTOR"] == 1 else 1)},
         )
 
@@ -315,7 +315,7 @@ class _Stages:
         )
 
     def _sums_of_similarities(self) -> Launch:
-        """All similarities, and the exponentials of those that are kept."""
+        """The sums over all similarities, and the exponentials that are kept."""
         plan, terms = self.plan, self.configuration.terms
         return self._similarities(
             Panel(0, plan.class_tiles, 0, plan.class_tiles) if terms.WITH_CLASS else NO_PANEL,
@@ -324,7 +324,7 @@ class _Stages:
         )
 
     def _derivatives(self, classes: Panel, samples: Panel) -> Launch:
-        """A panel of the derivatives, from similarities that are formed again."""
+        """A panel of the derivatives, from recomputed similarities."""
         return self._similarities(classes, samples, summed=True)
 
     def _similarities(self, classes: Panel, samples: Panel, *, summed: bool) -> Launch:
@@ -377,7 +377,7 @@ class _Stages:
         )
 
     def _slopes(self, classes: Panel, samples: Panel, *, with_loss: bool = False) -> Launch:
-        """Slopes of these panels, and the loss with them perhaps."""
+        """The slopes of these panels, optionally with the loss."""
         plan = self.plan
         longer = triton.next_power_of_2(max(plan.padded_samples, plan.padded_classes))
         return self._products(
@@ -396,7 +396,7 @@ class _Stages:
         )
 
     def _products(self, kernel: Any, programs: int, arguments: dict[str, Any]) -> Launch:
-        """A launch of a kernel of matrix products, whose pipeline may be measured."""
+        """A launch of a matrix-product kernel, whose pipeline may be autotuned."""
         options = {"num_warps": self.plan.warps, "num_stages": self.plan.stages}
         arguments = {**arguments, **self.padded, **self.units, "held": self.held}
         if planning.AUTOTUNE:

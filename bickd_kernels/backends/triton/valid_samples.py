@@ -1,6 +1,6 @@
-"""Stage 0, with probabilities as targets: which samples are in the batch. A row of zeros is an ignored sample.
+"""Stage 0, only for probability targets: finds the samples of the batch. A row of zeros is an ignored sample.
 
-Grid: one program for ``SAMPLES`` samples. Reads the targets; writes the samples' ``members``.
+Grid: one program per ``SAMPLES`` samples. Reads the targets; writes the samples' ``members``.
 """
 
 import triton
@@ -12,7 +12,7 @@ from bickd_kernels.backends.triton.scratch import buffers
 @triton.jit
 def valid_samples(
     target,  # in   (B, C) of a floating dtype, contiguous
-    scratch,  # out  members of the samples: 1, or 0 for what is not in the batch
+    scratch,  # out  members of the samples: 1, or 0 outside the batch
     sizes,  # LogitSizes
     padded_samples,
     padded_classes,
