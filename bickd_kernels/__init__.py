@@ -1,4 +1,4 @@
-"""BicKD, bilateral contrastive knowledge distillation (arXiv 2602.01265): the loss, exact and fast, from logits alone."""
+"""BicKD, bilateral contrastive knowledge distillation (arXiv 2602.01265): an exact, fast loss that needs only logits."""
 
 from bickd_kernels import reference
 from bickd_kernels.functional import bickd_loss, bilateral_loss

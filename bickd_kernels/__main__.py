@@ -1,4 +1,4 @@
-"""``python -m bickd_kernels``: what a bug report should hold; see ``self_check``."""
+"""``python -m bickd_kernels`` prints what a bug report should contain; see ``self_check``."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""How far a backend may be from the definition in float64, and the batches on which it is compared with it.
+"""Error bounds of the backends against the float64 reference, and the batches on which they are checked.
 
-What ``python -m bickd_kernels`` and ``make gpu-check`` share. The bounds are those of ``docs/performance.md``.
+``python -m bickd_kernels`` and ``make gpu-check`` share this module. The bounds are those of ``docs/performance.md``.
 """
 
 from dataclasses import dataclass, field
@@ -13,27 +13,27 @@ from bickd_kernels import bickd_loss, bilateral_loss
 from bickd_kernels.backends.contract import Batch
 
 FLOAT32_GRADE, SINGLE = 2e-6, 1.5e-3
-"""Errors of the gradient, relative to its largest entry, of sums in float32 and of products of single float16 operands."""
+"""Gradient error relative to the largest entry: for float32 or split-fp16 products, and for single-fp16 operands."""
 
 SHARP = 4e-6
-"""That of sums in float32 where the contrast temperature is below 0.1, which magnifies the rounding of similarities."""
+"""Like ``FLOAT32_GRADE`` for contrast temperatures below 0.1, which amplify the rounding errors of similarities."""
 
 LOSS, LOSS_SINGLE = 1e-6, 1e-4
-"""The same of the loss, relative to it or to 1."""
+"""Loss error for the same two cases, relative to the loss or to 1, whichever is larger."""
 
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}
-"""What an entry can lose in the student's dtype, half a unit in the last place, relative to it."""
+"""Relative rounding error of a gradient entry in the student's dtype: half a unit in the last place."""
 
 CANCELLED = 2e-7
-"""What is left of entries that cancel, times the number of samples, of whose inverse the entries of a gradient are."""
+"""Absolute error left where gradient entries cancel, times the number of samples: entries scale with its inverse."""
 
 FEW = 16
-"""The kernels multiply with single operands from this number of samples and classes."""
+"""The kernels use single-fp16 operands from this number of samples and classes on."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A batch and how a loss is called on it.
+    """A batch and the loss call made on it.
 
     Attributes:
         samples: ``B``.
@@ -41,11 +41,11 @@ class Case:
         dtype: of both logits.
         loss: the name of the function.
         target: ``"labels"``, ``"probabilities"``, or ``"none"`` for the bilateral loss.
-        absences: whether the second sample is ignored, and one class is missing from each of the logits; needs 3 samples and
+        absences: whether the second sample is ignored and student and teacher each lack one class; needs 3 samples and
             5 classes.
-        layout: ``"contiguous"``; ``"strided"``, rows apart and rows in columns; ``"offset"``, where tensors begin at no
-            multiple of 16 bytes.
-        options: of the call, but the backend.
+        layout: ``"contiguous"``; ``"strided"``, a padded row stride (student) and column-major (teacher); ``"offset"``,
+            tensors that do not start at a multiple of 16 bytes.
+        options: of the call, without the backend.
     """
 
     samples: int
@@ -68,7 +68,7 @@ class Case:
 
 
 class Errors(NamedTuple):
-    """How far a loss and its gradient are from the definition, and how far they may be; relative to their size."""
+    """Relative errors of a loss and its gradient against the definition, and the tolerated errors."""
 
     gradient_error: float
     gradient_tolerance: float
@@ -88,25 +88,25 @@ class Errors(NamedTuple):
 
 
 def make_batch(case: Case, device: str = "cpu") -> Batch:
-    """Normally distributed logits, and targets that name each class with equal chance; the same in every run."""
+    """Normally distributed logits and uniformly distributed labels; the same in every run."""
     generator = torch.Generator().manual_seed(case.samples * 100003 + case.classes)
     student, teacher = 3.0 * torch.randn(2, case.samples, case.classes, generator=generator)
     labels = torch.randint(case.classes, (case.samples,), generator=generator)
     if case.absences:
         student[:, 0], teacher[:, 2] = -torch.inf, -torch.inf
-        # No target names an absent class, so that the cross-entropy is finite. What an ignored sample holds must not matter.
+        # Labels avoid absent classes, so that the cross-entropy is finite. NaN in an ignored sample must not matter.
         labels[(labels == 0) | (labels == 2)] = 1
         student[1] = torch.nan
     target = _probabilities(case, labels) if case.target == "probabilities" else labels
     if case.absences:
         target[1] = 0 if case.target == "probabilities" else -100
-    # Laid out on the device: a copy to it would close the gaps.
+    # The layout is made on the device: a copy to the device would close the gaps.
     student, teacher = _laid_out(student.to(device, case.dtype), teacher.to(device, case.dtype), case.layout)
     return Batch(student, teacher, None if case.target == "none" else target.to(device))
 
 
 def loss_of(case: Case, batch: Batch, backend: str) -> Tensor:
-    """The loss of a batch by a backend."""
+    """The loss of a batch, computed by a backend."""
     if case.loss == "bilateral_loss":
         return bilateral_loss(*batch, backend=backend, **case.options)
     student, teacher, target = batch
@@ -115,7 +115,7 @@ def loss_of(case: Case, batch: Batch, backend: str) -> Tensor:
 
 
 def evaluate(case: Case, batch: Batch, backend: str) -> tuple[Tensor, Tensor]:
-    """Loss and gradient by the student's logits."""
+    """Loss, and its gradient with respect to the student's logits."""
     student = batch.student.detach().requires_grad_()
     loss = loss_of(case, batch._replace(student=student), backend)
     (gradient,) = torch.autograd.grad(loss, student)
@@ -123,19 +123,19 @@ def evaluate(case: Case, batch: Batch, backend: str) -> tuple[Tensor, Tensor]:
 
 
 def definition(case: Case, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The same by the definition in float64."""
+    """Loss and gradient from the float64 reference."""
     doubles = batch._replace(student=batch.student.double(), teacher=batch.teacher.double())
     return evaluate(case, doubles, "reference")
 
 
 def compare(case: Case, backend: str, actual: tuple[Tensor, Tensor], true: tuple[Tensor, Tensor]) -> Errors:
-    """The errors of loss and gradient by a backend, and what it is allowed.
+    """The errors of a backend's loss and gradient, with their tolerances.
 
     Args:
         case: what was computed.
         backend: a resolved name.
         actual: loss and gradient.
-        true: those of ``definition``.
+        true: the results of ``definition``.
     """
     (loss, gradient), (true_loss, true_gradient) = actual, true
     gradient_tolerance, loss_tolerance = _tolerances(case, backend)
@@ -150,21 +150,21 @@ def compare(case: Case, backend: str, actual: tuple[Tensor, Tensor], true: tuple
 
 
 def _tolerances(case: Case, backend: str) -> tuple[float, float]:
-    # The rule as it is documented, not ``planning.parts_of`` itself: that needs Triton, and may be what is wrong.
+    # Restates the documented rule instead of calling ``planning.parts_of``, which needs Triton and may itself be wrong.
     contrast_temperature = case.options.get("contrast_temperature", 0.2)
     temperature = case.options.get("temperature" if case.loss == "bilateral_loss" else "bilateral_temperature", 2.0)
-    # Correlations spread wider than cosines, and are sharper at the same temperature.
+    # Correlations span a wider range than cosines, so the same temperature makes them sharper.
     sharp = contrast_temperature < (0.15 if case.options.get("similarity") == "correlation" else 0.1) or temperature < 1
     narrow = case.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
     if backend == "triton" and narrow and not sharp and min(case.samples, case.classes) >= FEW:
         return SINGLE + ROUNDING[case.dtype], LOSS_SINGLE
     grade = FLOAT32_GRADE if contrast_temperature >= 0.1 else SHARP
-    # A softmax magnifies the rounding of what goes into it by the inverse of its temperature.
+    # A softmax amplifies the rounding errors of its input by the inverse of its temperature.
     return grade / min(1.0, temperature) + ROUNDING[case.dtype], LOSS
 
 
 def _probabilities(case: Case, labels: Tensor) -> Tensor:
-    """Targets of two classes or of one for each sample, as mixup makes them."""
+    """Targets that mix at most two classes per sample, as mixup produces them."""
     target, rows = torch.zeros(case.samples, case.classes), torch.arange(case.samples)
     target[rows, labels] += 0.7
     target[rows, labels.roll(1)] += 0.3

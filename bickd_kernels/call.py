@@ -1,4 +1,4 @@
-"""A loss to compute: what the operator and the reference make of the arguments of a public function."""
+"""One loss call: the arguments of a public function in the form that the operator and the reference work on."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from bickd_kernels.processes.group import ProcessGroup
 
 
 class Call(NamedTuple):
-    """Checked tensors, but for the values of labels, and checked options."""
+    """Checked options, and tensors that are checked except for the values of labels."""
 
     student: Tensor
     """Logits ``(B, ..., C)``."""
@@ -20,18 +20,18 @@ class Call(NamedTuple):
     target: Tensor | None
     """Labels ``(B, ...)``, probabilities ``(B, ..., C)``, or None."""
     name: str
-    """Of the public function."""
+    """The name of the public function."""
     options: Options
     backend: str
     """A resolved name."""
     group: ProcessGroup | None
-    """Of several processes; None: the batch is this process's alone."""
+    """A group of several processes; None if the batch is this process's alone."""
 
     def checked(self) -> tuple[Batch, Settings]:
-        """What a backend gets; leading dimensions are samples.
+        """The input of a backend, with leading dimensions flattened into samples.
 
         Raises:
-            ValueError: on the CPU a label that names no class.
+            ValueError: on the CPU, a label that is not a class.
         """
         student, teacher, target = self.student, self.teacher, self.target
         classes = student.shape[-1]

@@ -1,7 +1,7 @@
-"""Checks of the tensors of a call.
+"""Checks of a call's tensors.
 
-A check names the argument, says what it got and what is allowed. Values inside a tensor (labels out of range) are looked at
-only where that costs no device synchronisation: on the CPU.
+Every error names the argument, what is allowed and what it got. Values inside a tensor (labels out of range) are checked
+only on the CPU, where that needs no device synchronisation.
 """
 
 from typing import Any
@@ -17,16 +17,16 @@ _TARGET_DTYPES = _LABEL_DTYPES + _LOGIT_DTYPES
 
 
 def check_inputs(student_logits: Any, teacher_logits: Any, target: Any, positives: Positives | None) -> None:
-    """Checks the tensors of a call against each other, without a look at their values.
+    """Checks a call's tensors against each other without reading their values.
 
     Args:
         student_logits: the first argument of the losses.
         teacher_logits: the second.
-        target: labels, probabilities of the classes, or None.
-        positives: the option, which asks for labels if it is ``"label"``.
+        target: labels, class probabilities, or None.
+        positives: the option; ``"label"`` requires labels.
 
     Raises:
-        TypeError: not a dense tensor, logits that are not floating point, a target that is not of an integer type.
+        TypeError: not a dense tensor; logits that are not floating point; a target that is neither integer nor floating.
         ValueError: shapes or devices that differ, no class dimension, no class.
     """
     _check_logits("student_logits", student_logits)
@@ -43,12 +43,12 @@ def check_inputs(student_logits: Any, teacher_logits: Any, target: Any, positive
     if target is not None:
         _check_target(target, student_logits)
     if positives == "label" and not is_labels(target):
-        got = "None" if target is None else "probabilities of the classes"
+        got = "None" if target is None else "class probabilities"
         raise ValueError(f'positives must be "sample" or None without integer labels: target is {got}')
 
 
 def is_labels(target: Tensor | None) -> bool:
-    """Whether targets are labels: not missing, and not probabilities of the classes."""
+    """Whether targets are labels: not missing, and not class probabilities."""
     return target is not None and not target.dtype.is_floating_point
 
 
@@ -57,8 +57,8 @@ def _check_logits(name: str, logits: Any) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(logits).__name__}")
     if any(base.__name__ == "DTensor" for base in type(logits).__mro__):
         raise TypeError(
-            f"{name} must be a plain torch.Tensor, got a DTensor; pass its to_local(), and group= for the loss over the "
-            "batches of several processes"
+            f"{name} must be a plain torch.Tensor, got a DTensor; pass its to_local(), and group= for the loss of the "
+            "global batch"
         )
     if logits.dtype not in _LOGIT_DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {logits.dtype}")
@@ -68,13 +68,13 @@ def _check_logits(name: str, logits: Any) -> None:
 
 
 def _where_classes_are(logits: Tensor) -> str:
-    """What an error about shapes adds where the classes may have been taken for the second dimension, as in images."""
-    return "" if logits.dim() < 3 else "; classes come last: of logits (B, C, ...) pass logits.movedim(1, -1)"
+    """A hint for shape errors where the caller may have put the classes in the second dimension, as in images."""
+    return "" if logits.dim() < 3 else "; classes come last: for logits (B, C, ...) pass logits.movedim(1, -1)"
 
 
 def _check_dense(name: str, tensor: Tensor) -> None:
     if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, of layout torch.strided, got {tensor.layout}")
+        raise TypeError(f"{name} must be a dense tensor (layout torch.strided), got {tensor.layout}")
 
 
 def _check_target(target: Any, student_logits: Tensor) -> None:
@@ -88,7 +88,7 @@ def _check_target(target: Any, student_logits: Tensor) -> None:
     shape = student_logits.shape[:-1] if is_labels(target) else student_logits.shape
     if target.shape != shape:
         what = (
-            "that of student_logits without the classes" if is_labels(target) else "that of student_logits, as probabilities"
+            "that of student_logits without classes" if is_labels(target) else "that of student_logits for probabilities"
         )
         raise ValueError(
             f"target must have shape {tuple(shape)}, {what}, got {tuple(target.shape)}{_where_classes_are(student_logits)}"
@@ -98,14 +98,14 @@ def _check_target(target: Any, student_logits: Tensor) -> None:
 
 
 def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Checks the values of labels on the host; on a device that would wait for it.
+    """Checks the values of labels on the host; on a device this would synchronise.
 
     Raises:
-        ValueError: a label that names none of the classes and is not ``ignore_index``.
+        ValueError: a label that is neither a class nor ``ignore_index``.
     """
     if target.device.type != "cpu" or target.numel() == 0:
         return
-    # A narrow dtype need not hold ignore_index: compared as it is, -100 would wrap to a class.
+    # A narrow dtype may be unable to represent ignore_index: compared in that dtype, -100 would wrap around to a class.
     target = target.long()
     low, high = (int(bound) for bound in torch.aminmax(target))
     if low < 0 or high >= classes:

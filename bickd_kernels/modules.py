@@ -1,4 +1,4 @@
-"""The losses as modules: the options of the functions, checked and set once, and each of them an attribute."""
+"""The losses as modules: each option of the functions is checked once and becomes an attribute."""
 
 import copy
 import inspect
@@ -16,7 +16,7 @@ _Module = TypeVar("_Module", bound="_Loss")
 
 
 class _Loss(nn.Module):
-    """What both modules share: ``options``, the record, whose fields are attributes that may be assigned."""
+    """What both modules share: the record ``options``, whose fields can be read and assigned as attributes."""
 
     function: ClassVar[str]
     options: Options
@@ -34,7 +34,7 @@ class _Loss(nn.Module):
         super().__setattr__(name, value)
 
     def __deepcopy__(self: _Module, memo: dict[int, Any]) -> _Module:
-        # A group stands for processes: a copy of the module works with the same ones.
+        # A group stands for processes, which cannot be copied: the copied module keeps the same group.
         memo[id(self.options.group)] = self.options.group
         copied = memo[id(self)] = self.__new__(type(self))
         copied.__dict__ = copy.deepcopy(self.__dict__, memo)
@@ -45,9 +45,9 @@ class _Loss(nn.Module):
 
 
 class BilateralLoss(_Loss):
-    """``bilateral_loss`` as a module; the keyword arguments, defaults and errors are the function's.
+    """``bilateral_loss`` as a module, with the function's keyword arguments, defaults and errors.
 
-    Each option is an attribute; a schedule may assign it, and what it assigns is checked: ``criterion.temperature = 1.5``.
+    Each option is an attribute that a schedule may assign; the new value is checked: ``criterion.temperature = 1.5``.
     """
 
     function = "bilateral_loss"
@@ -63,7 +63,7 @@ class BilateralLoss(_Loss):
 
 
 class BicKDLoss(_Loss):
-    """``bickd_loss`` as a module; the keyword arguments, defaults and errors are the function's, as are the attributes."""
+    """``bickd_loss`` as a module, with its keyword arguments, defaults and errors; each option is an attribute."""
 
     function = "bickd_loss"
 
@@ -76,7 +76,7 @@ class BicKDLoss(_Loss):
 
 
 def _signature(module: type[_Loss]) -> inspect.Signature:
-    """The options of the function, with their defaults."""
+    """The options of the function and their defaults, as a signature."""
     parameters = inspect.signature(getattr(functional, module.function)).parameters.values()
     return inspect.Signature([parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY])
 

@@ -1,14 +1,14 @@
-"""The loss as operators of PyTorch: what every backend promises to autograd, to compilers and to exporters.
+"""The loss as PyTorch operators: the interface of every backend to autograd, compilers and exporters.
 
-    loss                what the public functions call; has a first derivative by the student's logits
-    loss_and_gradient   a backend's work: the gradient is formed with the loss, of which it is a by-product
-    scaled_gradient     backward: that gradient times the upstream one
+    loss                called by the public functions; has a first derivative with respect to the student's logits
+    loss_and_gradient   runs a backend: the gradient is computed together with the loss, as a by-product
+    scaled_gradient     the backward pass: this gradient times the upstream gradient
 
-A compiler sees each of them as one opaque node. So it compiles no second graph for a batch of another size or an option that
-follows a schedule, and a backend may look at the values that it computes with.
+A compiler sees each of them as one opaque node. It therefore does not recompile for another batch size or for an option that
+follows a schedule, and a backend may inspect the values that it computes with.
 
-They are bare operators with an ``autograd.Function`` rather than ``torch.library.custom_op`` with ``register_autograd``: a
-compiler makes the same of both, and the host's part of a call and its backward is 0.4 of the other's.
+They are plain operators with an ``autograd.Function`` instead of ``torch.library.custom_op`` with ``register_autograd``:
+both compile to the same code, but the host time of a call and its backward is 0.4 times as long.
 """
 
 from functools import lru_cache
@@ -30,7 +30,7 @@ _CALL = (
     "Tensor student, Tensor teacher, Tensor? target, Tensor numbers, str name, int ignore_index, bool return_terms, "
     "str? positives, str similarity, str backend, str group, bool compare_ranks"
 )
-# CUDA graphs that a compiler makes leave these out, as they read numbers on the host. Older PyTorch has no such tag.
+# The tag keeps these out of a compiler's CUDA graphs, as they read numbers on the host. Older PyTorch has no such tag.
 _TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
 _library.define(f"loss({_CALL}) -> (Tensor loss, Tensor terms)", tags=_TAGS)
 _library.define(
@@ -39,30 +39,30 @@ _library.define(
 _library.define("scaled_gradient(Tensor gradient, Tensor upstream, ScalarType dtype) -> Tensor")
 
 loss = torch.ops.bickd_kernels.loss.default
-"""Loss and terms of checked arguments; see ``flattened``.
+"""Loss and terms for checked arguments; see ``flattened``.
 
 Returns:
-    The loss, a scalar in the compute dtype, and ``(4,)`` unweighted terms in the order of ``contract.Weights``; what is not
-    computed is 0.
+    The loss, a scalar in the compute dtype, and ``(4,)`` unweighted terms in the order of ``contract.Weights``, 0 where
+    not computed.
 """
 
 loss_and_gradient = torch.ops.bickd_kernels.loss_and_gradient.default
-"""The same, and ``d loss / d student`` in the compute dtype, of the student's shape; empty where it is not needed."""
+"""Also returns ``d loss / d student`` in the compute dtype and the student's shape; empty where it is not needed."""
 
 scaled_gradient = torch.ops.bickd_kernels.scaled_gradient.default
-"""``gradient * upstream`` in ``dtype``, the student's.
+"""``gradient * upstream`` in ``dtype``, the student's dtype.
 
-The gradient is kept in the compute dtype, because the finished gradient of a mean over a large batch underflows in float16
-before a gradient scaler has had its turn.
+The gradient is stored in the compute dtype: in float16, the gradient of a mean over a large batch would underflow before a
+gradient scaler can act on it.
 """
 
 
 def flattened(options: Options, name: str, backend: str) -> tuple[Any, ...]:
-    """The options as the operators take them, behind the tensors.
+    """The options as positional operator arguments, which follow the tensors.
 
     Args:
         options: of the loss ``name``.
-        name: that of the public function.
+        name: the name of the public function.
         backend: a resolved name.
     """
     group = options.group_of_several
@@ -85,8 +85,8 @@ def _packed(options: Options, names: tuple[str, ...]) -> Tensor:
     if torch.compiler.is_compiling():
         for name, value in zip(names, values, strict=True):
             check_is_number(name, value)
-        # A number that is an argument of an operator is a constant of the graph, and a schedule would compile one a step.
-        # One that a tensor is multiplied by stays a variable.
+        # A number passed to an operator is a graph constant, so a schedule would recompile in every step. A number that
+        # multiplies a tensor stays a variable.
         one = torch.ones((), dtype=torch.float64, device="cpu")
         return torch.stack([one * value for value in values])
     return torch.tensor(values, dtype=torch.float64, device="cpu")
@@ -104,7 +104,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        # What forward saved is a constant to autograd: differentiated again it would give a wrong number. A compiler traces
+        # Autograd treats the saved gradient as a constant, so a second derivative would be silently wrong. A compiler traces
         # this function with gradients enabled, and refuses second derivatives itself.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError(
@@ -112,7 +112,7 @@ class _Loss(torch.autograd.Function):
                 'backend="reference", which autograd can differentiate twice'
             )
         (gradient,) = ctx.saved_tensors
-        # Without an upstream gradient the loss takes no part in what is differentiated.
+        # Without an upstream gradient, the differentiated value does not depend on the loss.
         result = None if upstream is None else scaled_gradient(gradient, upstream, ctx.dtype)
         return result, *[None] * ctx.constants
 
@@ -133,13 +133,13 @@ def _plain_loss(*call: Any) -> tuple[Tensor, Tensor]:
 
 
 class _Arguments(NamedTuple):
-    """Of ``loss_and_gradient``."""
+    """The arguments of ``loss_and_gradient``."""
 
     student: Tensor
     teacher: Tensor
     target: Tensor | None
     numbers: Tensor
-    """The options of the loss that are numbers, in the order of ``options.NUMBERS``, float64 on the host."""
+    """The numeric options of the loss in the order of ``options.NUMBERS``, float64 on the host."""
     name: str
     ignore_index: int
     return_terms: bool
@@ -147,12 +147,12 @@ class _Arguments(NamedTuple):
     similarity: str
     backend: str
     group: str
-    """The name of the group of processes; empty: none."""
+    """The name of the process group; empty if there is none."""
     compare_ranks: bool
     needs_gradient: bool
 
     def call(self, group: ProcessGroup | None) -> Call:
-        """The call, its options checked: a compiler could not check numbers that it did not know."""
+        """The call, with options checked here: a compiler cannot check numbers that it does not know while tracing."""
         options = _options(
             self.name,
             self.ignore_index,

@@ -1,6 +1,6 @@
 """Every option of the losses with its default and its check: a frozen record for each loss.
 
-A check names the option, says what it got and what is allowed.
+Every error names the option, what is allowed and what it got.
 """
 
 import math
@@ -21,10 +21,10 @@ MIN_CONTRAST_TEMPERATURE = 0.02
 """Below this ``exp(similarity / contrast_temperature)`` approaches the float32 range."""
 
 TEMPERATURES = (1e-6, 1e6)
-"""The smallest and the largest temperature of any kind: their squares and inverses, times a weight, are float32 numbers."""
+"""The smallest and largest value of any temperature: squares and inverses, times a weight, stay in the float32 range."""
 
 LARGEST_WEIGHT = 1e12
-"""The largest absolute value of a weight: the product of two of them, over a temperature, is a float32 number."""
+"""The largest absolute value of a weight: two weights multiplied, over a temperature, stay in the float32 range."""
 
 Positives = Literal["label", "sample"]
 Similarity = Literal["cosine", "correlation"]
@@ -68,34 +68,34 @@ def check_number(name: str, value: Any) -> float:
     try:
         finite = math.isfinite(value)
     except OverflowError:
-        raise ValueError(f"{name} must be finite as a float, got an integer beyond its range") from None
+        raise ValueError(f"{name} must be finite as a float, got an integer out of range") from None
     if not finite:
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
 
 
 def check_is_number(name: str, value: Any) -> None:
-    """Checks the type alone: of a number that a compiler lets vary there is no value.
+    """Checks only the type: while a compiler traces, a number that may vary has no value.
 
     Raises:
         TypeError: anything but a Python number.
     """
     if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
-        hint = "; .item() makes a number of it" if isinstance(value, Tensor) else ""
+        hint = "; call .item() on it" if isinstance(value, Tensor) else ""
         raise TypeError(f"{name} must be a Python number, got {type(value).__name__}{hint}")
 
 
 def check_index(name: str, value: Any) -> int:
-    """The index, if it is an integer of 64 bits."""
+    """The index, if it is a 64-bit integer."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} must be an integer of 64 bits, got one beyond their range")
+        raise ValueError(f"{name} must be a 64-bit integer, got one out of range")
     return value
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """The value as a bool; anything that has a truth value is taken."""
+    """The value as a bool; anything with a truth value is accepted."""
     return bool(value)
 
 
@@ -114,20 +114,20 @@ def check_similarity(name: str, value: Any) -> Similarity:
 
 
 def check_group(name: str, value: Any) -> ProcessGroup | None:
-    """None, or a group of processes that this process belongs to."""
+    """None, or a process group that this process belongs to."""
     if value is None:
         return None
     if not distributed.is_available():
         raise ValueError(f"{name} must be None: this PyTorch was built without torch.distributed")
     if value is distributed.GroupMember.NON_GROUP_MEMBER:
-        raise ValueError(f"{name} must hold the process that calls the loss, which is no member of the one it got")
+        raise ValueError(f"{name} must include the calling process, got a group that this process is not a member of")
     if not isinstance(value, distributed.ProcessGroup):
         raise TypeError(f"{name} must be a torch.distributed.ProcessGroup or None, got {type(value).__name__}")
     return value
 
 
 def check_backend(name: str, value: Any) -> str:
-    """The name of a backend; what the environment says is looked at by each call."""
+    """The name of a backend; the environment variable is read by each call."""
     choice.check_name(value)
     return value
 
@@ -155,7 +155,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    """What both losses take."""
+    """The options that both losses share."""
 
     contrast_temperature: float = 0.2
     class_wise_weight: float = 1.0
@@ -170,12 +170,12 @@ class _Options:
 
     @property
     def group_of_several(self) -> ProcessGroup | None:
-        """The group, if it has more than one process: one alone is its own global batch."""
+        """The group, if it has more than one process: a single process holds the whole global batch."""
         return None if self.group is None or self.group.size() == 1 else self.group
 
     def __post_init__(self) -> None:
         if torch.compiler.is_compiling():
-            # A compiler may know no values. The operator makes the record again when it runs, and checks it then.
+            # A compiler may not know the values. The operator builds the record again when it runs, and checks it then.
             return
         for option in fields(self):
             checked = _CHECKS[option.name](option.name, getattr(self, option.name))
@@ -184,13 +184,13 @@ class _Options:
 
 @dataclass(frozen=True, kw_only=True)
 class BilateralOptions(_Options):
-    """The options of ``bilateral_loss``, where each is described.
+    """The options of ``bilateral_loss``, which describes each of them.
 
     Raises:
         TypeError: an option of the wrong type.
-        ValueError: a temperature that is not within ``TEMPERATURES``, a ``contrast_temperature`` below
-            ``MIN_CONTRAST_TEMPERATURE``, a weight beyond ``LARGEST_WEIGHT``, a number that is not finite, an
-            ``ignore_index`` of more than 64 bits, a name that is none of those allowed.
+        ValueError: a temperature outside ``TEMPERATURES``; a ``contrast_temperature`` below ``MIN_CONTRAST_TEMPERATURE``; a
+            weight beyond ``LARGEST_WEIGHT``; a number that is not finite; an ``ignore_index`` of more than 64 bits; a name
+            that is not allowed.
     """
 
     temperature: float = 2.0
@@ -218,7 +218,7 @@ class BilateralOptions(_Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BicKDOptions(_Options):
-    """The options of ``bickd_loss``, where each is described. Raises as ``BilateralOptions`` does."""
+    """The options of ``bickd_loss``, which describes each of them. Raises the same errors as ``BilateralOptions``."""
 
     kd_temperature: float = 4.0
     bilateral_temperature: float = 2.0
@@ -252,17 +252,17 @@ class BicKDOptions(_Options):
 Options = BilateralOptions | BicKDOptions
 
 KINDS: dict[str, type[Options]] = {"bilateral_loss": BilateralOptions, "bickd_loss": BicKDOptions}
-"""The record of each loss by the name of its function."""
+"""The option record of each loss, by function name."""
 
 NAMES = {name: tuple(option.name for option in fields(kind)) for name, kind in KINDS.items()}
 """The options of each loss."""
 
 NUMBERS = {name: tuple(option.name for option in fields(kind) if option.type is float) for name, kind in KINDS.items()}
-"""The options of each loss that are numbers, in the order in which they go into a tensor."""
+"""The numeric options of each loss, in the order in which a tensor holds them."""
 
 
 class BilateralArguments(TypedDict, total=False):
-    """The keyword arguments of ``bilateral_loss`` but ``return_terms``, for type checkers."""
+    """The keyword arguments of ``bilateral_loss`` except ``return_terms``, for type checkers."""
 
     temperature: float
     contrast_temperature: float
@@ -277,7 +277,7 @@ class BilateralArguments(TypedDict, total=False):
 
 
 class BicKDArguments(TypedDict, total=False):
-    """The keyword arguments of ``bickd_loss`` but ``return_terms``, for type checkers."""
+    """The keyword arguments of ``bickd_loss`` except ``return_terms``, for type checkers."""
 
     kd_temperature: float
     bilateral_temperature: float
@@ -297,10 +297,10 @@ class BicKDArguments(TypedDict, total=False):
 
 
 def make_options(loss: str, arguments: dict[str, Any]) -> Any:
-    """The record of a loss. The same arguments have the same record, which is checked once.
+    """The option record of a loss. Equal arguments share one record, which is checked once.
 
     Raises:
-        TypeError, ValueError: see ``BilateralOptions``; an argument that is no option.
+        TypeError, ValueError: see ``BilateralOptions``; an argument that is not an option.
     """
     if torch.compiler.is_compiling() or arguments.get("group") is not None:
         return KINDS[loss](**arguments)
@@ -310,11 +310,11 @@ def make_options(loss: str, arguments: dict[str, Any]) -> Any:
     try:
         return _cached_options(loss, tuple(arguments), *arguments.values())
     except TypeError:
-        # A value that cannot be hashed, or one of the wrong type: the check says which.
+        # A value is unhashable or of the wrong type: the check says which.
         return KINDS[loss](**arguments)
 
 
-# With their types, as 1 and True are equal; a group is not kept alive.
+# The cache compares types too, because 1 == True; it does not keep a group alive.
 @lru_cache(maxsize=256, typed=True)
 def _cached_options(loss: str, names: tuple[str, ...], *values: Any) -> Options:
     return KINDS[loss](**dict(zip(names, values, strict=True)))

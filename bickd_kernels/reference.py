@@ -9,8 +9,8 @@
     bilateral   = class_wise_weight * class_wise + sample_wise_weight * sample_wise
     bickd       = ce_weight * ce + kd_weight * kd + bilateral_weight * bilateral
 
-With ``similarity="correlation"`` columns and rows are centred before they are scaled to length 1. It keeps matrices of C x C
-and B x B for backward, and waits for the device where a mask selects rows or classes.
+With ``similarity="correlation"``, columns and rows are centred before they are scaled to length 1. The reference stores
+C x C and B x B matrices for backward, and synchronises with the device where a mask selects rows or classes.
 """
 
 import torch
@@ -24,14 +24,14 @@ from bickd_kernels.inputs import is_labels
 def unit_vectors(logits: Tensor, temperature: float, dim: int, similarity: str) -> Tensor:
     """Probabilities ``softmax(logits / temperature)``, their vectors along ``dim`` scaled to length 1, in log space."""
     log_probabilities = F.log_softmax(logits / temperature, dim=1)
-    # Relative to the largest of its vector: beside logarithms of -1e7 that of the length would be lost to rounding.
+    # Relative to the vector's largest entry: added to logarithms of -1e7, the logarithm of the length would be rounded away.
     relative = log_probabilities - log_probabilities.detach().amax(dim, keepdim=True)
     if similarity == "cosine":
         return torch.exp(relative - 0.5 * torch.logsumexp(2 * relative, dim, keepdim=True))
     vectors = torch.exp(relative)
     centred = vectors - vectors.mean(dim, keepdim=True)
     squares = centred.square().sum(dim, keepdim=True)
-    # A constant vector has no direction, and is similar to nothing.
+    # A constant vector has no direction; its similarity to everything is 0.
     return centred * torch.where(squares == 0, 0.0, torch.where(squares == 0, 1.0, squares).rsqrt())
 
 
@@ -44,7 +44,7 @@ def info_nce(scores: Tensor, positives: Tensor) -> Tensor:
 def class_wise(
     student: Tensor, teacher: Tensor, temperature: float, contrast_temperature: float, similarity: str = "cosine"
 ) -> Tensor:
-    """The class side of logits ``(B, C)``."""
+    """The class-wise term of logits ``(B, C)``."""
     u, z = (unit_vectors(logits, temperature, 0, similarity) for logits in (student, teacher))
     return info_nce(u.T @ z / contrast_temperature, torch.eye(u.shape[1], dtype=u.dtype, device=u.device))
 
@@ -57,7 +57,7 @@ def sample_wise(
     contrast_temperature: float,
     similarity: str = "cosine",
 ) -> Tensor:
-    """The sample side of logits ``(B, C)``; positives by ``labels`` ``(B,)``, or each sample its own."""
+    """The sample-wise term of logits ``(B, C)``; samples of one label ``(B,)`` are positives, or each sample its own."""
     u, z = (unit_vectors(logits, temperature, 1, similarity) for logits in (student, teacher))
     labels = torch.arange(len(u), device=u.device) if labels is None else labels
     same = (labels[:, None] == labels).to(u.dtype)
@@ -65,11 +65,11 @@ def sample_wise(
 
 
 def cross_entropy(logits: Tensor, target: Tensor, present: Tensor, smoothing: float) -> Tensor:
-    """Of logits ``(B, C)`` with labels ``(B,)`` or probabilities ``(B, C)``, smoothed over a mask ``(C,)`` of classes."""
+    """Cross-entropy of logits ``(B, C)``; targets are ``(B,)`` labels or ``(B, C)`` probabilities, class mask ``(C,)``."""
     expected = F.one_hot(target, logits.shape[1]) if is_labels(target) else target
     uniform = present.to(logits.dtype) / present.sum().clamp(min=1)
     expected = (1 - smoothing) * expected.to(logits.dtype) + smoothing * uniform
-    # A class of probability 0 adds 0, also where its logarithm is infinite.
+    # A class of probability 0 adds 0, even where its logarithm is infinite.
     return -torch.where(expected == 0, 0.0, expected * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
@@ -81,7 +81,7 @@ def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def loss_and_terms(batch: Batch, settings: Settings) -> tuple[Tensor, Tensor]:
-    """The loss, which autograd differentiates by the student, and the terms ``(4,)``; one that is not computed is 0."""
+    """The loss, differentiable with respect to the student, and the terms ``(4,)``, 0 where not computed."""
     dtype = compute_dtype(batch.student, batch.teacher)
     x, y, target = batch.student.to(dtype), batch.teacher.to(dtype), batch.target
     if target is not None:
@@ -96,7 +96,7 @@ def loss_and_terms(batch: Batch, settings: Settings) -> tuple[Tensor, Tensor]:
     present = ((x != -torch.inf).any(dim=0)) & ((y != -torch.inf).any(dim=0))
     if settings.computed.ce and target is not None:
         ce_term = cross_entropy(x, target, present, settings.label_smoothing)
-    # Without a class in common there is nothing to compare: no number is right.
+    # Without a common class there is nothing to compare, and no number would be right.
     x, y = (z[:, present] if present.any() else z * torch.nan for z in (x, y))
     if settings.computed.kd:
         kd_term = kd(x, y, settings.kd_temperature)

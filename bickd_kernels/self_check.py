@@ -1,4 +1,4 @@
-"""What a bug report should hold: versions, devices, backends, and each backend's error against the float64 reference."""
+"""What a bug report should contain: versions, devices, backends, and each backend's error against the float64 reference."""
 
 import argparse
 import importlib.metadata
@@ -15,7 +15,7 @@ from bickd_kernels.accuracy import Case, Errors, compare, definition, evaluate, 
 from bickd_kernels.backends import choice
 
 CASES = (
-    # One tile of the kernels, and several.
+    # Fits in one kernel tile, and in several.
     Case(17, 29, torch.float32, absences=True),
     Case(40, 150, torch.float32, loss="bilateral_loss", target="none"),
     Case(40, 150, torch.bfloat16, absences=True),
@@ -23,7 +23,7 @@ CASES = (
 
 
 class Finding(NamedTuple):
-    """One backend on one device and case: its errors, or ``problem``, the exception that came instead."""
+    """One backend on one device and case: its errors, or in ``problem`` the exception that it raised."""
 
     backend: str
     device: str
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
         return self.errors is not None and self.errors.passed
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; errors and tolerances are missing where there are none."""
+        """For JSON; without errors and tolerances if the backend raised an exception."""
         errors = {} if self.errors is None else self.errors._asdict()
         named = {"backend": self.backend, "device": self.device, "case": self.case}
         return {**named, **errors, "problem": self.problem, "passed": self.passed}
@@ -48,7 +48,7 @@ class Finding(NamedTuple):
 
 
 def describe() -> dict[str, str]:
-    """Versions, devices and the choice of backends, by what they are called in the report."""
+    """Versions, devices and default backends, by their names in the report."""
     runtime = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda or 'none'}"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     description = {
@@ -65,7 +65,7 @@ def describe() -> dict[str, str]:
 
 
 def check() -> list[Finding]:
-    """Every backend that can run here, on every case."""
+    """Runs every available backend on every case."""
     runnable = [(name, device) for device in _devices() for name in ("torch", "reference")]
     if torch.cuda.is_available() and choice.HAS_TRITON:
         runnable.append(("triton", "cuda"))
@@ -76,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the report.
 
     Args:
-        arguments: of the command line; those of the process by default.
+        arguments: of the command line; by default those of the process.
 
     Returns:
-        The exit status: 0, or 1 when a backend failed.
+        The exit status: 0, or 1 if a backend failed.
     """
     parser = argparse.ArgumentParser(prog="python -m bickd_kernels", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     as_json = parser.parse_args(arguments).json
     description, findings = describe(), check()
     if as_json:
@@ -104,11 +104,11 @@ def _version_of_triton() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
         return version if choice.HAS_TRITON else f"{version}, too old"
-    return "of an unknown version" if choice.HAS_TRITON else "none"
+    return "unknown version" if choice.HAS_TRITON else "none"
 
 
 def _chosen(device: str) -> str:
-    """The backend that a call without ``backend=`` takes for float32 logits, or why it is refused."""
+    """The backend that a call without ``backend=`` selects for float32 logits, or the reason why it raises."""
     try:
         return choice.resolve("auto", torch.device(device), torch.float32)
     except (ValueError, ImportError) as error:
@@ -119,6 +119,6 @@ def _check_backend(backend: str, device: str, case: Case) -> Finding:
     try:
         actual = evaluate(case, make_batch(case, device), backend)
         errors = compare(case, backend, actual, definition(case, make_batch(case)))
-    except Exception as error:  # whatever it is belongs into the report
+    except Exception as error:  # any failure belongs in the report
         return Finding(backend, device, str(case), None, f"{type(error).__name__}: {error}")
     return Finding(backend, device, str(case), errors)

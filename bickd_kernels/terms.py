@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 class BilateralTerms(NamedTuple):
-    """The two sides of the bilateral loss, before their weights."""
+    """The two terms of the bilateral loss, before weighting."""
 
     class_wise: Tensor
     sample_wise: Tensor
 
 
 class BicKDTerms(NamedTuple):
-    """The terms of the total loss, before their weights."""
+    """The terms of the total loss, before weighting."""
 
     ce: Tensor
     kd: Tensor

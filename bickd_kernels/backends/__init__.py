@@ -1,4 +1,4 @@
-"""What computes the losses: ``contract`` says what a backend is, ``choice`` picks one, ``torch`` and ``triton`` are two.
+"""The backends that compute the losses: ``contract`` defines the interface, ``choice`` selects ``torch`` or ``triton``.
 
-No backend knows the other.
+The backends do not import each other.
 """

@@ -1,4 +1,4 @@
-"""The choice of a backend by name."""
+"""Selects a backend by name."""
 
 import contextlib
 import importlib
@@ -11,23 +11,23 @@ import torch
 from bickd_kernels.backends.contract import Backend
 
 BACKENDS = ("auto", "torch", "triton", "reference")
-"""What ``backend=`` and the environment variable ``BICKD_BACKEND`` take."""
+"""The values of ``backend=`` and of the environment variable ``BICKD_BACKEND``."""
 
 OLDEST_TRITON = (3, 4)
-"""The first Triton that has all that the kernels use."""
+"""The first Triton version with every feature that the kernels use."""
 
 TRITON_PACKAGES = ("triton", "triton-rocm", "pytorch-triton", "pytorch-triton-rocm")
-"""The names under which Triton is installed, for NVIDIA and for AMD."""
+"""The package names of Triton, for NVIDIA and for AMD."""
 
 
 def has_triton() -> bool:
-    """Whether Triton 3.4 or later is installed; it is not imported to see that, which would take a while."""
+    """Whether Triton 3.4 or later is installed. Does not import it, because that is slow."""
     if importlib.util.find_spec("triton") is None:
         return False
     for name in TRITON_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2]) >= OLDEST_TRITON
-    # Built from source, under a name of its own.
+    # Built from source under another package name.
     return True
 
 
@@ -35,10 +35,10 @@ HAS_TRITON = has_triton()
 
 
 def check_name(name: str) -> str:
-    """The backend that is asked for: ``name``, or what ``BICKD_BACKEND`` says where it is ``"auto"``.
+    """The requested backend: ``name``, or the value of ``BICKD_BACKEND`` if the name is ``"auto"``.
 
     Raises:
-        ValueError: a name, or a value of the environment variable, that is no backend.
+        ValueError: the name, or the value of the environment variable, is not a backend.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
@@ -53,12 +53,12 @@ def check_name(name: str) -> str:
 def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that computes a batch: ``"torch"``, ``"triton"`` or ``"reference"``.
 
-    ``"auto"``, where ``BICKD_BACKEND`` does not say otherwise, is ``"triton"`` on a GPU of NVIDIA or AMD (both are ``cuda``
-    to PyTorch) where Triton 3.4 or later is installed, and ``"torch"`` anywhere else and for float64.
+    Unless ``BICKD_BACKEND`` is set, ``"auto"`` selects ``"triton"`` on NVIDIA and AMD GPUs (PyTorch calls both ``cuda``) if
+    Triton 3.4 or later is installed, and ``"torch"`` otherwise and for float64.
 
     Raises:
-        ValueError: as ``check_name``, and ``"triton"`` for a batch that it does not compute.
-        ImportError: ``"triton"`` where Triton is not installed, or too old.
+        ValueError: as ``check_name``, and ``"triton"`` for a batch that it does not support.
+        ImportError: ``"triton"`` if Triton is not installed or too old.
     """
     name = check_name(name)
     if name == "auto":
@@ -81,6 +81,6 @@ def _check_triton(device: torch.device, dtype: torch.dtype) -> None:
 def load(name: str) -> Backend:
     """The backend ``"torch"`` or ``"triton"``.
 
-    It is imported by the first call that uses it, as Triton takes a while.
+    The first call that uses a backend imports it, because importing Triton is slow.
     """
     return importlib.import_module(f"bickd_kernels.backends.{name}")

@@ -1,7 +1,7 @@
-"""What goes into a backend and what comes out of it.
+"""The interface of a backend: its inputs and results.
 
 A backend is a module with the function of ``Backend``. It gets checked, flattened inputs, runs outside autograd and outside
-every compiler, writes to none of its inputs, and knows no other backend.
+any compiler, does not modify its inputs, and does not import another backend.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Batch(NamedTuple):
     teacher: Tensor
     """Logits ``(B, C)``, any floating dtype and strides."""
     target: Tensor | None
-    """Labels, int64 ``(B,)``; or probabilities of the classes, ``(B, C)`` of a floating dtype; or None."""
+    """Labels, int64 ``(B,)``; or class probabilities, ``(B, C)`` of a floating dtype; or None."""
 
 
 class Weights(NamedTuple):
-    """What each term is multiplied by in the loss."""
+    """The weight of each term in the loss."""
 
     ce: float
     kd: float
@@ -32,7 +32,7 @@ class Weights(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """Which terms are computed: those with a weight, or all if they are asked for. The cross-entropy needs a target too."""
+    """Which terms are computed: those of nonzero weight, or all on request. The cross-entropy also needs a target."""
 
     ce: bool
     kd: bool
@@ -42,7 +42,7 @@ class Computed(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What is to be computed of a batch."""
+    """What to compute for a batch."""
 
     temperature: float
     """Of both softmaxes of the bilateral loss."""
@@ -52,9 +52,9 @@ class Settings:
     computed: Computed
     label_smoothing: float
     ignore_index: int
-    """The label of a sample that is as if it were not in the batch."""
+    """The label of samples that are left out of the batch."""
     by_label: bool
-    """Whether samples of one label are positives of each other, where there are labels; else each is its own."""
+    """Whether samples with the same label are positives of each other, if there are labels; else each is its own."""
     similarity: str
     """``"cosine"`` or ``"correlation"``."""
 
@@ -63,21 +63,21 @@ class Result(NamedTuple):
     """The loss, its terms and its gradient, in the compute dtype."""
 
     loss: Tensor
-    """The sum of ``weight * term`` over the weights that are not 0, a scalar."""
+    """The sum of ``weight * term`` over the nonzero weights, a scalar."""
     terms: Tensor
-    """The unweighted terms in the order of ``Weights``, ``(4,)``; 0 what is not computed."""
+    """The unweighted terms in the order of ``Weights``, ``(4,)``; 0 where not computed."""
     gradient: Tensor | None
-    """``d loss / d student``, ``(rows, C)`` for the rows that were asked for; None where none were."""
+    """``d loss / d student``, ``(rows, C)`` for the requested rows; None if none were requested."""
 
 
 class Backend(Protocol):
     """The losses and their gradient."""
 
     def compute(self, batch: Batch, settings: Settings, gradient_rows: slice | None) -> Result:
-        """Loss and terms of a batch, and the gradient of the samples ``gradient_rows``, or of none."""
+        """Loss and terms of a batch, and the gradient of the samples ``gradient_rows``, if any."""
         ...
 
 
 def compute_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:
-    """float64 if either side is float64, else float32: 16-bit logits are widened, never the sums narrowed."""
+    """float64 if either input is float64, else float32: 16-bit logits are widened, sums are never narrowed."""
     return torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)

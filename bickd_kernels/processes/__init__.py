@@ -1,5 +1,5 @@
-"""The loss over the batches of all processes of a group.
+"""The loss of a process group's global batch.
 
-Reading order: ``agreement`` compares what the ranks are about to compute, ``exchange`` moves tensors, ``global_batch`` calls
-a backend on what was gathered, or ``summed_batch`` adds up what the ranks computed of their own samples.
+Reading order: ``agreement`` compares what the ranks are about to compute; ``exchange`` moves tensors; ``global_batch`` calls
+a backend on the gathered batch, or ``summed_batch`` sums what each rank computed from its own samples.
 """

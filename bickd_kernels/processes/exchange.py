@@ -1,4 +1,4 @@
-"""What moves between the processes of a group. Each function is one collective operation, which all ranks call."""
+"""Tensor exchange between the ranks of a group. Each function is one collective operation that all ranks must call."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _last_messages: deque[tuple[Tensor, ...]] = deque(maxlen=8)
 
 
 class Ranks(NamedTuple):
-    """The global batch is the concatenation of the ranks' batches, in the order of the ranks."""
+    """The ranks of a group; the global batch is the concatenation of their batches in rank order."""
 
     group: ProcessGroup
     rank: int
     rows: tuple[int, ...]
-    """How many samples each rank holds; 0 is allowed."""
+    """The number of samples of each rank; 0 is allowed."""
 
     @property
     def own(self) -> slice:
@@ -31,7 +31,7 @@ class Ranks(NamedTuple):
 
 
 def sum_over_ranks(ranks: Ranks, *tensors: Tensor) -> list[Tensor]:
-    """The sum of each tensor over the ranks; the tensors, of one dtype, go as one message."""
+    """The sum of each tensor over the ranks; the tensors share a dtype and are sent as one message."""
     message = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(message, dist.ReduceOp.SUM, group=ranks.group)
     parts = message.split([tensor.numel() for tensor in tensors])
@@ -45,9 +45,9 @@ def largest_over_ranks(ranks: Ranks, tensor: Tensor) -> Tensor:
 
 
 def gather_rows(ranks: Ranks, *tensors: Tensor) -> list[Tensor]:
-    """The rows of all ranks in the order of the ranks: of tensors ``(b, ...)`` those ``(B, ...)``, in one message.
+    """All-gathers tensors ``(b, ...)`` into ``(B, ...)``, the rows of all ranks in rank order, with one message.
 
-    A rank of fewer rows than the largest fills its message up.
+    A rank with fewer rows than the largest pads its message.
     """
     sizes = [_padded_bytes(tensor, max(ranks.rows)) for tensor in tensors]
     message = torch.zeros(sum(sizes), dtype=torch.uint8, device=tensors[0].device)
@@ -63,17 +63,17 @@ def gather_rows(ranks: Ranks, *tensors: Tensor) -> list[Tensor]:
 
 
 def outlive_gloo(*tensors: Tensor) -> None:
-    """Keeps the tensors of the last few messages in host memory.
+    """Keeps references to the host tensors of the last few messages.
 
-    A thread of Gloo holds its last message. If Python has dropped its tensors, PyTorch 2.8 has that thread wait for Python
-    when the group is destroyed, and Python for that thread, for ever.
+    A Gloo thread holds its last message. If Python has already dropped the tensors, PyTorch 2.8 deadlocks when the group is
+    destroyed: the thread waits for Python, and Python for the thread.
     """
     if tensors[0].device.type == "cpu":
         _last_messages.append(tensors)
 
 
 def _padded_bytes(tensor: Tensor, rows: int) -> int:
-    """The bytes of so many rows, rounded up so that what follows lies where any dtype may."""
+    """The bytes of ``rows`` rows, rounded up so that the next tensor is aligned for any dtype."""
     return -(-rows * math.prod(tensor.shape[1:]) * tensor.element_size() // 8) * 8
 
 

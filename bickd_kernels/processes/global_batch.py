@@ -1,10 +1,10 @@
-"""The loss of the global batch, the concatenation of the batches of all processes of a group.
+"""The loss of the global batch, the concatenation of the batches of all ranks of a group.
 
-Every rank gathers logits and targets and calls its backend on the whole batch, for the gradient of its own samples alone. On
-a GPU the whole batch takes tens of microseconds, and to share the work would take several messages in place of one. Where a
-sum over samples is all that is needed, ``summed_batch`` moves less.
+Every rank gathers logits and targets and calls its backend on the whole batch, but computes the gradient of its own samples
+only. On a GPU the whole batch takes tens of microseconds; sharing the work would need several messages instead of one.
+Where sums over samples suffice, ``summed_batch`` moves less data.
 
-The gradient of a rank is ``k`` times that of the loss, for k ranks: data-parallel training takes the mean over the ranks.
+For ``k`` ranks, the gradient of each rank is scaled by ``k``, because data-parallel training averages over the ranks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bickd_kernels.processes.exchange import Ranks
 
 
 def compute(call: Call, needs_gradient: bool) -> Result:
-    """What ``Backend.compute`` gives of this rank's samples, as a part of the global batch; all ranks call it together."""
+    """The ``Backend.compute`` result for this rank's samples as part of the global batch; a collective call."""
     ranks, own, settings = _prepare(call)
     if sum(ranks.rows) == 0 or not any(settings.computed):
         return _nothing(own, needs_gradient)
@@ -42,7 +42,7 @@ def compute(call: Call, needs_gradient: bool) -> Result:
 
 
 def reference(call: Call) -> tuple[Tensor, Tensor]:
-    """Loss and terms of the global batch by definition; autograd gives this rank's student its gradient."""
+    """Loss and terms of the global batch from the reference, differentiable with respect to this rank's student."""
     ranks, own, settings = _prepare(call)
     student, teacher, target = gather(ranks, own.student.detach(), own.teacher, own.target)
     student = torch.cat((student[: ranks.own.start], own.student, student[ranks.own.stop :]))
@@ -51,7 +51,7 @@ def reference(call: Call) -> tuple[Tensor, Tensor]:
 
 
 def gather(ranks: Ranks, student: Tensor, teacher: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The logits ``(B, C)`` and targets of the global batch, in their own dtypes: one message."""
+    """The logits ``(B, C)`` and targets of the global batch in their own dtypes, gathered with one message."""
     gathered = exchange.gather_rows(ranks, student, teacher, *([] if target is None else [target]))
     return gathered[0], gathered[1], None if target is None else gathered[2]
 
@@ -68,7 +68,7 @@ def _prepare(call: Call) -> tuple[Ranks, Batch, Settings]:
 
 
 def _compared(call: Call, own: Batch, settings: Settings) -> dict[str, object]:
-    """By name, what has to be the same on every rank."""
+    """What must be the same on every rank, by name."""
     options = ("ignore_index", "positives", "similarity", *NUMBERS[call.name])
     return {
         "the loss": call.name,
@@ -79,7 +79,7 @@ def _compared(call: Call, own: Batch, settings: Settings) -> dict[str, object]:
         "target": "None" if own.target is None else f"a tensor of {own.target.dtype}",
         "backend": call.backend,
         **{name: getattr(call.options, name) for name in options},
-        # A weight of 0 spares a term, but for a rank that wants to see it.
+        # A term of weight 0 is skipped, except on a rank that asks for terms.
         "the number of terms": sum(settings.computed),
     }
 

@@ -1,4 +1,4 @@
-"""The type of ``group=``, also where PyTorch was built without distributed; and a group by its name."""
+"""The type of ``group=``, even if PyTorch was built without ``torch.distributed``, and the lookup of a group by name."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING or torch.distributed.is_available():
 else:
 
     class ProcessGroup:
-        """Stands in for the type that such a PyTorch lacks: there is no process group then."""
+        """Placeholder for the missing type; such a PyTorch has no process groups."""
 
 
 def group_of(name: str) -> ProcessGroup:
-    """The group of this ``group_name``, which is what an operator can be told of it."""
+    """The group with this ``group_name``: an operator can take a group only by name."""
     groups: Any = torch.distributed.distributed_c10d
     group: ProcessGroup = groups._resolve_process_group(name)
     return group

@@ -1,9 +1,9 @@
-"""The loss of the global batch where sums over samples are all that is needed: many samples of few classes, such as pixels.
+"""The loss of the global batch from sums over samples alone: for many samples with few classes, such as pixels.
 
     M_ij = sum over ranks of (each rank's samples) Pc_i . Qc_j
 
 ``M``, its sums and ``W`` are then the same on every rank, and ``h_i = sum_j W_ij M_ij`` needs no message. Cross-entropy and
-KL are sums anyway. It is computed in PyTorch operations, on any device.
+KL are sums anyway. All of it is PyTorch operations and runs on any device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bickd_kernels.processes.exchange import Ranks
 
 
 def moves_less(ranks: Ranks, own: Batch, settings: Settings) -> bool:
-    """Whether a sum over samples is all that is needed, moves fewer bytes than to gather the logits, and is small enough."""
+    """Whether sums over samples suffice, move fewer bytes than gathering the logits, and are small enough."""
     if settings.computed.sample_wise:
         return False
     if not settings.computed.class_wise:
@@ -51,7 +51,7 @@ def compute(ranks: Ranks, own: Batch, settings: Settings, needs_gradient: bool) 
         logarithms = log_probabilities(logits, settings.temperature, selection.rows)
         probabilities = logarithms[0].exp()
         class_wise, part = _class_side(ranks, logarithms, selection, settings.contrast_temperature)
-        # Classes of no sample are all alike, which costs log C; a batch without a valid row costs nothing.
+        # Without samples all classes are alike, which gives log C; the loss of a batch without a valid row must be 0.
         class_wise = class_wise * some_row
         if needs_gradient:
             part = through_softmax(part, probabilities)
@@ -66,9 +66,9 @@ def compute(ranks: Ranks, own: Batch, settings: Settings, needs_gradient: bool) 
 
 
 def _select(ranks: Ranks, logits: Tensor, valid: Tensor | None) -> tuple[Selection, Tensor]:
-    """The selection, its rows those of this rank, and whether the global batch has any row, a scalar of 1 or 0.
+    """The selection, with this rank's rows, and a scalar: 1 if the global batch has any valid row, else 0.
 
-    A class belongs to the batch if neither student nor teacher gives it -inf in every row that is not ignored, of any rank.
+    A class belongs to the batch unless student or teacher sets it to -inf in every valid row of every rank.
     """
     finite = logits != -torch.inf
     if valid is not None:
@@ -77,7 +77,7 @@ def _select(ranks: Ranks, logits: Tensor, valid: Tensor | None) -> tuple[Selecti
     seen, count = exchange.sum_over_ranks(
         ranks, finite.any(1).to(torch.int32), torch.as_tensor(own_count, dtype=torch.int32, device=logits.device)
     )
-    # Without a valid row no class is absent, so that the sums stay finite.
+    # Without a valid row, all classes count as present so that the sums stay finite.
     classes = ((seen > 0).all(0) | (count == 0)).to(logits.dtype)
     some_row = (count > 0).to(logits.dtype)
     rows = logits.new_ones(logits.shape[1]) if valid is None else valid.to(logits.dtype)
@@ -87,9 +87,9 @@ def _select(ranks: Ranks, logits: Tensor, valid: Tensor | None) -> tuple[Selecti
 def _class_side(
     ranks: Ranks, logarithms: Tensor, selection: Selection, contrast_temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """The class side of the global batch, a scalar, and ``P * d loss / d P`` for this rank's samples, ``(b, C)``.
+    """The class-wise term of the global batch, a scalar, and ``P * d loss / d P`` for this rank's samples, ``(b, C)``.
 
-    The log-probabilities ``(2, b, C)`` of student and teacher are written to.
+    Overwrites the log-probabilities ``(2, b, C)`` of student and teacher.
     """
     count, classes = logarithms.shape[2], selection.classes
     largest = exchange.largest_over_ranks(ranks, _largest(logarithms))
@@ -113,7 +113,7 @@ def _class_side(
 
 
 def _largest(logarithms: Tensor) -> Tensor:
-    """``(2, 1, C)``; a rank without samples has none."""
+    """The column maxima ``(2, 1, C)``; -inf on a rank without samples."""
     if logarithms.shape[1] == 0:
         return logarithms.new_full((2, 1, logarithms.shape[2]), -torch.inf)
     return logarithms.amax(1, keepdim=True)

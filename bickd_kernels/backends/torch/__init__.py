@@ -1,7 +1,7 @@
 """The losses and their analytic gradient in PyTorch operations, panel by panel, on any device.
 
-Reading order: ``selection`` says which samples and classes take part, ``rows`` has the terms of each sample by itself,
-``vectors`` the unit vectors that ``contrast`` compares, ``gradient`` the sums; ``loss`` puts them together.
+Reading order: ``selection`` says which samples and classes take part; ``rows`` computes the per-sample terms; ``vectors``
+makes the unit vectors that ``contrast`` compares; ``gradient`` sums terms and gradients; ``loss`` combines them all.
 """
 
 from bickd_kernels.backends.torch.loss import compute

@@ -4,9 +4,9 @@
     loss = mean_i  1/2 (log rs_i + log cs_i) - sum_j w_ij L_ij
     W = E_ij (1/rs_i + 1/cs_j) / (2 n) - w_ij / n,   G = W @ U_teacher / k = d loss / d U_student
 
-``L`` is formed in panels of whole rows. Panels within ``SIMILARITY_BUDGET_BYTES`` are kept from the sums to the
-gradient and the others are formed twice, so that nothing larger than the budget is ever held. Exponentials are powers of
-two: ``log2(e)`` goes into the scale of the product. No maximum is subtracted, because similarities lie in [-1, 1] and
+``L`` is computed in panels of whole rows. Panels within ``SIMILARITY_BUDGET_BYTES`` are kept from the sums to the gradient;
+the others are computed twice, so that nothing larger than the budget is ever held. Exponentials are powers of two:
+``log2(e)`` is folded into the scale of the product. No maximum is subtracted, because similarities lie in [-1, 1] and
 ``k >= 0.02``: ``exp(-50) <= E <= exp(50)``.
 """
 
@@ -20,10 +20,10 @@ from bickd_kernels.backends.torch.blocks import blocks_of, part, runs
 from bickd_kernels.backends.torch.vectors import LOG2_E
 
 SIMILARITY_BUDGET_BYTES = 64 * 2**20
-"""The most that is kept of a similarity matrix between its sums and the gradient."""
+"""The largest part of a similarity matrix that is kept between its sums and the gradient."""
 
 PANEL_BYTES = 16 * 2**20
-"""The size of one panel of a similarity matrix: large enough for an efficient product, small enough for a shared cache."""
+"""The size of one panel of a similarity matrix: large enough for an efficient GEMM, small enough for a shared cache."""
 
 MIN_PANEL_ROWS = 64
 """Panels of very wide matrices get more rows than ``PANEL_BYTES`` allows: thinner products are slow."""
@@ -39,18 +39,18 @@ class Pair(NamedTuple):
     teacher: Tensor
     """``(n, d)``, laid out like ``student``, times ``log2(e) / k``."""
     mask: Tensor | None
-    """``(n,)``, 1 for a vector that takes part and 0 for one that is neither anchor nor negative; None: all take part."""
+    """``(n,)``, 1 for a vector that takes part, 0 for one that is neither anchor nor negative; None: all take part."""
     labels: Tensor | None
     """``(n,)``, equal for vectors that are positives of each other; None: each is its own positive."""
 
 
 class Sums(NamedTuple):
-    """Sums over the matrix or some of its rows, and the exponentials that are kept for the derivative."""
+    """Sums over the matrix or some of its rows, and the exponentials kept for the derivative."""
 
     rows: Tensor
     """``(m,)``: ``rs``"""
     columns: Tensor
-    """``(n,)``: ``cs``, of these rows alone"""
+    """``(n,)``: ``cs``, over these rows only"""
     positives: Tensor
     """``(m,)``: ``sum_j w_ij log2(e) L_ij``"""
     kept: list[Tensor]
@@ -64,9 +64,9 @@ def contrast(
     labels: Tensor | None,
     needs_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss of all vectors, a scalar, and its derivative by the student's, ``(n, d)`` laid out like them, or None.
+    """The loss, a scalar, and its derivative with respect to the student's vectors, ``(n, d)`` in their layout, or None.
 
-    The arguments are those of ``Pair``, but for the teacher's vectors, which have length 1 and are scaled in place.
+    The arguments are those of ``Pair``, except that the teacher's vectors have length 1 and are scaled in place.
     """
     pair = Pair(student, teacher.mul_(LOG2_E / contrast_temperature), mask, labels)
     sums = sum_exponentials(pair, keep=needs_gradient)
@@ -97,7 +97,7 @@ def sum_exponentials(pair: Pair, *, keep: bool) -> Sums:
 
 
 def sums_of_panel(similarity: Tensor, rows: slice, mask: Tensor | None, labels: Tensor | None) -> Sums:
-    """The sums over rows of ``log2(e) L``, which the exponentials, all of them kept, take the place of."""
+    """The sums over rows of ``log2(e) L``; exponentials overwrite the rows and are all kept."""
     positives = _positive_similarity(similarity, rows, labels)
     exponentials = similarity.exp2_()
     if mask is None:
@@ -106,12 +106,12 @@ def sums_of_panel(similarity: Tensor, rows: slice, mask: Tensor | None, labels: 
 
 
 def bounded(sums: Tensor, mask: Tensor | None) -> Tensor:
-    """Sums of exponentials, in place, with a positive number for that of a vector that does not take part."""
+    """Sums of exponentials, clamped in place so that the sum of a vector that does not take part is positive."""
     return sums if mask is None else sums.clamp_(min=torch.finfo(sums.dtype).tiny)
 
 
 def anchor_weights(n: int, mask: Tensor | None, like: Tensor) -> Tensor:
-    """``1 / (2 n)`` for each vector ``(n,)``, times ln 2, which turns powers and logarithms of two into those of e."""
+    """``1 / (2 n)`` for each vector ``(n,)``, times ln 2, which converts powers and logarithms from base 2 to base e."""
     if mask is None:
         return like.new_full((n,), 0.5 * _LN_2 / n)
     return mask * (0.5 * _LN_2 / mask.sum().clamp_(min=1))
@@ -123,7 +123,7 @@ def loss_of(sums: Sums, weights: Tensor) -> Tensor:
 
 
 def derivative(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
-    """The derivative of the loss by the student's vectors, ``(n, d)`` laid out like them."""
+    """The derivative of the loss with respect to the student's vectors, ``(n, d)`` in their layout."""
     row_scale, column_scale = weights / sums.rows, weights / sums.columns
     panels = _panels(pair)
     buffer = _buffer(pair, panels[len(sums.kept) :])
@@ -135,7 +135,7 @@ def derivative(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
         product = _matmul_like(slope_of_panel, pair.teacher)
         if slope is None:
             return product
-        # Small results that outlive a panel would lie between the panels and keep the allocator from reusing their memory.
+        # Small results that outlive a panel would fragment memory, and the allocator could not reuse a panel's block.
         slope[rows] = product
     assert slope is not None
     return slope
@@ -144,7 +144,7 @@ def derivative(pair: Pair, sums: Sums, weights: Tensor) -> Tensor:
 def by_similarity(
     exponentials: Tensor, row_scale: Tensor, column_scale: Tensor, rows: slice, labels: Tensor | None, weights: Tensor
 ) -> Tensor:
-    """``W`` for some rows of the matrix, in place of their exponentials; a scale is a weight over a sum."""
+    """``W`` for some rows of the matrix, overwriting their exponentials; a scale is a weight divided by a sum."""
     for block in blocks_of(exponentials):
         part(exponentials, block).mul_(part(row_scale, block).unsqueeze(1) + column_scale)
     slope = exponentials
@@ -162,7 +162,7 @@ def _panels(pair: Pair) -> list[slice]:
 
 
 def _buffer(pair: Pair, panels: list[slice]) -> Tensor | None:
-    """Where these panels are formed one after the other: pages that are asked for anew cost as much as the product."""
+    """One buffer that all these panels share: allocating fresh pages would cost as much as the product."""
     if len(panels) < 2:
         return None
     return pair.teacher.new_empty(panels[0].stop - panels[0].start, pair.teacher.shape[0])
@@ -187,7 +187,7 @@ def _positive_similarity(similarity: Tensor, rows: slice, labels: Tensor | None)
 
 
 def _matmul_like(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right``, written in the memory layout of ``right``, so that no later pass has to transpose it."""
+    """``left @ right`` in the memory layout of ``right``, so that no later pass has to transpose it."""
     return torch.mm(left, right) if right.is_contiguous() else torch.mm(right.T, left.T).T
 
 

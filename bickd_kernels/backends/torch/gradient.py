@@ -1,4 +1,4 @@
-"""The weighted sum of the terms, and of their gradients."""
+"""The weighted sums of the terms and of their gradients."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from bickd_kernels.backends.contract import Settings
 
 
 def weighted_sum(settings: Settings, *terms: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The loss of ce, kd, class_wise and sample_wise, in which a term of weight 0 takes no part, and the terms ``(4,)``.
+    """The loss from ce, kd, class_wise and sample_wise, skipping terms of weight 0, and the terms ``(4,)``.
 
     None stands for a term that is not computed.
     """
@@ -20,7 +20,7 @@ def weighted_sum(settings: Settings, *terms: Tensor | None) -> tuple[Tensor, Ten
 
 
 def accumulate(gradient: Tensor | None, part: Tensor | None, weight: float) -> Tensor | None:
-    """``gradient + weight * part``, in place; None stands for a gradient that is 0 or not wanted."""
+    """``gradient + weight * part``, in place; None stands for a gradient that is 0 or not needed."""
     if part is None or weight == 0:
         return gradient
     if gradient is None:
@@ -31,6 +31,6 @@ def accumulate(gradient: Tensor | None, part: Tensor | None, weight: float) -> T
 def add_term(
     gradient: Tensor | None, term_and_part: tuple[Tensor, Tensor | None], weight: float
 ) -> tuple[Tensor, Tensor | None]:
-    """A term, and the gradient with the term's part of it; the caller does not go on holding the part."""
+    """A term, and the gradient with the term's part added, so that the caller does not keep the part alive."""
     term, part = term_and_part
     return term, accumulate(gradient, part, weight)

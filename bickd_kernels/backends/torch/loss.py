@@ -1,7 +1,7 @@
 """The whole loss of a batch, its terms and its gradient.
 
-Both sides of the bilateral loss are one computation, ``contrast``: student unit vectors against teacher unit vectors, where
-the vectors are the columns (classes) or the rows (samples) of P and Q.
+Both sides of the bilateral loss share one computation, ``contrast``: student unit vectors against teacher unit vectors. The
+vectors are the columns (classes) or the rows (samples) of P and Q.
 """
 
 import torch
@@ -27,7 +27,7 @@ from bickd_kernels.inputs import is_labels
 
 
 def compute(batch: Batch, settings: Settings, gradient_rows: slice | None) -> Result:
-    """Loss and terms of a batch, and the gradient of the samples ``gradient_rows``, or of none."""
+    """Loss and terms of a batch, and the gradient of the samples ``gradient_rows``, if any."""
     needs_gradient = gradient_rows is not None
     logits, valid = widened_logits(batch, settings.ignore_index)
     selection = select(logits, valid)
@@ -35,7 +35,7 @@ def compute(batch: Batch, settings: Settings, gradient_rows: slice | None) -> Re
     class_wise = sample_wise = None
     if settings.computed.class_wise or settings.computed.sample_wise:
         logarithms = log_probabilities(logits, settings.temperature, selection.rows)
-        # Nothing reads the copy of the logits any more; it would count at the peak.
+        # The copy of the logits is no longer needed and would add to peak memory.
         del logits
         class_wise, sample_wise, part = _bilateral(logarithms, batch.target, selection, settings, needs_gradient)
         gradient = accumulate(gradient, part, 1.0)
@@ -52,7 +52,7 @@ def _bilateral(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Class-wise and sample-wise contrast of log-probabilities ``(2, B, C)``, and the gradient of their weighted sum.
 
-    The log-probabilities are written to.
+    Overwrites the log-probabilities.
     """
     of_samples = None
     if settings.computed.sample_wise and settings.similarity == "correlation":
@@ -70,7 +70,7 @@ def _bilateral(
         vectors = _vectors(relative, 1, selection, settings)
         class_wise, slope = contrast(vectors.units[0].T, vectors.units[1].T, k, selection.classes, None, needs_gradient)
         if selection.rows is not None:
-            # Classes of no sample are all alike, which costs log C; a batch without a valid row costs nothing.
+            # Without samples all classes are alike, which gives log C; the loss of a batch without a valid row must be 0.
             class_wise = class_wise * selection.rows.amax()
         if slope is not None:
             part = through_softmax(project(vectors, slope.T, 1), probabilities[0])

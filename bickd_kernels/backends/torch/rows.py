@@ -1,4 +1,4 @@
-"""The terms that treat every sample by itself, and their gradient.
+"""The per-sample terms and their gradient.
 
 ce = mean_a -sum_c l_ac log softmax(x_a)_c,   l_a = (1 - s) * (onehot of the label, or given probabilities) + s * uniform
 kd = T^2 mean_a KL(softmax(y_a/T) || softmax(x_a/T))
@@ -17,10 +17,10 @@ from bickd_kernels.inputs import is_labels
 def terms_of_rows(
     batch: Batch, logits: Tensor, selection: Selection, settings: Settings, needs_gradient: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """``ce`` and ``kd`` as far as they are computed, and the gradient of their weighted sum.
+    """``ce`` and ``kd``, if computed, and the gradient of their weighted sum.
 
-    Of the logits ``(2, B, C)`` the classes that are none of the batch become -inf, in place, once the cross-entropy is
-    computed: the teacher has no part in that.
+    Classes outside the batch become -inf in the logits ``(2, B, C)``, in place, but only after the cross-entropy, which
+    does not depend on the teacher.
     """
     ce = kd = gradient = None
     if settings.computed.ce and batch.target is not None:
@@ -63,12 +63,12 @@ def distillation(
     """``kd`` of logits ``(2, B, C)`` and its gradient ``T (softmax(x_a/T) - softmax(y_a/T)) / B``."""
     student, teacher = F.log_softmax(logits / temperature, 2)
     probabilities = teacher.exp()
-    # A class of teacher probability 0 adds 0, also where the difference of logarithms is infinite or undefined.
+    # A class of teacher probability 0 adds 0, even where the difference of logarithms is infinite or undefined.
     divergence = teacher.sub_(student).mul_(probabilities).masked_fill_(probabilities == 0, 0.0).sum(1)
     loss = _mean(divergence, row_weights) * temperature**2
     if not needs_gradient:
         return loss, None
-    # Not in the place of the student's logarithms, whose memory is that of both networks.
+    # Not in place of the student's logarithms: their storage also holds the teacher's, and would stay alive.
     return loss, _scale(probabilities.sub_(student.exp_()), row_weights, -temperature)
 
 
@@ -86,7 +86,7 @@ def _by_probabilities(
 
 
 def _expectation(probabilities: Tensor, log_probabilities: Tensor) -> Tensor:
-    """``sum_c p_c log q_c`` of each row, 0 for a class of probability 0 whatever its logarithm."""
+    """``sum_c p_c log q_c`` for each row; a class of probability 0 adds 0, whatever its logarithm."""
     return (probabilities * log_probabilities).masked_fill_(probabilities == 0, 0.0).sum(1)
 
 
@@ -102,5 +102,5 @@ def _mean(values: Tensor, weights: Tensor | float) -> Tensor:
 
 
 def _scale(gradient: Tensor, weights: Tensor | float, factor: float) -> Tensor:
-    """``gradient`` in place, times ``factor`` and the weight of each row in the mean."""
+    """Multiplies ``gradient`` in place by ``factor`` and by the weight of each row in the mean."""
     return gradient.mul_((weights * factor)[:, None] if isinstance(weights, Tensor) else weights * factor)
