@@ -1,12 +1,12 @@
-"""``make bench``: measures the loss against what would be used instead, and writes tables, plots and ``results.json``.
+"""``make bench``: measures the loss against its alternatives, and writes tables, plots and ``results.json``.
 
     python -m benchmarks                       everything, in less than ten minutes on two cores; into runs/bench
     python -m benchmarks --device cpu          on the CPU of a machine that has a GPU
     python -m benchmarks --output FOLDER
 
-The first table has all providers on the batches of common data sets, the second how time and memory grow with samples and
-classes, the third what a training step spends on the loss of each method, and the last what a step by the kernels costs the
-host. ``providers.py``, ``timing.py``, ``memory.py`` and ``work.py`` say what each figure is.
+The first table compares all providers on the batches of common data sets. The second shows how time and memory grow with
+samples and classes, the third what share of a training step each method's loss takes, the last what a step with the kernels
+costs the host. ``providers.py``, ``timing.py``, ``memory.py`` and ``work.py`` define the figures.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmarks.measure import measure_case, measure_series
 from benchmarks.results import Measurement
 
 STEP_SECONDS = 10.0
-"""Of repetitions of training steps, all methods together."""
+"""Time for all repetitions of training steps, over all methods."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def bench(device: str, output: Path, console: Console) -> None:
-    """Measures everything on a device, and prints and writes it as it comes."""
+    """Measures everything on a device; prints and writes results as they arrive."""
     start = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     machine = describe(device)
@@ -94,7 +94,7 @@ def _host_cost(console: Console) -> list[host_cost.Cost]:
         with stage("what a step costs the host", console):
             costs = host_cost.measure_parts()
     except UnavailableError as error:
-        console.print(f"host cost left out: {error}", markup=False)
+        console.print(f"host cost skipped: {error}", markup=False)
         return []
     console.print(host_cost.table(costs))
     return costs
@@ -102,7 +102,7 @@ def _host_cost(console: Console) -> list[host_cost.Cost]:
 
 @contextmanager
 def stage(name: str, console: Console) -> Iterator[None]:
-    """Says what is being measured, and how long it took when it is done."""
+    """Shows what is being measured and, at the end, how long it took."""
     start = time.perf_counter()
     with console.status(name):
         yield

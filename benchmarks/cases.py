@@ -1,4 +1,4 @@
-"""What is measured: the batches of common data sets, and two series of shapes from which exponents are fitted."""
+"""The measured batches: those of common data sets, and two series of shapes for fitting growth exponents."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 STANDARD_DEVIATION = 3.0
-"""Of the logits: about that of a trained network."""
+"""Standard deviation of the logits, about that of a trained network."""
 
 
 class Case(NamedTuple):
-    """A batch, and the sides of the bilateral loss that are computed on it."""
+    """A batch, and the sides of the bilateral loss computed on it."""
 
     name: str
     samples: int
@@ -24,7 +24,7 @@ CASES = (
     Case("ImageNet", 256, 1000),
     Case("ImageNet", 1024, 1000),
     Case("ImageNet-21k", 256, 21841),
-    # A vocabulary has no class side: 32000 squared similarities say little of 2048 tokens.
+    # No class side for a vocabulary: 32000 squared similarities say little about 2048 tokens.
     Case("tokens", 2048, 32000, class_side=False),
 )
 
@@ -33,7 +33,7 @@ SAMPLE_SERIES = tuple(Case("samples", samples, 1000) for samples in (32, 64, 128
 
 
 class Inputs(NamedTuple):
-    """Logits of student and teacher ``(B, C)``, those of the student with a gradient, and targets ``(B,)``."""
+    """Logits of student and teacher ``(B, C)``, targets ``(B,)``; the student's logits require a gradient."""
 
     student: Tensor
     teacher: Tensor
@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
 
 
 def make_inputs(case: Case, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Inputs:
-    """Normally distributed logits, and targets that name each class with equal chance."""
+    """Normally distributed logits and uniformly distributed targets."""
     generator = torch.Generator().manual_seed(0)
     shape = (case.samples, case.classes)
     student, teacher = (STANDARD_DEVIATION * torch.randn(shape, generator=generator) for _ in range(2))

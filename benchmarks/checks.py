@@ -1,14 +1,15 @@
-"""What is checked for performance regressions, the rule that its limits are set by, and the verdict on what was measured.
+"""Performance regression checks, the rule for their limits, and the verdict on a measurement.
 
-A check is a ratio of two providers in one run, never a time. ``limits.yaml`` has the checks, ``RULES`` the numbers of
+A check is a ratio of two providers in one run, never an absolute time. ``limits.yaml`` has the checks, ``RULES`` the
+parameters of
 
     limit = margin * upper quartile of the medians of some runs on an undisturbed machine
 
-A time that is over its limit is measured again, because what disturbs it on a shared machine passes: the check fails if it
-is over the limit in every attempt. On two cores with one or two other processes the medians of five runs differed by 2 to
-15 %, most at 64 samples, and one of 45 checks of times needed a second attempt. A torch backend that
-was made a quarter slower on purpose failed 8 of the 9 checks of times, and the ninth was within its limit by chance in the
-third of four attempts, with half as many repetitions. Bytes and instructions came out the same each time.
+A time over its limit is measured again, because disturbances on a shared machine pass: the check fails only if every attempt
+is over the limit. On two cores with one or two other processes, the medians of five runs differed by 2 to 15 %, most at 64
+samples, and one of 45 time checks needed a second attempt. With a torch backend deliberately made a quarter slower, 8 of the
+9 time checks failed; the ninth passed by chance in the third of four attempts, with half as many repetitions. Bytes and
+instructions were the same in every run.
 """
 
 import math
@@ -24,14 +25,14 @@ from benchmarks.timing import Spread, ratios, spread
 
 
 class UnavailableError(RuntimeError):
-    """Something can't be measured here; the message says why, and what to install."""
+    """Something cannot be measured here; the message says why, and what to install."""
 
 
 LIMITS = Path(__file__).with_name("limits.yaml")
 
 
 class Rule(NamedTuple):
-    """How a limit is set, and how often a measurement over the limit is made in all before the check fails."""
+    """How a limit is set, and the total number of measurements over the limit before the check fails."""
 
     runs: int
     margin: float
@@ -48,13 +49,13 @@ RULES = {
     "peak memory": _EXACT,
     "instructions": _EXACT,
 }
-"""By what is measured: times of the loss alone and with its gradient, the time that the latter costs the host where kernels
-compute it, and its bytes and instructions."""
+"""Rules by measured quantity: time of the loss without and with its gradient, host time of a step with the kernels, and
+bytes and instructions of the loss with its gradient."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A ratio and the most that it may be."""
+    """A ratio and its limit."""
 
     samples: int
     classes: int
@@ -64,7 +65,7 @@ class Check:
     limit: float
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what nobody measures and for a limit that nothing can be over or under."""
+        """Raises ValueError for an unknown quantity or a limit that is not finite and positive."""
         if self.what not in RULES:
             raise ValueError(f"what must be one of {', '.join(RULES)}, got {self.what!r}")
         if not (math.isfinite(self.limit) and self.limit > 0):
@@ -72,7 +73,7 @@ class Check:
 
     @property
     def name(self) -> str:
-        """For a table: batch, what is measured, and the two providers."""
+        """The name for tables: batch, measured quantity, and the two providers."""
         return f"({self.samples}, {self.classes}) {self.what}: {self.provider} / {self.relative_to}"
 
     @property
@@ -83,30 +84,30 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check came to."""
+    """The outcome of one check."""
 
     check: Check
     ratio: Spread | None = None
-    """Of the attempt with the lowest median; None where it could not be measured."""
+    """The ratio of the attempt with the lowest median; None if it could not be measured."""
     attempts: int = 0
     left_out: str = ""
     """Why it could not be measured."""
 
     @property
     def failed(self) -> bool:
-        """Whether the ratio was over the limit each time; what was left out has not failed."""
+        """Whether the ratio was over the limit in every attempt; a skipped check has not failed."""
         return self.ratio is not None and self.ratio.median > self.check.limit
 
 
 Values = dict[str, list[float]]
-"""What was measured, by provider: one value for each repetition, those of all providers in the same order."""
+"""Measured values by provider, one for each repetition; repetitions are in the same order for all providers."""
 
 
 def load(path: Path = LIMITS) -> list[Check]:
     """The checks of a file.
 
     Raises:
-        ValueError: for a check that is incomplete, wrong, or there twice.
+        ValueError: for a check that is incomplete, invalid or duplicated.
     """
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     checks = []
@@ -118,14 +119,14 @@ def load(path: Path = LIMITS) -> list[Check]:
     names = [check.name for check in checks]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"{path}: there twice: {', '.join(repeated)}")
+        raise ValueError(f"{path}: duplicate checks: {', '.join(repeated)}")
     return checks
 
 
 def grouped(checks: Sequence[Check]) -> list[list[Check]]:
-    """Checks that one measurement decides together: of the same batch and the same thing; those of times first.
+    """Groups checks of the same batch and quantity, which one measurement decides; time checks come first.
 
-    Counting allocations leaves traces in the heap, and times taken after it are others.
+    Counting allocations changes the heap, and with it any times measured afterwards.
     """
     groups: dict[tuple[int, Case], list[Check]] = {}
     for check in checks:
@@ -134,12 +135,12 @@ def grouped(checks: Sequence[Check]) -> list[list[Check]]:
 
 
 def providers_of(checks: Sequence[Check]) -> list[str]:
-    """Everything that has to be measured for these checks, each once."""
+    """The providers that these checks need, each once."""
     return list(dict.fromkeys(name for check in checks for name in (check.provider, check.relative_to)))
 
 
 def judge(checks: Sequence[Check], measure: Callable[[], Values]) -> list[Verdict]:
-    """The verdicts on one group, measured again while a check fails, as often as its rule allows."""
+    """The verdicts on one group, which is measured again while a check fails, as often as its rule allows."""
     verdicts = [Verdict(check) for check in checks]
     for attempt in range(1, RULES[checks[0].what].attempts + 1):
         values = measure()
@@ -152,7 +153,7 @@ def judge(checks: Sequence[Check], measure: Callable[[], Values]) -> list[Verdic
 
 
 def limits_by_rule(checks: Sequence[Check], measure: Callable[[], Values]) -> list[Check]:
-    """The checks of one group with the limits that their rule gives on this machine, rounded up to three digits."""
+    """The checks of one group with the limits by their rule on this machine, rounded up to three digits."""
     rule = RULES[checks[0].what]
     runs = [measure() for _ in range(rule.runs)]
     medians = [[ratio_of(check, values).median for values in runs] for check in checks]
@@ -163,7 +164,7 @@ def limits_by_rule(checks: Sequence[Check], measure: Callable[[], Values]) -> li
 
 
 def ratio_of(check: Check, values: Values) -> Spread:
-    """The ratio of a check, repetition by repetition."""
+    """The ratio of a check over its repetitions."""
     return spread(ratios(values[check.provider], values[check.relative_to]))
 
 

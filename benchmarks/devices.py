@@ -1,4 +1,4 @@
-"""The GPUs of the clock model, their rates and latencies, and what programs share on one of their multiprocessors."""
+"""The GPUs of the clock model: rates, latencies, and the resources that programs share on one multiprocessor."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from benchmarks.clock_model.instructions import AMPERE, HOPPER, Rates
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What the programs on one multiprocessor share.
+    """The resources that programs on one multiprocessor share.
 
     The defaults hold for compute capabilities 8.0 and 9.0: "Technical Specifications per Compute Capability" in the CUDA C++
     Programming Guide.
@@ -24,14 +24,14 @@ class Device:
     """A GPU.
 
     Attributes:
-        name: as tables have it.
-        clock: clocks a second at most, which a GPU without other load has.
-        bandwidth: bytes a second of its memory.
-        memory_latency, second_cache_latency: clocks until a load is answered.
-        second_cache_bytes: that it holds.
-        multiprocessors: how many there are.
-        multiprocessor: one of them.
-        rates: of its units.
+        name: as shown in tables.
+        clock: maximum clock rate in Hz, which a GPU without other load reaches.
+        bandwidth: memory bandwidth in bytes per second.
+        memory_latency, second_cache_latency: load latency in clocks.
+        second_cache_bytes: capacity of the L2 cache.
+        multiprocessors: their number.
+        multiprocessor: the resources of one of them.
+        rates: throughput of its units.
     """
 
     name: str
@@ -58,7 +58,7 @@ DEVICES = (
         multiprocessor=Multiprocessor(164 * 1024),
         rates=AMPERE,
     ),
-    # NVIDIA H200 datasheet: 4.8 TB/s; H100 whitepaper: 132 multiprocessors, 50 MB. nvidia-smi gives 1980 MHz as the most.
+    # NVIDIA H200 datasheet: 4.8 TB/s; H100 whitepaper: 132 multiprocessors, 50 MB. nvidia-smi: 1980 MHz at most.
     # An H100 SXM differs in its memory, 3.35 TB/s. 479 clocks to it at 1755 MHz are 540 at 1980.
     Device(
         name="H200",

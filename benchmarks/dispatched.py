@@ -1,11 +1,11 @@
-"""What PyTorch launches, moves and computes for a loss and its gradient without kernels of its own, counted.
+"""Counts launches, bytes and flops of PyTorch for a loss and its gradient without custom kernels.
 
-Eager: every operation that is dispatched in forward and backward and is no view is one launch; it reads each element of its
-inputs once and writes its outputs. Compiled: the same of the nodes that inductor is left with after fusion. Flops are those
-of matrix products, by the formulas of ``torch.utils.flop_counter``.
+Eager: every operation dispatched in forward and backward, except views, is one launch; it reads each element of its inputs
+once and writes its outputs. Compiled: the same for the nodes that Inductor has left after fusion. Flops are those of matrix
+products, by the formulas of ``torch.utils.flop_counter``.
 
-Both counts are low for a GPU. An operation may run several kernels there, as ``logsumexp`` does. Inductor schedules for the
-CPU here, where it also joins loops that follow one another and share nothing but their outermost range.
+Both counts are low for a GPU, where one operation may run several kernels, as ``logsumexp`` does. Inductor schedules for the
+CPU here, where it also fuses consecutive loops that share only their outermost range.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Loss = Callable[..., Tensor]
 
 
 _SETTINGS = {"fx_graph_cache": False, "cpp.simdlen": 1}
-"""Of inductor: a graph from a cache is not scheduled again, and scalar loops need nobody to find out about vectors."""
+"""Inductor settings: a cached graph would not be scheduled again, and scalar loops need no test for vector instructions."""
 
 
 class Operation(NamedTuple):
@@ -41,20 +41,20 @@ class Operation(NamedTuple):
 
 
 def definition(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-    """``bickd_loss`` at its defaults as bare formulas: in float32, without argument checks or the handling of edge cases."""
+    """``bickd_loss`` with default options as bare formulas: in float32, without argument checks or edge-case handling."""
     x, y = student.float(), teacher.float()
     sides = reference.class_wise(x, y, 2.0, 0.2) + reference.sample_wise(x, y, target, 2.0, 0.2)
     return 0.1 * F.cross_entropy(x, target) + 0.9 * reference.kd(x, y, 4.0) + 4.0 * sides
 
 
 def make_inputs(samples: int, classes: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits ``(B, C)``, those of the student with a gradient, and targets ``(B,)``."""
+    """Logits ``(B, C)`` and targets ``(B,)``; the student's logits require a gradient."""
     student, teacher = (torch.randn(samples, classes, dtype=dtype, device=device) for _ in range(2))
     return student.requires_grad_(), teacher, torch.arange(samples, device=device) % classes
 
 
 def count_eager(loss: Loss, *inputs: Tensor) -> list[Operation]:
-    """The operations of ``loss(*inputs)`` and of its backward; inputs on the device ``meta`` are enough."""
+    """The operations of ``loss(*inputs)`` and of its backward; inputs on the ``meta`` device suffice."""
     with _Dispatched() as dispatched:
         loss(*inputs).backward()
     return dispatched.operations
@@ -63,8 +63,8 @@ def count_eager(loss: Loss, *inputs: Tensor) -> list[Operation]:
 def count_compiled(loss: Loss, *inputs: Tensor) -> list[Operation]:
     """The nodes of ``torch.compile(loss)`` and of its backward.
 
-    The loops that inductor writes are neither compiled nor run; all that runs is what it calls from elsewhere, such as
-    matrix products. What else this process has compiled is forgotten, and compiled anew when it is called again.
+    The loops that Inductor generates are neither compiled nor run; only external calls, such as matrix products, run.
+    Everything else that this process has compiled is discarded, and recompiled when it is called again.
 
     Args:
         loss: the function.
@@ -91,11 +91,11 @@ def count_compiled(loss: Loss, *inputs: Tensor) -> list[Operation]:
 
 
 def _nothing(*_: Any) -> None:
-    """Takes the place of a compiled loop."""
+    """Replaces a compiled loop."""
 
 
 class _Dispatched(TorchDispatchMode):
-    """Keeps the operations that are dispatched within it and are no views."""
+    """Records the operations dispatched within it, except views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _Dispatched(TorchDispatchMode):
         result = func(*args, **kwargs)
         is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns)
         if not is_view:
-            # A tensor that is passed twice is read once.
+            # A tensor passed twice is read once.
             read = {id(leaf): leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
             written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             moved = sum(_distinct_bytes(tensor) for tensor in [*read.values(), *written])
@@ -115,7 +115,7 @@ class _Dispatched(TorchDispatchMode):
 
 
 def _distinct_bytes(tensor: Tensor) -> int:
-    """Of a tensor's elements; an expanded dimension is the same memory over and over."""
+    """The bytes of a tensor's elements; an expanded dimension repeats the same memory."""
     elements = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         elements *= 1 if stride == 0 and size > 0 else size
@@ -123,13 +123,13 @@ def _distinct_bytes(tensor: Tensor) -> int:
 
 
 def _product_flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    """Of an operation, if it is a matrix product."""
+    """The flops of an operation, if it is a matrix product."""
     formula = flop_registry.get(func.overloadpacket)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=result))
 
 
 def _node_flops(node: Any) -> int:
-    """Of a node of inductor, if it calls a matrix product."""
+    """The flops of an Inductor node, if it calls a matrix product."""
     origin = node.node.get_origin_node() if node.is_extern() else None
     if origin is None or not isinstance(origin.target, torch._ops.OpOverload):
         return 0
@@ -138,5 +138,5 @@ def _node_flops(node: Any) -> int:
 
 
 def _value(argument: Any) -> Any:
-    """The tensor, without its elements, that a node of a graph stands for."""
+    """The fake tensor that a graph node stands for."""
     return argument.meta["val"] if isinstance(argument, torch.fx.Node) else argument

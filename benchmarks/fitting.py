@@ -1,6 +1,6 @@
-"""Whether a call fits into memory, judged from a smaller one: on a CPU nobody can catch the end of memory.
+"""Whether a call fits into memory, estimated from a smaller one: on a CPU, running out of memory cannot be caught.
 
-Every array of a loss is ``B x C``, ``B x B`` or ``C x C``: with both sizes divided by s its bytes are divided by s^2.
+Every array of a loss is ``B x C``, ``B x B`` or ``C x C``: dividing both sizes by s divides its bytes by s^2.
 """
 
 from functools import cache
@@ -11,13 +11,13 @@ from benchmarks.memory import peak_bytes
 from benchmarks.providers import forward_and_backward, providers
 
 REDUCTION = 8
-"""Both sizes of the smaller call are divided by this."""
+"""The smaller call has both sizes divided by this."""
 
 SMALLEST_JUDGED = 2**31
-"""Bytes of the largest matrix, times 16, below which nobody is in doubt."""
+"""16 times the bytes of the largest matrix: a call below this always fits."""
 
 SHARE = 0.9
-"""The part of the available memory that a call may take."""
+"""The share of the available memory that a call may take."""
 
 
 def shortage(provider: str, case: Case, device: str) -> str:
@@ -27,15 +27,15 @@ def shortage(provider: str, case: Case, device: str) -> str:
     needed, available = expected_bytes(provider, case, device), available_bytes(device)
     if needed <= SHARE * available:
         return ""
-    return f"needs about {needed / 1e9:.1f} GB of {available / 1e9:.1f} GB that are available"
+    return f"needs about {needed / 1e9:.1f} GB of {available / 1e9:.1f} GB available"
 
 
 @cache
 def expected_bytes(provider: str, case: Case, device: str) -> int:
-    """Bytes at the peak by the smaller call, inputs included.
+    """Peak bytes extrapolated from the smaller call, inputs included.
 
-    The compiled definition is taken to need what the definition needs, which is more: it would take longer to compile than
-    to run. What has panels of a fixed size is overestimated.
+    For the compiled definition, the larger memory of the eager definition is assumed, because compiling would take longer
+    than running. Providers with panels of a fixed size are overestimated.
     """
     measured = "reference" if provider == "compiled" else provider
     smaller = case._replace(samples=-(-case.samples // REDUCTION), classes=-(-case.classes // REDUCTION))

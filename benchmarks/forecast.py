@@ -1,10 +1,10 @@
-"""The tables of ``docs/performance.md`` that no GPU is needed for, in Markdown.
+"""The tables of ``docs/performance.md`` that need no GPU, in Markdown.
 
     python -m benchmarks.forecast            prints them, in less than five minutes on one core
-    python -m benchmarks.forecast --write    puts them into docs/performance.md
+    python -m benchmarks.forecast --write    writes them into docs/performance.md
 
-The first table has the time of each launch of a training step of ``bickd_loss`` with targets by ``clock_model``, a model and
-no measurement. The second has launches and bytes of the same step by other ways to the loss, as ``dispatched`` counts them.
+The first table has modelled, not measured, times (``clock_model``) for each launch of a training step of ``bickd_loss`` with
+targets. The second has launches and bytes of the same step with other implementations, as counted by ``dispatched``.
 """
 
 import argparse
@@ -29,16 +29,16 @@ SHAPES = ((64, 100), (128, 100), (256, 1000), (1024, 1000), (256, 21841))
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 PARTS = {"bfloat16": 1, "float32": 2}
-"""Float16 numbers that an operand of the kernels' products is made of, by the logits' dtype."""
+"""float16 numbers per operand of the kernels' products, by the dtype of the logits."""
 
 PROVIDERS = ("reference", "compiled")
-"""Ways to the loss without kernels of its own that are counted."""
+"""The counted implementations without custom kernels."""
 
 LARGEST_COMPILED = 2000
-"""Classes up to which the definition is compiled. Its products are run then, and its matrices have to fit into memory."""
+"""The definition is compiled up to this many classes. Compiling runs its products, so its matrices must fit into memory."""
 
 SAMPLE = 9
-"""Programs of a launch that are executed; ``FEW`` of more than ``LARGEST_COMPILED`` classes."""
+"""Executed programs per launch; ``FEW`` with more than ``LARGEST_COMPILED`` classes."""
 
 FEW = 3
 
@@ -48,7 +48,7 @@ BEGIN, END = "<!-- python -m benchmarks.forecast --write -->", "<!-- end -->"
 
 
 class Timed(NamedTuple):
-    """A launch by the model. The times are those of ``DEVICES``, in their order; the rest is that of the last one."""
+    """A launch by the model. The times are for each of ``DEVICES``, in order; everything else is for the last one."""
 
     samples: int
     classes: int
@@ -65,10 +65,10 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Forecast:
-    """A training step by the kernels on one GPU, by the model, summed over its launches.
+    """A training step with the kernels on one GPU, by the model, summed over its launches.
 
     Attributes:
-        megabytes: of the sectors that are asked for.
+        megabytes: of the requested sectors.
         gigaflop: of matrix products.
     """
 
@@ -84,7 +84,7 @@ class Forecast:
 
 
 def forecast(shapes: Iterable[tuple[int, int]] = SHAPES) -> list[Forecast]:
-    """The step of every shape and dtype on every GPU of ``DEVICES``, without what PyTorch launches in it."""
+    """The step for every shape, dtype and GPU of ``DEVICES``, without PyTorch's own launches."""
     steps = [list(timed_step(*shape, dtype)) for shape in shapes for dtype in DTYPES]
     return [_total(step, index, device) for step in steps for index, device in enumerate(DEVICES)]
 
@@ -105,12 +105,12 @@ def _total(step: list[Timed], index: int, device: Device) -> Forecast:
 
 
 def kernels(samples: int, classes: int, dtype: str) -> list[Work]:
-    """The launches of a step of the Triton backend for logits of this dtype, by the formulas of ``kernel_traffic``."""
+    """The launches of a Triton backend step for logits of this dtype, by the formulas of ``kernel_traffic``."""
     return training_step(samples, classes, DTYPES[dtype].itemsize, PARTS[dtype])
 
 
 def timed_step(samples: int, classes: int, dtype: str) -> list[Timed]:
-    """The launches of a step by the kernels, in their order."""
+    """The launches of a step with the kernels, in order."""
     from benchmarks.clock_model.launches import Launch, launches, zeros_for_empty
     from benchmarks.clock_model.model import model
     from bickd_kernels.backends import triton
@@ -129,13 +129,13 @@ def timed_step(samples: int, classes: int, dtype: str) -> list[Timed]:
 
 
 def counted(provider: str, samples: int, classes: int, dtype: str) -> list[Operation]:
-    """What PyTorch launches for a step, as it dispatches or compiles the definition."""
+    """PyTorch's launches for a step of the definition, dispatched or compiled."""
     count, device = (count_eager, "meta") if provider == "reference" else (count_compiled, "cpu")
     return count(definition, *make_inputs(samples, classes, DTYPES[dtype], device))
 
 
 def panels_together(launches: Iterable[Timed]) -> list[tuple[int, Timed]]:
-    """The launches with how many each stands for: those of a kernel behind its first one in a step are those of panels."""
+    """Launches with their counts: a kernel's launches after its first one in a step are those of panels, and are merged."""
     rows: dict[tuple[int, int, str, str, bool], list[Timed]] = {}
     for one in launches:
         first = (one.samples, one.classes, one.dtype, one.kernel, False)
@@ -144,7 +144,7 @@ def panels_together(launches: Iterable[Timed]) -> list[tuple[int, Timed]]:
 
 
 def _sum(total: Timed, one: Timed) -> Timed:
-    """Two launches of a kernel as one."""
+    """Adds up two launches of a kernel."""
     return total._replace(
         programs=total.programs + one.programs,
         seconds=tuple(a + b for a, b in zip(total.seconds, one.seconds, strict=True)),
@@ -157,7 +157,7 @@ def _sum(total: Timed, one: Timed) -> Timed:
 
 
 def launches_table(launches: Iterable[Timed]) -> Iterator[str]:
-    """The lines of a table with a row for each launch, or for those of all panels, in Markdown."""
+    """A Markdown table, line by line, with a row for each launch; the launches of all panels share a row."""
     times = [f"{device.name}, us" for device in DEVICES]
     counts = ["1000 warp instructions", "sectors read", "ideal", "sectors written", "ideal"]
     yield from _heading(["B, C", "logits", "launch"], ["launches", "programs", *times, *counts])
@@ -169,7 +169,7 @@ def launches_table(launches: Iterable[Timed]) -> Iterator[str]:
 
 
 def providers_table() -> Iterator[str]:
-    """The lines of a table with a row for each step and provider, in Markdown."""
+    """A Markdown table, line by line, with a row for each step and provider."""
     yield from _heading(["B, C", "logits", "provider"], ["launches", "MB"])
     for samples, classes in SHAPES:
         for dtype in DTYPES:
@@ -190,29 +190,29 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def lines() -> Iterator[str]:
-    """All that the command prints, as it comes."""
+    """All output of the command, line by line as it becomes available."""
     yield from launches_table(launch for shape in SHAPES for dtype in DTYPES for launch in timed_step(*shape, dtype))
     yield ""
     yield from providers_table()
 
 
 def replaced(page: str, tables: str) -> str:
-    """The page with these tables between its marks.
+    """The page with these tables between its markers.
 
     Raises:
-        ValueError: if it has no marks.
+        ValueError: if the page has no markers.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"there is no {BEGIN} with {END} behind it")
+        raise ValueError(f"found no {BEGIN} followed by {END}")
     return f"{before}{BEGIN}\n{tables}\n{END}{after}"
 
 
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md, too")
+    parser.add_argument("--write", action="store_true", help="also write the tables into docs/performance.md")
     arguments = parser.parse_args()
     printed = []
     for line in lines():

@@ -1,11 +1,11 @@
-"""What a training step costs the host: all that runs before, between and after the launches of the kernels.
+"""Host time of a training step: everything that runs before, between and after the kernel launches.
 
-    python -m benchmarks.host_cost    the whole step and its parts, beside the definition in eager mode
+    python -m benchmarks.host_cost    the whole step and its parts, compared with the definition in eager mode
 
-No GPU is needed: Triton gets a driver that does nothing, and tensors are on the CPU. The batch is so small that what PyTorch
-computes on it costs next to nothing; the host does the same for every batch whose similarities are kept.
-Left out is the driver itself, some 2 to 4 us for each launch. So it is for the definition in eager mode, which has 30 times
-as many. Times depend on the machine; the ratio to the definition is what ``make bench-check`` holds.
+This needs no GPU: Triton gets a driver that does nothing, and tensors are on the CPU. The batch is so small that PyTorch's
+own computation on it is negligible; the host does the same for every batch whose similarities are kept. The driver itself,
+about 2 to 4 us per launch, is not included, nor is it for the definition in eager mode, which has 30 times as many launches.
+Times depend on the machine; ``make bench-check`` limits the ratio to the definition.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,21 +27,21 @@ from bickd_kernels.backends import choice
 CASE = Case("CIFAR-100", 64, 100)
 
 SECONDS = 8.0
-"""Of repetitions."""
+"""Time for all repetitions."""
 
 LEAST_REPETITIONS, MOST_REPETITIONS = 11, 300
 
 NO_GPU = 1 << 10
-"""The index of the device that does nothing. Triton keeps what it compiled by the device, and no GPU has this index."""
+"""The index of the null device. Triton caches compiled kernels per device, and no GPU has this index."""
 
 
 class Cost(NamedTuple):
-    """Of one part of a step."""
+    """Host time of one part of a step."""
 
     part: str
     seconds: Spread
     to_reference: Spread
-    """Ratio to the definition in eager mode, repetition by repetition."""
+    """Ratio to the definition in eager mode, over the repetitions."""
 
 
 class _Launcher:
@@ -64,7 +64,7 @@ class _Utils:
 
 
 class _Driver:
-    """What Triton asks a driver on the way to a launch on an H100."""
+    """The driver queries that Triton makes for a launch on an H100."""
 
     launcher_cls = _Launcher
     utils = _Utils()
@@ -94,7 +94,7 @@ def _nothing(*_: object) -> None:
 
 @contextmanager
 def launches_that_do_nothing() -> Iterator[None]:
-    """Within it, the kernels are the backend of tensors on the CPU, and their launches end in a driver that does nothing.
+    """Runs the Triton backend on CPU tensors, with launches that go to a driver that does nothing.
 
     Raises:
         UnavailableError: without Triton.
@@ -108,7 +108,7 @@ def launches_that_do_nothing() -> Iterator[None]:
     try:
         with (
             mock.patch.object(choice, "resolve", _kernels),
-            # On a GPU nobody looks at the values of targets.
+            # On a GPU the values of targets are not checked.
             mock.patch.object(call, "check_labels", _nothing),
         ):
             yield
@@ -117,7 +117,7 @@ def launches_that_do_nothing() -> Iterator[None]:
 
 
 def measure_ratio(case: Case) -> dict[str, list[float]]:
-    """Seconds of a training step by the kernels, ``triton``, and by the definition, ``reference``, by repetition.
+    """Seconds per repetition of a training step with the kernels, ``triton``, and with the definition, ``reference``.
 
     Raises:
         UnavailableError: without Triton.
@@ -128,7 +128,7 @@ def measure_ratio(case: Case) -> dict[str, list[float]]:
 
 
 def measure_parts(case: Case = CASE) -> list[Cost]:
-    """A training step and what is left of it without this and that.
+    """A training step, and the same step without some of its parts.
 
     Raises:
         UnavailableError: without Triton.
@@ -172,7 +172,7 @@ def _forward(case: Case) -> Callable[[], object]:
 
 
 def _definition() -> Callable[[], object]:
-    # So few elements that all is the cost of dispatching.
+    # So few elements that dispatch dominates.
     student, teacher, target = make_inputs(4, 6, torch.float32, "cpu")
     return lambda: torch.autograd.grad(definition(student, teacher, target), student)
 
@@ -184,13 +184,13 @@ def _result(case: Case) -> Any:
 
 
 def _patched(step: Callable[[], object], module: Any, name: str, result: Any = None) -> Callable[[], object]:
-    """The step in which a function does nothing and returns ``result``."""
+    """The step with one function replaced by one that does nothing and returns ``result``."""
 
     def nothing(*_: Any) -> Any:
         return result
 
     def patched() -> object:
-        # Less than mock.patch costs, which would be measured too.
+        # Cheaper than mock.patch, whose cost would be measured too.
         original = getattr(module, name)
         setattr(module, name, nothing)
         try:

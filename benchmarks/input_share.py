@@ -1,9 +1,9 @@
-"""What reading and augmenting a batch costs beside a training step on it, for data in memory.
+"""The cost of reading and augmenting a batch relative to a training step on it, for data in memory.
 
-    python -m benchmarks.input_share    a table of the recipes: images a second, share of a step of resnet8x4
+    python -m benchmarks.input_share    a table of the recipes: images per second, share of a resnet8x4 step
 
-A batch is 128 images of CIFAR's size, from a split of 10,000, on one thread of the CPU. The random numbers of a view, which
-are drawn once an epoch, are part of it in the proportion of the batch to the split.
+A batch is 128 images of CIFAR's size, from a split of 10,000, on one CPU thread. The random numbers of a view are drawn once
+per epoch; each batch includes its share of that cost.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from training.models import make_model
 
 SAMPLES, CLASSES, BATCH = 10_000, 100, 128
 SECONDS = 40.0
-"""Of repetitions."""
+"""Time for all repetitions."""
 
 RECIPES = {
     "cifar": (Augmenting("cifar"), Mixing()),
@@ -35,16 +35,16 @@ RECIPES = {
     "cifar, trivialaugment": (Augmenting("cifar", "trivialaugment"), Mixing()),
     "cifar, randaugment": (Augmenting("cifar", "randaugment"), Mixing()),
 }
-"""By name, what is made of an image and how images are mixed."""
+"""Augmentation and mixing by recipe name."""
 
 
 class Share(NamedTuple):
-    """Of reading and augmenting a batch by one recipe."""
+    """The cost of reading and augmenting a batch with one recipe."""
 
     recipe: str
     seconds: Spread
     of_step: Spread
-    """Ratio to a training step, repetition by repetition."""
+    """Ratio to a training step, over the repetitions."""
 
     @property
     def images_per_second(self) -> float:
@@ -52,14 +52,14 @@ class Share(NamedTuple):
 
 
 def measure(recipes: list[str], seconds: float = SECONDS) -> list[Share]:
-    """The cost of each recipe, and of a training step in turn with them."""
+    """The cost of each recipe relative to a training step; all runs are interleaved."""
     reading = {name: _reading(*RECIPES[name]) for name in recipes}
     times = interleaved({**reading, "step": _training_step()}, seconds=seconds)
     return [Share(name, spread(times[name]), spread(ratios(times[name], times["step"]))) for name in recipes]
 
 
 def _reading(augmenting: Augmenting, mixing: Mixing) -> Callable[[], object]:
-    """Takes the next batch of an endless sequence of epochs."""
+    """Reads the next batch of an endless sequence of epochs."""
     images = torch.randint(256, (SAMPLES, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     split = TensorSplit(
         images, torch.arange(SAMPLES) % CLASSES, Normalization((0.5,) * 3, (0.25,) * 3), ShiftAndFlip(4, flip=True)
@@ -93,9 +93,9 @@ def _training_step() -> Callable[[], object]:
 
 
 def table(shares: list[Share]) -> Table:
-    """A line a recipe; medians."""
+    """One row per recipe, with medians."""
     lines = Table(
-        "recipe", "ms a batch", "images/s", "share of a step", title=f"batches of {BATCH} of 3 x 32 x 32, one thread"
+        "recipe", "ms/batch", "images/s", "share of a step", title=f"batches of {BATCH} images (3 x 32 x 32), one thread"
     )
     for share in shares:
         lines.add_row(

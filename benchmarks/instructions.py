@@ -1,13 +1,13 @@
-"""The machine instructions that a call takes outside of the Python interpreter, counted by valgrind's callgrind.
+"""Machine instructions of a call outside the Python interpreter, counted by valgrind's callgrind.
 
-A count doesn't depend on what else the machine does, which makes it the measure for small batches: a call takes half a
-millisecond there, most of it for choosing and launching operations. Counted are PyTorch and the C and C++ libraries beneath
-it, in forward and backward of ``bilateral_loss``, on one thread; the interpreter is left out, because what it does depends
-on how often it has run a function before. The counts of one process differed by less than 0.1 %, their medians in several
-processes not at all. Loading the providers would take long under valgrind, so these are the backends of the public function:
+A count does not depend on other load, which makes it the right measure for small batches: there a call takes half a
+millisecond, most of it for dispatching operations. The count covers PyTorch and the C and C++ libraries beneath it, in
+forward and backward of ``bilateral_loss``, on one thread. It excludes the interpreter, whose work depends on how often it
+has run a function before. Counts within one process differed by less than 0.1 %, their medians over several processes not
+at all. Loading the providers would be slow under valgrind, so these are backends of the public function:
 
     torch       ``backend="torch"``
-    reference   ``backend="reference"``, unlike elsewhere with argument checks and edge cases
+    reference   ``backend="reference"``; unlike elsewhere, with argument checks and edge cases
 
 ``python -m benchmarks.instructions SAMPLES CLASSES PROVIDER...`` is what runs under valgrind.
 """
@@ -30,28 +30,28 @@ from benchmarks.checks import UnavailableError
 from bickd_kernels import bilateral_loss
 
 BACKENDS = {"torch": "torch", "reference": "reference"}
-"""By provider."""
+"""Backends by provider."""
 
 ROUNDS = 3
-"""Counts of each provider, in turn."""
+"""Counts per provider; providers are interleaved."""
 
 CALLS = 5
 """Calls in one count."""
 
 TIMEOUT = 600.0
-"""Seconds; valgrind slows a program down fifty times."""
+"""Seconds; valgrind slows a program down by a factor of fifty."""
 
 TOOLS = ("valgrind", "callgrind_control", "callgrind_annotate")
 
 _COUNTED = re.compile(r"lib(torch|c10|gomp|stdc\+\+|[cm][.-])|ld-")
-"""The beginning of a library's file name."""
+"""Matches the start of a counted library's file name."""
 
 _LINE = re.compile(r"\s*([\d,]+)\s.*\[(?P<library>[^\]]*)\]$")
 """``1,234  file:function [library]``; functions of the interpreter may come without a library."""
 
 
 def count(case: Case, names: Sequence[str]) -> dict[str, list[float]]:
-    """Instructions of one call, by provider and round.
+    """Instructions per call, by provider and round.
 
     Raises:
         UnavailableError: without valgrind.
@@ -59,7 +59,7 @@ def count(case: Case, names: Sequence[str]) -> dict[str, list[float]]:
     """
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
-        message = f"{', '.join(missing)} not found; they are in the package valgrind of Linux distributions"
+        message = f"{', '.join(missing)} not found; install the package valgrind of your Linux distribution"
         raise UnavailableError(message)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "callgrind"
@@ -69,7 +69,7 @@ def count(case: Case, names: Sequence[str]) -> dict[str, list[float]]:
 
 
 def count_in_libraries(annotated: str) -> int:
-    """The instructions in PyTorch and beneath it, from what ``callgrind_annotate`` prints of all functions."""
+    """The instructions in PyTorch and the libraries beneath it, from the function list of ``callgrind_annotate``."""
     matches = filter(None, map(_LINE.match, annotated.splitlines()))
     return sum(int(match[1].replace(",", "")) for match in matches if _COUNTED.match(Path(match["library"]).name))
 
@@ -77,7 +77,7 @@ def count_in_libraries(annotated: str) -> int:
 def _run_under_callgrind(case: Case, names: Sequence[str], output: Path) -> None:
     options = ["--instr-atstart=no", "--collect-atstart=no", f"--callgrind-out-file={output}"]
     program = [sys.executable, "-m", "benchmarks.instructions", str(case.samples), str(case.classes), *names]
-    # Waiting threads would be counted, and the order of sets and of keys would differ from one process to the next.
+    # Otherwise waiting threads would be counted, and the order of sets and keys would differ between processes.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     finished = subprocess.run(
         ["valgrind", "--tool=callgrind", *options, *program],
@@ -112,7 +112,7 @@ def _main() -> None:
         call(name)
     gc.collect()
     gc.disable()
-    # Valgrind instruments from here on alone, after the imports.
+    # Valgrind instruments only from here on, after the imports.
     subprocess.run(["callgrind_control", "--instr=on", str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
     for _ in range(ROUNDS):
         for name in arguments.names:

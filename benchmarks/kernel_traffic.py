@@ -1,9 +1,9 @@
 """Bytes, flops and programs of the kernels by formula, for a whole training loss (``bickd_loss``) with targets.
 
-``n`` and ``m`` are samples and classes padded to whole tiles. *Requested* bytes are what the programs load and store,
-re-reads included, which a cache serves for the most part; the tests of the kernels hold these formulas to the byte against
-counted accesses. *Compulsory* bytes touch every buffer of a launch once: what has to cross the memory bus at least, where
-nothing survives in a cache from one launch to the next.
+``n`` and ``m`` are samples and classes padded to whole tiles. *Requested* bytes are all bytes that the programs load and
+store, including re-reads, most of which hit a cache; the kernel tests check these formulas to the byte against counted
+accesses. *Compulsory* bytes touch every buffer of a launch once: the minimum that must cross the memory bus if nothing
+survives in a cache from one launch to the next.
 """
 
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from bickd_kernels.backends.triton.contrast import Panel
 from bickd_kernels.backends.triton.scratch import SAMPLE_STATISTICS
 
 TARGET = planning.Target("cuda", "90", 32)
-"""The tiles are the same for every GPU of NVIDIA."""
+"""Any NVIDIA GPU: all have the same tiles."""
 
 
 class Work(NamedTuple):
-    """What one launch moves and computes, and in how many programs, which is None for a launch of PyTorch."""
+    """Bytes, flops and programs of one launch; ``programs`` is None for a launch of PyTorch."""
 
     kernel: str
     requested: int
@@ -27,13 +27,13 @@ class Work(NamedTuple):
 
 
 def training_step(samples: int, classes: int, logit_bytes: int, parts: int, *, centred: bool = False) -> list[Work]:
-    """The launches of forward and backward, in their order.
+    """The launches of forward and backward, in order.
 
     Args:
         samples: ``B``.
         classes: ``C``.
-        logit_bytes: bytes of a logit, the same for student, teacher and gradient.
-        parts: how many float16 numbers an operand of a product is made of, 1 or 2.
+        logit_bytes: bytes per logit, the same for student, teacher and gradient.
+        parts: float16 numbers per operand of a product, 1 or 2.
         centred: whether vectors are centred, for correlations.
     """
     plan = planning.plan(samples, classes, parts, TARGET, centred=centred)
@@ -58,25 +58,25 @@ def training_step(samples: int, classes: int, logit_bytes: int, parts: int, *, c
 
 
 class _Side(NamedTuple):
-    """The classes or the samples as vectors that are contrasted."""
+    """The class or sample vectors that are contrasted."""
 
     vectors: int
-    """In whole tiles."""
+    """Number of vectors, in whole tiles."""
     length: int
     """Entries of a vector, in whole tiles."""
     tiles: int
     panels: list[Panel]
     added_up: bool
-    """Whether a launch of its own adds up the partial sums."""
+    """Whether a separate launch adds up the partial sums."""
     by_label: bool
-    """Whether any tile may hold positives; else those on the diagonal do."""
+    """Whether any tile may hold positives; otherwise only those on the diagonal do."""
 
     @property
     def kept(self) -> bool:
         return len(self.panels) == 1
 
     def with_positives(self, panel: Panel) -> int:
-        """How many tiles of a panel may hold positives."""
+        """The number of tiles in a panel that may hold positives."""
         if self.by_label:
             return panel.rows * panel.columns
         return sum(panel.first_row <= tile < panel.first_row + panel.rows for tile in self._columns(panel))
@@ -98,9 +98,9 @@ def _sides(plan: planning.Plan, samples: int) -> list[_Side]:
 def _sample_statistics(plan: planning.Plan, samples: int, classes: int, logit_bytes: int, centred: bool) -> Work:
     n = plan.padded_samples
     logits = samples * classes * logit_bytes
-    # Labels have no mass of their own to be kept, and cosines no shifts; label and member come with the statistics.
+    # Label targets store no mass, and cosines no shifts; label and member are stored with the statistics.
     results = 4 * n * (int(SAMPLE_STATISTICS.value) - (1 if centred else 3) + 2)
-    # Labels are read to see which are ignored and for the cross-entropy; every block of rows counts positives among all.
+    # Labels are read for ignored samples and for the cross-entropy; every block of rows also counts positives among all.
     blocks = -(-n // plan.sample_logits.samples)
     return Work(
         "sample_statistics",
@@ -116,7 +116,7 @@ def _class_statistics(plan: planning.Plan, samples: int, classes: int, logit_byt
     reads = 1 if n <= plan.class_logits.samples else 2
     logits = samples * classes * logit_bytes
     results = 4 * _units(plan) + (16 if centred else 12) * m
-    # Every block of classes reads what stage 1 found out about every sample.
+    # Every block of classes reads the stage 1 statistics of every sample.
     blocks = m // plan.class_logits.classes
     statistics = 4 * (n + (8 if centred else 6) * samples)
     return Work(
@@ -129,12 +129,12 @@ def _class_statistics(plan: planning.Plan, samples: int, classes: int, logit_byt
 
 
 def _units(plan: planning.Plan) -> int:
-    """Bytes of one network's unit vectors of one side."""
+    """Bytes of one network's unit vectors on one side."""
     return 2 * plan.parts * plan.padded_samples * plan.padded_classes
 
 
 def _flops(plan: planning.Plan, tiles: int, length: int) -> int:
-    """Of the products of float16 matrices that make so many tiles of a product over ``length``."""
+    """Flops of the fp16 GEMMs for this many tiles of a product over ``length``."""
     return 2 * tiles * plan.tile**2 * length * planning.products_of(plan.parts)
 
 
@@ -143,7 +143,7 @@ def _sums_of_similarities(plan: planning.Plan, sides: list[_Side]) -> Work:
     for side in sides:
         tiles = side.tiles**2
         results = 8 * side.tiles * side.vectors + 4 * tiles + (4 * side.vectors**2 if side.kept else 0)
-        # Members of both operands; labels of both where there may be positives.
+        # Members of both operands; labels of both where positives are possible.
         members = 8 * plan.tile * (tiles + side.with_positives(Panel(0, side.tiles, 0, side.tiles)))
         requested += 2 * units * side.tiles + results + members
         compulsory += 2 * units + results + 8 * side.vectors
@@ -153,18 +153,18 @@ def _sums_of_similarities(plan: planning.Plan, sides: list[_Side]) -> Work:
 
 
 def _partial_sums(side: _Side) -> Work:
-    # Each part is read and each sum written once, of both kinds.
+    # Row sums and column sums: each partial sum is read once, each sum written once.
     moved = 8 * side.vectors * (side.tiles + 1)
     return Work("partial_sums", moved, moved, 0, programs=2 * -(-side.vectors // 256))
 
 
 def _derivatives(plan: planning.Plan, panel: Panel) -> int:
-    """Bytes of the derivatives of a panel."""
+    """Bytes of a panel's derivatives."""
     return 2 * plan.parts * plan.tile**2 * panel.rows * panel.columns
 
 
 def _weights(plan: planning.Plan, side: _Side, panel: Panel) -> int:
-    """Bytes of both labels and one member for each tile of derivatives that may hold positives."""
+    """Bytes of the labels of both operands and one member, for each derivative tile that may hold positives."""
     return 12 * plan.tile * side.with_positives(panel)
 
 
@@ -194,7 +194,7 @@ def _derivatives_formed_again(plan: planning.Plan, side: _Side, panel: Panel) ->
 
 
 def _loss(plan: planning.Plan, sides: list[_Side], samples: int) -> int:
-    """Bytes of the program of the loss: sums, positives, members; statistics and members of the samples; the results."""
+    """Bytes of the loss program: sums, positives, members; statistics and members of the samples; the results."""
     of_sides = sum(8 * side.vectors * (1 if side.added_up else side.tiles) + 4 * side.tiles**2 for side in sides)
     return of_sides + 4 * sum(side.vectors for side in sides) + 4 * (plan.padded_samples + 4 * samples) + 28
 
@@ -218,7 +218,7 @@ def _logit_gradient(plan: planning.Plan, samples: int, classes: int, logit_bytes
     m, m_tiles = plan.padded_classes, plan.class_tiles
     logits, slopes = samples * classes * logit_bytes, 4 * samples * classes
     in_blocks = min(m, -(-classes // plan.gradient_logits.classes) * plan.gradient_logits.classes)
-    # Weight, length, shift and h of the classes, by every block of rows and twice.
+    # Weight, length, shift and h of the classes, read twice by every block of rows.
     of_classes = 2 * 4 * classes + 2 * 4 * in_blocks * (1 + centred + plan.sample_tiles) + 8
     of_samples = samples * (4 * (9 + centred + m_tiles) + 8)
     blocks = -(-samples // plan.gradient_logits.samples)
@@ -232,6 +232,6 @@ def _logit_gradient(plan: planning.Plan, samples: int, classes: int, logit_bytes
 
 
 def _scale(samples: int, classes: int, logit_bytes: int) -> Work:
-    """Backward: from the gradient in float32 to that of the student's dtype."""
+    """Backward: converts the float32 gradient to the student's dtype."""
     moved = samples * classes * (4 + logit_bytes) + 4
     return Work("scale of the gradient (PyTorch)", moved, moved, 0, programs=None)

@@ -1,4 +1,4 @@
-"""What the figures were measured on: its description, the rates that it reaches at best, and the memory that is left."""
+"""The machine that figures are measured on: its description, its peak rates, and its available memory."""
 
 import platform
 from pathlib import Path
@@ -10,23 +10,23 @@ import torch
 from benchmarks.timing import interleaved
 
 COPIED_BYTES = {"cpu": 2**28, "cuda": 2**31}
-"""Many times what a cache holds."""
+"""Many times the size of any cache."""
 
 MULTIPLIED = {"cpu": 2048, "cuda": 8192}
-"""Rows and columns of the matrices whose product gives the ceiling."""
+"""Rows and columns of the square matrices whose product gives the peak rate."""
 
 
 class Ceilings(NamedTuple):
-    """The best rates of this machine in plain operations of PyTorch."""
+    """The peak rates of this machine in plain PyTorch operations."""
 
     copy: float
-    """Bytes a second that are read or written in copying a large array."""
+    """Bytes per second, read plus written, when copying a large array."""
     matmul: float
-    """Floating-point operations a second in a product of square float32 matrices, at PyTorch's default precision."""
+    """Floating-point operations per second in a product of square float32 matrices, at PyTorch's default precision."""
 
 
 def measure_ceilings(device: str) -> Ceilings:
-    """Measures both, in turn, and takes the best of each."""
+    """Measures both rates, interleaved, and keeps the best of each."""
     source = torch.ones(COPIED_BYTES[device] // 4, device=device)
     copy = torch.empty_like(source)
     n = MULTIPLIED[device]
@@ -38,7 +38,7 @@ def measure_ceilings(device: str) -> Ceilings:
 
 
 def describe(device: str) -> dict[str, str]:
-    """Hardware and versions; nothing that names the machine or its user."""
+    """Hardware and versions, but nothing that identifies the machine or its user."""
     described = {
         "CPU": _processor(),
         "cores": str(psutil.cpu_count()),
@@ -55,7 +55,7 @@ def describe(device: str) -> dict[str, str]:
 
 
 def available_bytes(device: str) -> int:
-    """Memory that a call can still take: of the GPU, or of the machine and the control group that this process is in."""
+    """Memory that a call can still use: on the GPU, or within the machine and the control group of this process."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     left = psutil.virtual_memory().available

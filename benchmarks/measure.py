@@ -1,4 +1,4 @@
-"""Measures every provider on a case: one after the other for their memory, and all of them in turn for their times."""
+"""Measures every provider on a case: memory one provider at a time, times interleaved over all providers."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -13,21 +13,21 @@ from benchmarks.results import Measurement
 from benchmarks.timing import Spread, interleaved, ratios, spread
 
 SECONDS, SECONDS_IN_SERIES = 4.0, 2.0
-"""Of repetitions, for forward and for forward and backward of one case."""
+"""Time for all repetitions on one case, for forward and for forward and backward each."""
 
 LEAST_REPETITIONS = 2
-"""Of forward and backward where they take longer; of forward alone one is enough then."""
+"""Minimum number of repetitions of a slow forward and backward; for a slow forward alone, one is enough."""
 
 
 def measure_case(case: Case, device: str) -> list[Measurement]:
-    """Times of the loss without and with its gradient, and memory; compiled for this shape alone."""
+    """Times of the loss without and with its gradient, and memory; compiled for this shape only."""
     torch.compiler.reset()
     able, skipped = _who_fits(case, device, providers(case, device))
     inputs = make_inputs(case, device)
     measured = _with_backward(case, device, able, inputs, SECONDS)
     steps = {provider.name: forward(provider, case, inputs) for provider in able}
     if "compiled" in steps:
-        # All have run but this one: without a gradient it is compiled anew.
+        # Only the compiled one needs a warm-up: without a gradient it is recompiled.
         steps["compiled"]()
     alone = interleaved(steps, seconds=SECONDS, least=1, device=device, warm_up=False)
     return skipped + [replace(one, forward=spread(alone[one.provider])) for one in measured]
@@ -42,14 +42,14 @@ def measure_series(cases: Iterable[Case], device: str) -> Iterator[list[Measurem
 
 
 def _who_fits(case: Case, device: str, found: list[Provider]) -> tuple[list[Provider], list[Measurement]]:
-    """The providers that can run, and what is known of the others."""
+    """The providers that can run, and measurements that say why the others are skipped."""
     reasons = {provider.name: shortage(provider.name, case, device) for provider in found}
     able = [provider for provider in found if not reasons[provider.name]]
     return able, [Measurement(case, name, skipped=reason) for name, reason in reasons.items() if reason]
 
 
 def _with_backward(case: Case, device: str, able: list[Provider], inputs: Inputs, seconds: float) -> list[Measurement]:
-    # The call whose memory is counted is the first, which would be none of those that are timed.
+    # The memory measurement also serves as the first call, which must not be timed.
     peaks = {provider.name: _peak(provider, case, inputs, device) for provider in able}
     steps = {provider.name: forward_and_backward(provider, case, inputs) for provider in able}
     times = interleaved(steps, seconds=seconds, least=LEAST_REPETITIONS, device=device, warm_up=False)
@@ -72,7 +72,7 @@ def _ratio(times: list[float], others: list[float] | None) -> Spread | None:
 
 
 def _peak(provider: Provider, case: Case, inputs: Inputs, device: str) -> int:
-    # What an earlier call left there would not be counted as this one's.
+    # A gradient left by an earlier call would not count as memory of this one.
     inputs.student.grad = None
     bytes_ = peak_bytes(forward_and_backward(provider, case, inputs), device)
     inputs.student.grad = None

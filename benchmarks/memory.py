@@ -1,7 +1,7 @@
-"""The memory that a call takes at its peak, to the byte: by the account of PyTorch's allocator, not of the operating system.
+"""Peak memory of a call, to the byte: as accounted by PyTorch's allocator, not by the operating system.
 
-On a CPU the profiler reports every allocation and release, those of compiled code too. What libraries take past PyTorch,
-such as the packing buffers of a matrix product, is not in it.
+On a CPU, the profiler reports every allocation and release, including those of compiled code. Memory that libraries allocate
+outside PyTorch, such as packing buffers of a matrix product, is not included.
 """
 
 import json
@@ -15,15 +15,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import Step
 
-# The profiler would report its start and its end, and that there is no GPU, for every call.
+# Otherwise the profiler would report its start, its end and the missing GPU for every call.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 def peak_bytes(step: Step, device: str) -> int:
-    """Bytes beyond what was there before, at the peak of one call.
+    """Peak bytes of one call beyond the memory in use before it.
 
-    What an earlier call left behind, such as a gradient, is dropped before this is called: a step that replaces it would be
-    given credit for the memory of the old one.
+    Callers first drop what an earlier call left behind, such as a gradient: a step that replaces it would be credited with
+    the memory of the old one.
     """
     return _peak_on_gpu(step) if device == "cuda" else _peak_on_cpu(step)
 
@@ -45,6 +45,6 @@ def _peak_on_cpu(step: Step) -> int:
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
     changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
-    # By time alone: of several at the same time the order of the trace is the true one.
+    # Sorted by time only: for equal times, the order in the trace is the true one.
     changes.sort(key=lambda change: change[0])
     return max(accumulate((bytes_ for _, bytes_ in changes), initial=0))

@@ -1,4 +1,4 @@
-"""How many programs of a kernel fit on one multiprocessor at a time, from what the compiled kernel takes of it."""
+"""How many programs of a kernel fit on one multiprocessor at a time, from the compiled kernel's resource usage."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,15 @@ from benchmarks.devices import Multiprocessor
 WARP = 32
 
 PARTITIONS = 4
-"""Of a multiprocessor, each with its share of the registers and of the warps of a program."""
+"""Partitions of a multiprocessor; each has its share of the registers and of a program's warps."""
 
 REGISTER_UNIT, SHARED_UNIT, RESERVED_SHARED = 256, 128, 1024
-"""Registers are given to a warp, and bytes of shared memory to a program, in multiples of these; the driver takes the third
-number of bytes of every program for itself. The rules are those of ``cuda_occupancy.h`` for compute capability 8 and 9."""
+"""Allocation units: registers per warp, and bytes of shared memory per program. The third is the number of bytes that the
+driver reserves in every program. The rules are those of ``cuda_occupancy.h`` for compute capability 8 and 9."""
 
 
 class Resources(NamedTuple):
-    """What one program of a compiled kernel takes: warps, registers of each thread, and what it has to itself on chip."""
+    """Resources of one program of a compiled kernel: warps, registers per thread, and shared memory."""
 
     warps: int
     registers: int
@@ -23,7 +23,7 @@ class Resources(NamedTuple):
 
 
 def programs_per_multiprocessor(resources: Resources, multiprocessor: Multiprocessor) -> int:
-    """As many as the scarcest of warps, registers and shared memory allows."""
+    """The number of programs that the scarcest of warps, registers and shared memory allows."""
     limits = [multiprocessor.programs, multiprocessor.warps // resources.warps]
     of_a_warp = _round_up(WARP * resources.registers, REGISTER_UNIT)
     warps = PARTITIONS * (multiprocessor.registers // PARTITIONS // of_a_warp)

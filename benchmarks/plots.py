@@ -1,4 +1,4 @@
-"""The pictures of ``make bench``: how time and memory grow, and how the providers stand on the named cases."""
+"""The plots of ``make bench``: growth of time and memory, and a comparison of the providers on the named cases."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from training.report import save_figure
 matplotlib.use("Agg")
 
 Ratio = Callable[[Measurement, Measurement | None], Spread | None]
-"""Of a measurement to that of autograd on the same case."""
+"""The ratio of a measurement to that of autograd on the same case."""
 
 Text = Callable[[Measurement], str]
 """The absolute figure, with its unit."""
@@ -30,12 +30,12 @@ COLOURS = {
     "triton": "#009E73",
     "products": "#000000",
 }
-"""Of Okabe and Ito's palette, which colour-blind readers can tell apart; simpler losses are grey."""
+"""Colours from the palette of Okabe and Ito, which colour-blind readers can distinguish; simpler losses are grey."""
 
 GREY = "0.55"
 
 STYLES = {"products": "--", "KD": "-.", "DIST": ":", "Liger KL": (0, (7, 2)), "Liger JSD": (0, (3, 1, 1, 1, 1, 1))}
-"""Of the lines of what is no implementation of the loss."""
+"""Line styles of providers that do not implement the loss."""
 
 LABELS = {
     "reference": "autograd",
@@ -49,14 +49,14 @@ SLIDE = (13.3, 7.5)
 """Inches."""
 
 LONGEST_LEGEND = 7
-"""Entries in a row."""
+"""Maximum entries per row."""
 
 LANE = 0.17
-"""Inches that a bar takes at least, on average."""
+"""Minimum average height per bar, in inches."""
 
 
 def draw(measurements: Sequence[Measurement], folder: Path, machine: str) -> list[Path]:
-    """Writes scaling.png and cases.png into the folder; ``machine`` is a line that says where the figures come from."""
+    """Writes scaling.png and cases.png into the folder; ``machine`` is a caption that describes the machine."""
     paths = {folder / "scaling.png": plot_series, folder / "cases.png": plot_cases}
     for path, plot in paths.items():
         with plt.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
@@ -95,10 +95,10 @@ def plot_series(measurements: Sequence[Measurement], machine: str) -> Any:
 
 
 def plot_cases(measurements: Sequence[Measurement], machine: str) -> Any:
-    """Time and memory relative to autograd for each named case, and beside each bar what it is relative to nothing.
+    """Time and memory relative to autograd for each named case, with the absolute figure next to each bar.
 
-    Where autograd was skipped there are no bars, and the absolute figures stand alone. The products alone are a mark across
-    the bars of what computes them.
+    Where autograd was skipped there are no bars, only the absolute figures. A mark across the bars shows the matrix products
+    alone.
     """
     named = [measurement for measurement in measurements if measurement.case.name not in ("classes", "samples")]
     cases = list(dict.fromkeys(one.case for one in named))
@@ -127,10 +127,10 @@ def plot_cases(measurements: Sequence[Measurement], machine: str) -> Any:
 
 
 def _finish(figure: Any, axes: Any, caption: str) -> None:
-    """The legend of one panel, which holds for all, in rows of even length under the caption."""
+    """Adds one legend for all panels, in rows of even length under the caption."""
     handles, labels = axes.get_legend_handles_labels()
     found = dict(zip(labels, handles, strict=True))
-    # What has a colour comes first in its order, which bars that are drawn case by case do not have.
+    # Providers with a colour come first, in that order: bars are drawn case by case, in another one.
     order = [label for label in map(LABELS.__getitem__, COLOURS) if label in found]
     unique = {label: found[label] for label in dict.fromkeys([*order, *found])}
     rows = math.ceil(len(unique) / LONGEST_LEGEND)
@@ -147,7 +147,7 @@ def _finish(figure: Any, axes: Any, caption: str) -> None:
 
 
 def _line(axes: Any, points: list[tuple[int, Spread | None]], provider: str) -> None:
-    """A provider's line; what was skipped is left out."""
+    """Draws a provider's line, without skipped sizes."""
     drawn = [(size, value) for size, value in points if value is not None]
     if not drawn:
         return
@@ -161,7 +161,7 @@ def _line(axes: Any, points: list[tuple[int, Spread | None]], provider: str) -> 
 
 
 def _look(provider: str) -> dict[str, Any]:
-    """Colour, style and width of a provider's lines; those of simpler losses are thin."""
+    """Colour, style and width of a provider's lines; simpler losses get thin ones."""
     return {
         "color": COLOURS.get(provider, GREY),
         "linestyle": STYLES.get(provider, "-"),
@@ -170,7 +170,7 @@ def _look(provider: str) -> dict[str, Any]:
 
 
 def _bars(axes: Any, row: int, measured: dict[str, Measurement], ratio: Ratio, text: Text) -> None:
-    """The bars of one case and their figures; where there is no ratio the figures of the implementations alone."""
+    """Draws the bars of one case and their figures; without a ratio, only the figures of the implementations."""
     reference = measured.get("reference")
     heights = _heights(list(measured))
     products = ratio(measured["products"], reference) if "products" in measured else None
@@ -194,21 +194,21 @@ def _bars(axes: Any, row: int, measured: dict[str, Measurement], ratio: Ratio, t
 
 
 def _heights(providers: list[str]) -> dict[str, float]:
-    """By provider with a bar, its part of a row; simpler losses have less."""
+    """Bar height by provider, as a share of the row; simpler losses get less."""
     shares = {provider: 1.0 for provider in COLOURS if provider in providers and provider != "products"}
     shares |= {provider: 0.6 for provider in providers if provider not in COLOURS}
     return {provider: 0.88 * share / sum(shares.values()) for provider, share in shares.items()}
 
 
 def _thin_bar(axes: Any, middle: float, height: float, provider: str, value: Spread | None) -> None:
-    """Of a simpler loss; its name is beside it."""
+    """Draws the bar of a simpler loss, with its name next to it."""
     if value is not None:
         axes.barh(middle, value.median, height, color="0.75")
         _note(axes, value.median, middle, f"{provider} {value.median:.2f}", size=9, color="0.4")
 
 
 def _note(axes: Any, end: float, middle: float, text: str, **look: Any) -> None:
-    """A text to the right of a bar."""
+    """Writes a text to the right of a bar."""
     axes.annotate(text, (end, middle), (5, 0), textcoords="offset points", va="center_baseline", **look)
 
 
@@ -233,7 +233,7 @@ def _memory_text(measurement: Measurement) -> str:
 
 
 def _sizes(axes: Any, sizes: list[int]) -> None:
-    """Ticks at the sizes that were measured."""
+    """Puts ticks at the measured sizes."""
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -247,6 +247,6 @@ def _bytes(value: float, _: int) -> str:
 
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    """The value in the largest unit that it reaches."""
+    """The value in the largest unit that does not exceed it."""
     scale, unit = next(((scale, unit) for scale, unit in units if value >= 0.9995 * scale), units[-1])
     return f"{value / scale:.3g} {unit}"

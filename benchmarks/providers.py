@@ -1,14 +1,14 @@
-"""Ways to compute a distillation loss from logits: the bilateral loss by every backend, its peers, and its bare products.
+"""Implementations of a distillation loss from logits: every backend of the bilateral loss, other losses, and bare products.
 
     reference   the formulas of ``bickd_kernels.reference``, differentiated by autograd
-    compiled    the same under ``torch.compile``
+    compiled    the same formulas under ``torch.compile``
     torch       ``bilateral_loss(..., backend="torch")``
-    triton      ``bilateral_loss(..., backend="triton")``, where there is a GPU
-    products    the matrix products of the loss and of its gradient alone, which no exact implementation avoids
-    KD, DIST    simpler losses of the training suite, without cross-entropy: what the bilateral loss costs beyond them
-    Liger ...   where ``liger_kernel`` is installed and a GPU is there: its fused losses between logits or probabilities
+    triton      ``bilateral_loss(..., backend="triton")``, if there is a GPU
+    products    only the matrix products of the loss and its gradient, which no exact implementation can avoid
+    KD, DIST    simpler losses of the training suite, without cross-entropy, to show the extra cost of the bilateral loss
+    Liger ...   the fused losses of ``liger_kernel`` on logits or probabilities, if it is installed and there is a GPU
 
-Reference and compiled are the bare formulas, without argument checks or the handling of edge cases, which flatters them.
+Reference and compiled are bare formulas without argument checks or edge-case handling, which favours them.
 """
 
 import importlib
@@ -40,27 +40,27 @@ class Provider(NamedTuple):
     name: str
     loss: Loss
     is_bilateral: bool = True
-    """Whether it computes the bilateral loss, or a part of it; others are cheaper by what they leave out."""
+    """Whether it computes the bilateral loss or a part of it; other losses compute less."""
     is_products: bool = False
-    """Whether it is the products alone, whose results are no loss."""
+    """Whether it computes only the matrix products, which are not a loss."""
 
 
 def both_sides(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-    """The bilateral loss at its defaults, as bare formulas."""
+    """The bilateral loss with default options, as bare formulas."""
     class_wise = reference.class_wise(student, teacher, TEMPERATURE, CONTRAST_TEMPERATURE)
     return class_wise + sample_side(student, teacher, target)
 
 
 def sample_side(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-    """Its sample side alone."""
+    """Only its sample side."""
     return reference.sample_wise(student, teacher, target, TEMPERATURE, CONTRAST_TEMPERATURE)
 
 
 def providers(case: Case, device: str, *, any_shape: bool = False) -> list[Provider]:
-    """Those that can run here, for the sides of this case.
+    """The providers that can run here, for the sides of this case.
 
-    ``any_shape`` has the definition compiled once for all shapes. Otherwise it is compiled for the shape that it gets, and
-    ``torch.compiler.reset()`` is due between two cases: it compiles a function for a few shapes only.
+    With ``any_shape``, the definition is compiled once for all shapes. Otherwise it is compiled for the shape that it gets;
+    call ``torch.compiler.reset()`` between cases, because PyTorch compiles a function for only a few shapes.
     """
     definition = both_sides if case.class_side else sample_side
 
@@ -78,7 +78,7 @@ def providers(case: Case, device: str, *, any_shape: bool = False) -> list[Provi
 
 
 def forward(provider: Provider, case: Case, inputs: Inputs) -> Step:
-    """The loss alone; no gradient will be asked for."""
+    """The loss without a gradient."""
     if provider.is_products:
         return _products(case, inputs, gradient=False)
 
@@ -90,7 +90,7 @@ def forward(provider: Provider, case: Case, inputs: Inputs) -> Step:
 
 
 def forward_and_backward(provider: Provider, case: Case, inputs: Inputs) -> Step:
-    """The loss and the gradient by the student's logits."""
+    """The loss and its gradient with respect to the student's logits."""
     if provider.is_products:
         return _products(case, inputs, gradient=True)
 
@@ -102,7 +102,7 @@ def forward_and_backward(provider: Provider, case: Case, inputs: Inputs) -> Step
 
 
 def _products(case: Case, inputs: Inputs, *, gradient: bool) -> Step:
-    """Similarities of both sides, and for the gradient as many products with them once more."""
+    """The similarities of both sides and, for the gradient, as many products with them."""
     student, teacher = inputs.student.detach(), inputs.teacher
 
     def step() -> None:
@@ -118,7 +118,7 @@ def _products(case: Case, inputs: Inputs, *, gradient: bool) -> Step:
 
 
 def _no_loss(*_: Tensor) -> Tensor:
-    raise TypeError("the products alone are no loss")
+    raise TypeError("the matrix products alone are not a loss")
 
 
 def _kd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def _dist(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
 
 
 def _liger(device: str) -> list[Provider]:
-    """Liger's KL divergence and generalized Jensen-Shannon divergence; both take log-probabilities."""
+    """Liger's KL and generalized Jensen-Shannon divergences; both take log-probabilities."""
     if device != "cuda":
         return []
     try:

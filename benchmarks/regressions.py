@@ -1,10 +1,10 @@
-"""``make bench-check``: whether the torch backend has become slower or larger, and the way to the kernels longer.
+"""``make bench-check``: detects slowdowns and memory growth of the torch backend, and slower launches of the kernels.
 
-    python -m benchmarks.regressions            checks the limits of limits.yaml; into runs/bench/check.json
-    python -m benchmarks.regressions --measure  prints the limits that the rule gives on this machine
+    python -m benchmarks.regressions            checks the limits of limits.yaml; writes runs/bench/check.json
+    python -m benchmarks.regressions --measure  prints the limits by the rule on this machine
 
-Everything runs on one CPU thread, so that limits hold for machines with any number of cores. ``checks.py`` has the rule of
-the limits. Exit status: 0 if no check failed, 1 if one did; checks that can't be made here are left out, with the reason.
+Everything runs on one CPU thread, so that limits hold for machines with any number of cores. ``checks.py`` has the rule for
+the limits. Exit status: 0 if no check failed, 1 if one did; checks that cannot run here are skipped, with the reason.
 """
 
 import argparse
@@ -41,19 +41,19 @@ from benchmarks.timing import Spread, interleaved
 OUTPUT = Path("runs/bench/check.json")
 
 SECONDS = 8.0
-"""Of repetitions, for one thing on one batch."""
+"""Time for all repetitions of one quantity on one batch."""
 
 LEAST_REPETITIONS, MOST_REPETITIONS = 11, 300
-"""The least where they take longer: the median of a few is at the mercy of a neighbour."""
+"""Slow steps still get the minimum: the median of fewer repetitions is at the mercy of other processes."""
 
 KINDS = {"forward": forward, "forward and backward": forward_and_backward, "peak memory": forward_and_backward}
-"""The step that is timed or whose memory is counted."""
+"""The step that is timed, or whose memory is measured."""
 
 
 def main() -> None:
-    """Checks all limits, or measures new ones, and exits with the status."""
+    """Checks all limits, or measures new ones; exits with the status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="print the limits that the rule gives on this machine")
+    parser.add_argument("--measure", action="store_true", help="print the limits by the rule on this machine")
     arguments = parser.parse_args()
     console = Console(width=max(120, Console().width))
     torch.set_num_threads(1)
@@ -65,14 +65,14 @@ def main() -> None:
 
 
 def check_all(checks: Sequence[Check], output: Path, console: Console) -> int:
-    """Prints the verdicts and writes them; the exit status."""
+    """Prints and writes the verdicts; returns the exit status."""
     verdicts: list[Verdict] = []
     for group in grouped(checks):
         with console.status(_description(group)):
             verdicts += _verdicts(group)
     console.print(table(verdicts))
     for reason in dict.fromkeys(verdict.left_out for verdict in verdicts if verdict.left_out):
-        console.print(f"left out: {reason}", markup=False)
+        console.print(f"skipped: {reason}", markup=False)
     failed = [verdict.check.name for verdict in verdicts if verdict.failed]
     for name in failed:
         console.print(f"over its limit: {name}", markup=False)
@@ -83,13 +83,13 @@ def check_all(checks: Sequence[Check], output: Path, console: Console) -> int:
 
 
 def print_limits(checks: Sequence[Check], console: Console) -> None:
-    """What would stand in ``limits.yaml`` if it was set here and now, as lines of it."""
+    """Prints the lines that ``limits.yaml`` would have if its limits were set on this machine now."""
     for group in grouped(checks):
         with console.status(_description(group)):
             try:
                 renewed = limits_by_rule(group, lambda: measure(group))  # noqa: B023
             except UnavailableError as error:
-                console.print(f"# left out: {error}", markup=False)
+                console.print(f"# skipped: {error}", markup=False)
                 continue
         for old, new in zip(group, renewed, strict=True):
             entry = ", ".join(f"{key}: {value}" for key, value in asdict(new).items())
@@ -100,7 +100,7 @@ def measure(group: Sequence[Check]) -> Values:
     """One measurement of everything that a group of checks compares.
 
     Raises:
-        UnavailableError: where that can't be measured.
+        UnavailableError: if it cannot be measured here.
     """
     what, case, names = group[0].what, group[0].case, providers_of(group)
     if what == "instructions":
@@ -111,13 +111,13 @@ def measure(group: Sequence[Check]) -> Values:
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:
-    """One row for each check."""
+    """One row per check."""
     made = Table(title="Performance regressions: ratios, one CPU thread")
     made.add_column("check")
     for heading in ("measured (quartiles)", "limit", "attempts", "ok"):
         made.add_column(heading, justify="right")
     for verdict in verdicts:
-        outcome = "left out" if verdict.left_out else "[red]no[/red]" if verdict.failed else "yes"
+        outcome = "skipped" if verdict.left_out else "[red]no[/red]" if verdict.failed else "yes"
         cells = (_cell(verdict.ratio), f"{verdict.check.limit:g}", str(verdict.attempts), outcome)
         made.add_row(escape(verdict.check.name), *cells)
     return made

@@ -1,4 +1,4 @@
-"""The table of ``make bench``, and ``results.json``, which holds all that is measured."""
+"""The table of ``make bench``, and ``results.json``, which holds all measurements."""
 
 import json
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from benchmarks.work import least_bytes, product_flops
 
 
 def table(measurements: Sequence[Measurement], ceilings: Ceilings) -> Table:
-    """One row for a provider on a case."""
+    """One row per case and provider."""
     copy, matmul = f"{ceilings.copy / 1e9:.1f} GB/s", f"{ceilings.matmul / 1e9:.0f} Gflop/s"
     result = Table(
         title="Forward, and forward and backward, in float32",
-        caption="Median ± half the distance of the quartiles. Ratios: of the times with backward. Memory: at the peak of "
-        "forward and backward, beyond the inputs. GB/s and Gflop/s: bytes and flops that no exact implementation avoids, "
-        f"over the time; in brackets the share of what this machine reaches in a copy ({copy}) and in a large product "
-        f"({matmul}). KD and DIST are simpler losses; products are those of the bilateral loss alone.",
+        caption="Median ± half the interquartile range. Ratios: of the times with backward. Memory: peak of forward and "
+        "backward, without the inputs. GB/s and Gflop/s: bytes and flops that no exact implementation can avoid, divided "
+        f"by the time; in brackets, the share of this machine's rate in a copy ({copy}) and in a large matrix product "
+        f"({matmul}). KD and DIST are simpler losses; products: only the matrix products of the bilateral loss.",
     )
     result.add_column("case")
     result.add_column("provider")
@@ -67,7 +67,7 @@ def _ratio(of_times: Spread | None) -> str:
 
 
 def milliseconds(seconds: Spread | None) -> str:
-    """Median and half the distance of the quartiles."""
+    """Median and half the interquartile range."""
     if seconds is None:
         return "-"
     median = f"{1e3 * seconds.median:.3g}"
@@ -77,13 +77,13 @@ def milliseconds(seconds: Spread | None) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Dataclasses and named tuples become objects with the names of their fields."""
+    """Writes JSON; dataclasses and named tuples become objects with their field names."""
     path.write_text(json.dumps(_plain(content), indent=1) + "\n")
 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        # asdict would turn a named tuple inside into a list of its values.
+        # asdict would turn a nested named tuple into a list of its values.
         return {name: _plain(getattr(value, name)) for name in asdict(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: _plain(part) for name, part in value._asdict().items()}

@@ -1,4 +1,4 @@
-"""What is known of one provider on one case once it was measured; ``runs/bench/results.json`` is made of these."""
+"""The measurements of one provider on one case; ``runs/bench/results.json`` consists of these."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from benchmarks.timing import Spread
 
 @dataclass(frozen=True)
 class Measurement:
-    """One provider on one case; what was not measured is None, and ``skipped`` says why."""
+    """One provider on one case; fields that were not measured are None, and ``skipped`` says why."""
 
     case: Case
     provider: str
@@ -17,9 +17,9 @@ class Measurement:
     forward_and_backward: Spread | None = None
     """Seconds of the loss and its gradient."""
     to_reference: Spread | None = None
-    """Ratios of ``forward_and_backward`` to that of the provider ``reference``, repetition by repetition."""
+    """Ratios of ``forward_and_backward`` to that of the provider ``reference``, over the repetitions."""
     to_products: Spread | None = None
-    """Likewise to the products alone; None for the simpler losses, which have none."""
+    """Likewise, to the matrix products alone; None for the simpler losses, which have none."""
     peak_bytes: int | None = None
-    """Memory beyond the inputs at the peak of forward and backward; the gradient by the student's logits is part of it."""
+    """Peak memory of forward and backward without the inputs; includes the gradient of the student's logits."""
     skipped: str = ""

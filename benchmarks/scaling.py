@@ -2,8 +2,8 @@
 
     y = a x^p,   log y = log a + p log x,   least squares
 
-A small shape is bound by what every call costs, which is no power of anything: the fit is to the ``FITTED`` largest sizes of
-a series. The error is the standard error of p, which tells how far the points are from a line and nothing of other sizes.
+At small shapes the fixed cost of a call dominates, which follows no power law; the fit therefore uses the ``FITTED`` largest
+sizes of a series. The error is the standard error of p: how far the points are from a line. It says nothing of other sizes.
 """
 
 import math
@@ -18,10 +18,10 @@ from scipy import stats
 from benchmarks.results import Measurement
 
 FITTED = 4
-"""Sizes, each twice the one before."""
+"""Number of fitted sizes, each twice the previous one."""
 
 LEAST_FITTED = 3
-"""Through two points there is always a line."""
+"""Minimum number of sizes: two points always lie on a line."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Exponent:
 
 
 def fit(measurements: Sequence[Measurement]) -> list[Exponent]:
-    """The exponents of every provider, in the order in which they come.
+    """The exponents of every provider, in order of appearance.
 
     Args:
-        measurements: of ``CLASS_SERIES`` and ``SAMPLE_SERIES``, by the names of their cases; others are left out. A provider
-            with fewer than ``LEAST_FITTED`` sizes has no exponent.
+        measurements: of ``CLASS_SERIES`` and ``SAMPLE_SERIES``, recognised by case name; others are ignored. A provider with
+            fewer than ``LEAST_FITTED`` sizes has no exponent.
     """
     found = []
     for provider in dict.fromkeys(measurement.provider for measurement in measurements):
@@ -58,7 +58,7 @@ def fit(measurements: Sequence[Measurement]) -> list[Exponent]:
 
 
 def table(exponents: Sequence[Exponent]) -> Table:
-    """One row for a provider; the caption says the sizes of most fits, a cell its own where they differ."""
+    """One row per provider; the caption gives the sizes of most fits, a cell its own sizes if they differ."""
     usual = _usual_ranges(exponents)
     ranges = " and ".join(f"{against} = {low} to {high}" for against, (low, high) in usual.items())
     result = Table(
@@ -77,7 +77,7 @@ def table(exponents: Sequence[Exponent]) -> Table:
 
 
 def _usual_ranges(exponents: Sequence[Exponent]) -> dict[str, tuple[int, int]]:
-    """Smallest and largest size of most fits against C and against B."""
+    """The smallest and largest size of most fits against C and against B."""
     ranges = {
         against: [(each.smallest, each.largest) for each in exponents if each.against == against] for against in ("C", "B")
     }
@@ -85,7 +85,7 @@ def _usual_ranges(exponents: Sequence[Exponent]) -> dict[str, tuple[int, int]]:
 
 
 def _cell(exponent: Exponent | None, usual: dict[str, tuple[int, int]]) -> str:
-    """The exponent, and its sizes where they are not the usual ones: of a provider that was skipped at a size."""
+    """The exponent, with its sizes if they are not the usual ones because the provider was skipped at a size."""
     if exponent is None:
         return "-"
     fitted = f"{exponent.exponent:.2f} ± {exponent.error:.2f}"
@@ -110,7 +110,7 @@ def _size(measurement: Measurement, against: str) -> int:
 
 
 def _fit(points: list[tuple[int, float]]) -> tuple[float, float, int, int] | None:
-    """Exponent, its error, and the sizes it is fitted to."""
+    """The exponent, its error, and the smallest and largest fitted size."""
     largest = sorted(points)[-FITTED:]
     if len(largest) < LEAST_FITTED:
         return None

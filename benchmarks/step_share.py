@@ -1,24 +1,24 @@
-"""What part of a training step the loss takes, for every method of the suite, on networks and batches of the literature.
+"""The loss's share of a training step, for every method of the suite, with networks and batches from the literature.
 
-The step is the trainer's own on one batch: the teacher's forward pass where the method has a teacher, the student's, the
-loss, the backward pass through all of it, and the optimizer's step. Not in it: reading, augmenting and copying images (the
-batch is on the device already), the loop's look at whether the loss is finite, a cache of the teacher's logits, a method's
-first stage.
+The step is the trainer's own step on one batch: the teacher's forward pass if the method has a teacher, the student's
+forward pass, the loss, the backward pass through all of it, and the optimizer step. It excludes reading, augmenting and
+copying images (the batch is already on the device), the loop's check that the loss is finite, a cache of the teacher's
+logits, and a method's first stage.
 
-The loss is the same method called with what a step called it with, forward and backward down to the student's outputs,
-which are leaves here: logits in float32, after the cast from a lower precision, and the pooled features where the method
-reads them. The gradients of heads are of the loss, their update by the optimizer is of the step.
+The loss is the same method, called with the inputs of a step: forward, and backward down to the student's outputs, which are
+leaves here. These are logits in float32, after the cast from a lower precision, and pooled features if the method reads
+them. The gradients of heads count as loss, their optimizer update as step.
 
     ce    no teacher: its loss is a share of a shorter step
     kd, dkd, dist, bickd
-          of the logits alone; bickd as the public function, with its argument checks
-    rkd   of the features; the relations among them in float64
-    crd   embeddings of both networks' features, the drawing of negatives, both memory banks and their update
-    sskd  heads, similarities and divergences of upright and rotated images together, 4 B of them. The rotation of the
-          images, and that both networks see 4 B images instead of B, are of the step and not of the loss
+          logits only; bickd as the public function, with its argument checks
+    rkd   features; the relations among them in float64
+    crd   embeddings of both networks' features, sampling of negatives, both memory banks and their update
+    sskd  heads, similarities and divergences of upright and rotated images together, 4 B of them. Rotating the images, and
+          running both networks on 4 B images instead of B, count as step, not as loss
 
-On a GPU the loss alone waits for its launches, which a step hides behind the networks: there the share is an upper bound.
-Weights and images are random. All methods share student, teacher and batch; heads and banks are each method's own.
+On a GPU, the loss alone waits for its launches, which a step hides behind the networks: there the share is an upper bound.
+Weights and images are random. All methods share student, teacher and batch; each has its own heads and banks.
 """
 
 import math
@@ -45,17 +45,17 @@ from training.presets import PRESETS
 from training.run import make_student, set_up_method
 
 LEAST_REPETITIONS = 2
-"""Of the steps of all methods; on two cores of a CPU they take a quarter of a minute."""
+"""Minimum repetitions of all methods' steps, which take a quarter of a minute on two CPU cores."""
 
 LEARNING_RATE = 1e-9
-"""Weights stay as they are: repeated on one batch of noise, steps of the recipe's size would lead to numbers that are not
-finite, or to subnormal ones, which cost more."""
+"""So small that weights do not change: repeated on one batch of noise, steps of the recipe's size would lead to non-finite
+numbers, or to subnormal ones, which are slower."""
 
 CAPTION = (
     "step: teacher (none for ce), student, loss, backward, optimizer. loss: the method alone, forward and backward down to "
-    "the networks' outputs, with heads, memory banks and the drawing of negatives. sskd: the passes of both networks over "
-    "rotated images are of the step, not of the loss. share: median of the ratios of neighbouring repetitions, and their "
-    "quartiles; on a GPU an upper bound, as a step hides the launches that the loss alone waits for."
+    "the networks' outputs, with heads, memory banks and sampling of negatives. sskd: the passes of both networks over "
+    "rotated images count as step, not as loss. share: median and quartiles of the ratios of neighbouring repetitions; on a "
+    "GPU an upper bound, because a step hides the launches that the loss alone waits for."
 )
 
 
@@ -64,13 +64,13 @@ class Setting:
     """Networks, batch and recipe of a step.
 
     Attributes:
-        preset: name of the recipe in ``training.presets``, with its settings of the methods.
+        preset: name of the recipe in ``training.presets``, with its method settings.
         student: name of a model.
         teacher: name of a model.
         batch_size: images.
-        image_size: pixels a side, of 3 channels.
+        image_size: pixels per side; images have 3 channels.
         classes: number of logits.
-        samples: of the training split, by which memory banks are sized.
+        samples: size of the training split, which determines the size of memory banks.
         precision: of the networks, ``"float32"``, ``"bf16"`` or ``"fp16"``.
     """
 
@@ -93,24 +93,24 @@ IMAGENET = Setting(
     "imagenet", "resnet18", "resnet34", batch_size=256, image_size=224, classes=1000, samples=1_281_167, precision="bf16"
 )
 SETTINGS = {"cpu": CIFAR, "cuda": IMAGENET}
-"""By device."""
+"""Settings by device."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What the loss of a method takes of its training step."""
+    """The share of a method's loss in its training step."""
 
     method: str
     step: Spread
     """Seconds."""
     loss: Spread
-    """Seconds of the loss alone, forward and backward."""
+    """Seconds for the loss alone, forward and backward."""
     share: Spread
-    """Ratios of the second to the first, repetition by repetition."""
+    """Ratios of ``loss`` to ``step``, over the repetitions."""
 
 
 class Noise(Split):
-    """Random images ``(B, 3, height, width)``, made when they are loaded; labels name the classes in turn."""
+    """Random images ``(B, 3, height, width)``, generated when loaded; labels cycle through the classes."""
 
     def __init__(self, setting: Setting) -> None:
         self.labels = torch.arange(setting.samples) % setting.classes
@@ -121,11 +121,11 @@ class Noise(Split):
 
 
 class RepeatedStep(Trainer):
-    """A trainer that takes the same step again and again: one of the student's training, on one batch.
+    """A trainer that repeats one training step of the student on the same batch.
 
     Args:
         config: the recipe.
-        splits: the training split says how many steps an epoch has.
+        splits: the training split determines the number of steps per epoch.
         student: is trained in place.
         method: the loss; set up for student and teacher.
         teacher: None for a method without one.
@@ -154,17 +154,17 @@ class RepeatedStep(Trainer):
         self.keeping = method.register_forward_pre_hook(self._keep)
 
     def take_step(self) -> None:
-        """From the images to the changed weights."""
+        """Runs one step, from the images to the updated weights."""
         self.train_step(iter([self.repeated]), View(self.config.seed, 0))
 
     def loss_alone(self) -> Tensor:
-        """The loss of what the networks gave in the first step, after its gradient by these outputs and by the heads.
+        """The loss of the first step's network outputs, after a backward pass to these outputs and the heads.
 
         Raises:
-            RuntimeError: there was no step.
+            RuntimeError: no step has been taken.
         """
         if self.inputs is None:
-            raise RuntimeError("take_step must come before loss_alone, which reads the outputs of its networks")
+            raise RuntimeError("call take_step before loss_alone, which reuses its network outputs")
         student, teacher, samples = self.inputs
         for leaf in (*student, *self.learner.method.parameters()):
             if leaf is not None:
@@ -174,7 +174,7 @@ class RepeatedStep(Trainer):
         return loss.detach()
 
     def _keep(self, method: nn.Module, inputs: tuple[Output, Output | None, Samples]) -> None:
-        """Keeps what the step calls the method with, the student's output as leaves; once."""
+        """Keeps the method's inputs in the first step, with the student's output as leaves."""
         self.keeping.remove()
         student, teacher, samples = inputs
         logits = student.logits.detach().requires_grad_()
@@ -183,13 +183,13 @@ class RepeatedStep(Trainer):
 
 
 def measure(device: str, seconds: float, setting: Setting | None = None) -> list[Share]:
-    """The share of every method, in the order of ``METHODS``; all steps and losses are timed in turn.
+    """The share of every method, in the order of ``METHODS``; all steps and losses are interleaved.
 
     Args:
-        device: ``"cpu"`` or ``"cuda"``. Methods whose step does not fit into the GPU's memory are left out.
-        seconds: repetitions go on for this long, after two rounds of all methods for warming up; there are at least
+        device: ``"cpu"`` or ``"cuda"``. Methods whose step does not fit into GPU memory are left out.
+        seconds: duration of all repetitions, after two warm-up rounds of all methods; there are at least
             ``LEAST_REPETITIONS``.
-        setting: by default that of ``SETTINGS``.
+        setting: by default the one of ``SETTINGS``.
     """
     trainers = make_trainers(SETTINGS[device] if setting is None else setting, device)
     if device != "cpu":
@@ -202,7 +202,7 @@ def measure(device: str, seconds: float, setting: Setting | None = None) -> list
 
 
 def table(shares: list[Share], title: str = "Share of the loss in a training step") -> Table:
-    """Milliseconds and percent, a row for each method; the caption says what is counted and which methods are missing."""
+    """Milliseconds and percent, one row per method; the caption says what is counted and which methods are missing."""
     missing = [name for name in METHODS if name not in {share.method for share in shares}]
     left_out = f" Left out for lack of memory: {', '.join(missing)}." if missing else ""
     result = Table(title=title, caption=CAPTION + left_out, caption_justify="left")
@@ -217,7 +217,7 @@ def table(shares: list[Share], title: str = "Share of the loss in a training ste
 
 
 def make_trainers(setting: Setting, device: str) -> dict[str, RepeatedStep]:
-    """By method, what takes its step; they share student, teacher and batch."""
+    """The trainers by method; they share student, teacher and batch."""
     place = torch.device(device)
     train = Noise(setting)
     splits = Splits(train, None, train, setting.classes, 3, "noise", Identity((), {}))
@@ -235,7 +235,7 @@ def make_trainers(setting: Setting, device: str) -> dict[str, RepeatedStep]:
 
 
 def make_config(method: str, setting: Setting) -> Config:
-    """The recipe of ``setting`` with the settings it has for ``method``."""
+    """The recipe of ``setting`` with its settings for ``method``."""
     preset = PRESETS[setting.preset]
     recipe: dict[str, Any] = {
         **preset.config,
@@ -248,19 +248,19 @@ def make_config(method: str, setting: Setting) -> Config:
         "workers": 0,
     }
     if METHODS[method].needs_teacher:
-        # A run has to name a checkpoint; nothing reads it, because the trainer is handed its teacher.
+        # A run must name a checkpoint; nothing reads it, because the trainer gets its teacher directly.
         recipe["teacher_checkpoint"] = Path("random weights")
     return Config(**recipe)
 
 
 def make_teacher(setting: Setting, seed: int, device: torch.device) -> Teacher:
-    """A teacher with random weights, whose accuracy nobody knows."""
+    """A teacher with random weights and unknown accuracy."""
     model = build(lambda: make_model(setting.teacher, 3, setting.classes), seed)
     return Teacher(Network(model, setting.classes).to(device), math.nan, setting.precision)
 
 
 def fits(trainer: RepeatedStep) -> bool:
-    """Whether there is memory for its step; takes one."""
+    """Whether the trainer's step fits into memory; runs one step."""
     try:
         trainer.take_step()
     except torch.OutOfMemoryError:

@@ -1,10 +1,10 @@
 """The cases of ``make bench`` for pytest-benchmark, to compare revisions on one machine.
 
-    pytest benchmarks/ --benchmark-autosave              measures and keeps
-    pytest benchmarks/ --benchmark-compare               measures and compares with what was kept last
-    pytest benchmarks/ -k "ImageNet-256 and torch"       some of them
+    pytest benchmarks/ --benchmark-autosave              measures and saves
+    pytest benchmarks/ --benchmark-compare               measures and compares with the last saved run
+    pytest benchmarks/ -k "ImageNet-256 and torch"       only some cases
 
-Times of another day are absolute ones: ``make bench-check`` compares ratios within one run.
+This compares absolute times between runs; ``make bench-check`` compares ratios within one run.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from benchmarks.timing import Step, retain_freed_memory
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 SLOW = 10**9
-"""Logits times vectors that are contrasted, from which on one call takes seconds."""
+"""Number of logits times number of contrasted vectors above which one call takes seconds."""
 
 
 def label(case: Case) -> str:
@@ -34,7 +34,7 @@ def label(case: Case) -> str:
 def test_bilateral_loss(
     case: Case, provider: str, kind: Callable[..., Step], benchmark: BenchmarkFixture, request: pytest.FixtureRequest
 ) -> None:
-    """One provider on one case; a group compares the providers."""
+    """Measures one provider on one case; each group compares the providers."""
     reason = shortage(provider, case, DEVICE)
     if reason:
         pytest.skip(f"{provider} on {label(case)} {reason}")
@@ -54,7 +54,7 @@ def named(provider: str, case: Case) -> Provider:
 
 
 def on_device(step: Step) -> Step:
-    """The step, ended when the device has done its work."""
+    """The step, followed by a device synchronisation."""
     if DEVICE == "cpu":
         return step
 

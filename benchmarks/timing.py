@@ -1,7 +1,7 @@
-"""Times that can be compared on a machine whose speed drifts: everything is run in turn, over and over, in one process.
+"""Times that are comparable on a machine whose speed drifts: runs are interleaved in one process.
 
-What is compared is the median over repetitions of the ratio of neighbours. A fast step is called several times in a row
-for one repetition, because clocks and interruptions would show in a shorter one.
+Comparisons use the median, over repetitions, of the ratio of neighbouring runs. A repetition calls a fast step several times
+in a row, because clock resolution and interruptions would distort a shorter one.
 """
 
 import statistics
@@ -14,10 +14,10 @@ import torch
 Step = Callable[[], object]
 
 SHORTEST_REPETITION = 0.01
-"""Seconds: a shorter step is called several times in a row."""
+"""Seconds; a shorter step is called several times per repetition."""
 
 LARGEST_FREED_BLOCK = 31 * 2**20
-"""Bytes, just under what glibc's allocator takes its thresholds from."""
+"""Bytes, just below the largest block from which glibc's allocator adapts its thresholds."""
 
 
 class Spread(NamedTuple):
@@ -29,14 +29,14 @@ class Spread(NamedTuple):
 
 
 def spread(values: list[float]) -> Spread:
-    """Of one value or more."""
+    """Median and quartiles of one or more values."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
 def ratios(times: list[float], others: list[float]) -> list[float]:
-    """Time over the other's, repetition by repetition."""
+    """The ratio of the two times in each repetition."""
     return [mine / other for mine, other in zip(times, others, strict=True)]
 
 
@@ -49,15 +49,15 @@ def interleaved(
     device: str = "cpu",
     warm_up: bool = True,
 ) -> dict[str, list[float]]:
-    """Seconds a call takes, by step and repetition.
+    """Seconds per call, by step and repetition.
 
     Args:
         steps: what to run, by name.
-        seconds: repetitions go on for this long ...
-        least: there are at least so many ...
-        most: ... and at most so many.
-        device: ``"cuda"``: a repetition ends when the device has done its work.
-        warm_up: call each once before; not needed where each has run already.
+        seconds: duration of all repetitions.
+        least: minimum number of repetitions.
+        most: maximum number of repetitions.
+        device: with ``"cuda"``, a repetition ends when the device has finished its work.
+        warm_up: call each step once before timing; not needed if each has already run.
     """
     retain_freed_memory()
     if warm_up:
@@ -80,18 +80,18 @@ def interleaved(
 
 
 def retain_freed_memory() -> None:
-    """Brings glibc's allocator into the state that a training step leaves it in.
+    """Brings glibc's allocator into its state after a training step.
 
-    It returns freed memory to the system at once until it has seen a large block freed, and every page that is asked for
-    again costs a page fault. A network frees such blocks in its first step; a loss alone, timed alone, would pay for
-    its absence.
+    Until a large block has been freed, it returns freed memory to the system at once, and every page that is requested again
+    costs a page fault. A network frees such blocks in its first step; a loss timed on its own would pay for the absence of
+    the network.
     """
     block = torch.empty(LARGEST_FREED_BLOCK, dtype=torch.uint8)
     del block
 
 
 def _first_repetition(step: Step, device: str) -> tuple[int, float]:
-    """How many calls fill a repetition, and the seconds of one call in the first."""
+    """The number of calls per repetition, and the seconds per call in the first repetition."""
     seconds = _seconds(step, 1, device)
     calls = max(1, round(SHORTEST_REPETITION / max(seconds, 1e-9)))
     return calls, seconds if calls == 1 else _seconds(step, calls, device) / calls

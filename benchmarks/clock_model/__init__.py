@@ -1,8 +1,8 @@
-"""A model of the time that launches of Triton take on a GPU that is not there.
+"""A model of the time of Triton launches on a GPU, without one.
 
-ptx                                                       reads a kernel
-values, registers, arithmetic, memory, warps, execution   execute programs of it, and note what their warps do
-clock                                                     how long a multiprocessor takes for what was executed
-launches                                                  the launches of a call of the loss, compiled and executed
-model                                                     the time of a launch on a GPU
+ptx                                                       parses a kernel
+values, registers, arithmetic, memory, warps, execution   execute its programs, and record what their warps do
+clock                                                     computes a multiprocessor's clocks for the executed programs
+launches                                                  compiles and executes the launches of a loss call
+model                                                     computes the time of a launch on a GPU
 """

@@ -1,4 +1,4 @@
-"""Instructions that make a number of each thread of others of the same thread."""
+"""Arithmetic instructions: each thread computes a number from its own numbers."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ Function = Callable[..., Array]
 
 
 class Operation(NamedTuple):
-    """A function of numbers, the types of its arguments, and that of its result."""
+    """A function on numbers, with the types of its arguments and of its result."""
 
     function: Function
     sources: tuple[str, ...]
@@ -20,10 +20,10 @@ class Operation(NamedTuple):
 
 
 def operation(instruction: Instruction) -> Operation:
-    """What an instruction computes.
+    """The operation of an instruction.
 
     Raises:
-        NotImplementedError: if it is none of these instructions, or in a form that is not known here.
+        NotImplementedError: for any other instruction, or for an unsupported form.
     """
     if _NOT_KNOWN & set(instruction.modifiers):
         raise NotImplementedError(instruction.full_name)
@@ -40,11 +40,11 @@ def operation(instruction: Instruction) -> Operation:
 
 
 _NOT_KNOWN = {"sat", "satfinite", "relu", "cc", "rz", "rm", "rp", "xorsign", "abs", "oob"}
-"""What changes a result in a way that is not known here."""
+"""Modifiers with unsupported effects on the result."""
 
 
 def _fused(a: Array, b: Array, c: Array) -> Array:
-    """One rounding; float64 holds the product of two float32 numbers."""
+    """Rounds once, because float64 holds the exact product of two float32 numbers."""
     return a.astype(np.float64) * b + c
 
 
@@ -72,14 +72,14 @@ _FLOAT: dict[str, tuple[int, Function]] = {
 
 
 def _with_nan(instruction: Instruction, function: Function) -> Function:
-    """The maximum and the minimum of which NaN is one."""
+    """Maximum and minimum that propagate NaN, if the instruction says so."""
     if "NaN" not in instruction.modifiers:
         return function
     return np.minimum if instruction.name == "min" else np.maximum
 
 
 def _flushed(instruction: Instruction, function: Function) -> Function:
-    """With ``ftz`` a float32 result below the normal numbers is 0."""
+    """With ``ftz``, a subnormal float32 result becomes 0."""
     if "ftz" not in instruction.modifiers:
         return function
     smallest = np.finfo(np.float32).smallest_normal
@@ -92,7 +92,7 @@ def _flushed(instruction: Instruction, function: Function) -> Function:
 
 
 def _quotient(a: Array, b: Array) -> Array:
-    """Rounded towards 0, as in C; what a division by 0 gives is undefined in PTX."""
+    """Rounded towards 0, as in C; division by 0 is undefined in PTX."""
     safe = np.where(b == 0, 1, b).astype(b.dtype)
     down = a // safe
     return (down + ((a % safe != 0) & ((a < 0) != (safe < 0)))).astype(a.dtype)
@@ -175,7 +175,7 @@ _DOUBLED = {"s16": "s32", "u16": "u32", "s32": "s64", "u32": "u64", "b32": "u64"
 
 
 def _product(instruction: Instruction) -> Operation:
-    """``mul`` and ``mad``, of floating numbers or of the low, the high or all bits of a whole product."""
+    """``mul`` and ``mad``, for floating-point numbers or for the low, high or all bits of an integer product."""
     kind, modifiers = instruction.type, instruction.modifiers
     if type_of(kind).dtype.kind == "f":
         count, function = _FLOAT[instruction.name]
@@ -191,7 +191,7 @@ def _low_product(a: Array, b: Array) -> Array:
 
 
 def _half_of_product(instruction: Instruction) -> tuple[Function, str]:
-    """The whole product in a type of twice the width, or its high half, and the type of the result."""
+    """Computes the integer product in twice the width, or its high half; also returns the result type."""
     kind = instruction.type
     if kind not in _DOUBLED:
         raise NotImplementedError(instruction.full_name)
@@ -205,7 +205,7 @@ def _half_of_product(instruction: Instruction) -> tuple[Function, str]:
 
 
 def _shift(instruction: Instruction) -> Operation:
-    """Shifts by the width or more leave nothing, or the sign."""
+    """Shifts by the width or more leave 0, or copies of the sign."""
     kind = type_of(instruction.type)
     shift = np.left_shift if instruction.name == "shl" else np.right_shift
     keeps_sign = instruction.name == "shr" and kind.dtype.kind == "i"
@@ -230,7 +230,7 @@ def _funnel(instruction: Instruction) -> Operation:
 
 
 def _field(instruction: Instruction) -> Operation:
-    """``bfe``: bits from a place on, with the sign of the topmost one if the type has one."""
+    """``bfe``: extracts a bit field, sign-extended for signed types."""
     kind = type_of(instruction.type)
 
     def function(a: Array, first: Array, count: Array) -> Array:
@@ -274,7 +274,7 @@ def _permutation(instruction: Instruction) -> Operation:
 
 
 def _any_logic(instruction: Instruction) -> Operation:
-    """``lop3``: the bit of a table for each three bits."""
+    """``lop3``: looks up each three bits in a table."""
 
     def function(a: Array, b: Array, c: Array, table: Array) -> Array:
         result = np.zeros(np.broadcast(a, b, c).shape, np.uint32)
@@ -310,13 +310,13 @@ def _conversion(instruction: Instruction) -> Operation:
 
 
 def _to_tf32(a: Array) -> Array:
-    """The nearest number of 10 fraction bits, of two the one further from 0."""
+    """The nearest number with 10 fraction bits; ties round away from 0."""
     bits = np.ascontiguousarray(a).view(np.uint32)
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def _saturated(rounding: Function, dtype: np.dtype[np.integer[np.typing.NBitBase]]) -> Function:
-    """To whole numbers: beyond their range the last one, of NaN 0."""
+    """Converts to integers: saturates at the range, maps NaN to 0."""
     limits = np.iinfo(dtype)
 
     def function(a: Array) -> Array:

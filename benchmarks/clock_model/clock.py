@@ -1,11 +1,11 @@
-"""How many clocks a multiprocessor takes for programs that were executed.
+"""The clocks that a multiprocessor takes for executed programs.
 
-Each of four schedulers begins one instruction a clock, of the warp that has been ready longest. A warp begins its
-instructions in the order of ``schedule``, each when its operands are there. A unit takes one after the other: those of a
-scheduler are its own, the path to memory and the one to the second cache are the multiprocessor's. Programs share all of it,
-as many at a time as fit; the next one begins when one has ended.
+Each of four schedulers issues one instruction per clock, from the warp that has been ready longest. A warp issues its
+instructions in the order of ``schedule``, each when its operands are ready. A unit processes one instruction at a time. Each
+scheduler has its own units; the paths to memory and to the L2 cache belong to the multiprocessor. Programs share all of it,
+as many at a time as fit; when one ends, the next one starts.
 
-Left out: fetching instructions, conflicts of register banks, the limits of queues, and what other multiprocessors do.
+Not modelled: instruction fetch, register bank conflicts, queue limits, and other multiprocessors.
 """
 
 import heapq
@@ -22,11 +22,11 @@ from benchmarks.clock_model.schedule import Block, Slot
 SCHEDULERS = 4
 
 SECTORS_FROM_FIRST, SECTORS_FROM_SECOND, SECTORS_TO_SECOND = 4, 2, 1
-"""A clock, of a multiprocessor: 128 bytes from its cache, 64 from the second cache, and 32 to it."""
+"""Sectors per clock and multiprocessor: 128 bytes from the L1 cache, 64 from the L2 cache, and 32 to it."""
 
 
 class Trace(NamedTuple):
-    """What one program executed: the events of its group, and which of the group's warps are its own."""
+    """The trace of one program: the events of its group, and which of the group's warps are its own."""
 
     events: Sequence[Event]
     first_warp: int
@@ -34,12 +34,12 @@ class Trace(NamedTuple):
 
     @property
     def costs(self) -> Iterator[tuple[Cost, slice]]:
-        """The accesses of the group, and where the program's warps are among them."""
+        """The accesses of the group, with the slice of this program's warps."""
         own = slice(self.first_warp, self.first_warp + self.warps)
         return ((cost, own) for event in self.events for cost in event.costs)
 
     def instructions(self, blocks: Sequence[Block]) -> int:
-        """Machine instructions of its warps."""
+        """The machine instructions of the program's warps."""
         slots = [sum(slot.timing.slots for slot in block) for block in blocks]
         own = slice(self.first_warp, self.first_warp + self.warps)
         return sum(slots[event.block] * int(event.warps[own].sum()) for event in self.events)
@@ -47,7 +47,7 @@ class Trace(NamedTuple):
 
 @dataclass(eq=False)
 class _Program:
-    """A program on the multiprocessor."""
+    """A program running on the multiprocessor."""
 
     running: int
     waiting: list[tuple[float, "_Warp"]] = field(default_factory=list)
@@ -55,20 +55,20 @@ class _Program:
 
 @dataclass(eq=False)
 class _Warp:
-    """A warp, the next instruction it begins, and when results of the earlier ones are there."""
+    """A warp: its next instruction, and when the results of earlier ones are ready."""
 
     program: _Program
     scheduler: int
     slots: Iterator[tuple[Slot, tuple[float, float, float]]]
     ready: dict[str, float] = field(default_factory=dict)
     copies: list[float] = field(default_factory=list)
-    """When those that are not committed have arrived; ``groups``: the latest of each group."""
+    """Arrival times of uncommitted copies; ``groups``: the latest arrival of each committed group."""
     groups: list[float] = field(default_factory=list)
     next: Slot | None = None
     cost: tuple[float, float, float] = (0, 0, 0)
 
     def arrival(self, kind: str, left: int) -> float:
-        """When the copies that an instruction waits for have arrived: of all groups but the last ``left``."""
+        """The arrival time of the copies that an instruction waits for: all groups except the last ``left``."""
         if kind != "wait_group":
             self.groups.append(max(self.copies, default=0.0))
             self.copies.clear()
@@ -77,12 +77,12 @@ class _Warp:
 
 
 class Multiprocessor:
-    """Four schedulers with their units, and the memory that they share."""
+    """Four schedulers with their units, and the memory paths that they share."""
 
     def __init__(self, blocks: Sequence[Block], miss_latency: float) -> None:
         """Args:
         blocks: of the kernel.
-        miss_latency: clocks to what a program has not read before.
+        miss_latency: clocks of a load that misses the L1 cache.
         """
         self._blocks, self._miss_latency = blocks, miss_latency
         self._queue: list[tuple[float, int, _Warp]] = []
@@ -93,7 +93,7 @@ class Multiprocessor:
         self._end = 0.0
 
     def run(self, programs: Sequence[Trace], resident: int) -> float:
-        """The clocks of these programs, of which at most ``resident`` run at a time."""
+        """The clocks for these programs, at most ``resident`` of which run at a time."""
         waiting = deque(programs)
         for _ in range(min(resident, len(programs))):
             self._start(waiting.popleft(), 0.0)
@@ -112,7 +112,7 @@ class Multiprocessor:
         self._begun += trace.warps
 
     def _advance(self, warp: _Warp, time: float) -> None:
-        """Finds when a warp can begin its next instruction. What the compiler does without begins with its operands."""
+        """Finds when a warp can issue its next instruction. Instructions that the compiler removes take no time."""
         ready = warp.ready
         for slot, cost in warp.slots:
             if slot.timing.kind == "free":
@@ -135,7 +135,7 @@ class Multiprocessor:
         self._open_barrier(warp.program)
 
     def _begin(self, warp: _Warp, time: float) -> None:
-        """Begins an instruction."""
+        """Issues an instruction."""
         slot = warp.next
         assert slot is not None
         timing = slot.timing
@@ -156,7 +156,7 @@ class Multiprocessor:
         self._advance(warp, after)
 
     def _open_barrier(self, program: _Program) -> None:
-        """If all warps that have not ended wait, they go on."""
+        """Releases the waiting warps once every warp that has not ended is waiting."""
         if not program.waiting or len(program.waiting) < program.running:
             return
         released, program.waiting = program.waiting, []
@@ -166,9 +166,9 @@ class Multiprocessor:
             self._advance(warp, opens + warp.next.timing.latency)
 
     def _result(self, warp: _Warp, timing: Timing, begin: float) -> float:
-        """When the result of an instruction that begins now is there."""
+        """When the result of an instruction issued now is ready."""
         if timing.kind == "unit":
-            # Schedulers share the path to memory, which shuffles take too, and have the other units to themselves.
+            # The memory path, which shuffles also use, is shared by all schedulers; other units belong to one scheduler.
             unit = (timing.unit, -1 if timing.unit == "memory" else warp.scheduler)
             start = max(begin, self._unit_free[unit])
             self._unit_free[unit] = start + timing.busy
@@ -189,7 +189,7 @@ class Multiprocessor:
 
 
 def _slots_of(trace: Trace, warp: int, blocks: Sequence[Block]) -> Iterator[tuple[Slot, tuple[float, float, float]]]:
-    """What a warp executed, with sectors, missed sectors and wavefronts of its accesses."""
+    """The instructions that a warp executed, with sectors, missed sectors and wavefronts of its accesses."""
     nothing = (0.0, 0.0, 0.0)
     for event in trace.events:
         if event.warps[warp]:

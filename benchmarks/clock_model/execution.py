@@ -1,8 +1,8 @@
-"""Executes programs of a kernel from its PTX on the CPU, and notes what each warp executed and what its accesses cost.
+"""Executes programs of a kernel from its PTX on the CPU, and records what each warp executed and what its accesses cost.
 
-All programs of a group are executed together: what one instruction does to all of their threads is one operation of NumPy.
-Programs of a group must not wait for each other. Asynchronous copies arrive when they are waited for, and not before;
-shared memory holds NaN before it is written.
+All programs of a group are executed together: one instruction, for all of their threads, is one NumPy operation. Programs of
+a group must not wait for each other. Asynchronous copies arrive only when they are waited for; shared memory holds NaN until
+it is written.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ from benchmarks.clock_model.warps import (
 Step = Callable[[Mask], Cost | None]
 
 Program = tuple[int, int, int]
-"""Its place in the grid."""
+"""A program's position in the grid."""
 
 
 class Event(NamedTuple):
-    """A basic block that some warps executed together, and the costs of its accesses in their order."""
+    """A basic block that some warps executed together, and the costs of its accesses in order."""
 
     block: int
     warps: Array
@@ -48,27 +48,27 @@ def execute(
     shared_bytes: int,
     multiply_add: MultiplyAdd = rounded_multiply_add,
 ) -> list[Event]:
-    """Executes some programs of a launch, and writes what they compute.
+    """Executes some programs of a launch, which write their results to the arguments.
 
-    In the events, the warps of a program follow those of the one before it.
+    In the events, the warps of a program follow those of the previous one.
 
     Args:
-        kernel: as PTX has it.
-        grid: how many programs there are.
-        programs: those that are executed.
-        arguments: tensors on the CPU and numbers in the order of the parameters; what is missing at the end is 0.
+        kernel: the parsed PTX.
+        grid: the number of programs in each dimension.
+        programs: the programs to execute.
+        arguments: CPU tensors and numbers, in the order of the parameters; missing ones at the end are 0.
         shared_bytes: of each program.
-        multiply_add: what a tensor core computes.
+        multiply_add: the operation of a tensor core.
 
     Raises:
-        NotImplementedError: with the name of an instruction that is not known here.
+        NotImplementedError: with the name of an unsupported instruction.
     """
     with np.errstate(all="ignore"):
         return _Machine(kernel, grid, programs, arguments, shared_bytes, multiply_add).run()
 
 
 class _Machine:
-    """A group of programs while it is executed."""
+    """A group of programs during execution."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class _Machine:
         self._steps = [[self._step(one) for one in block if one.name not in _CONTROL] for block in kernel.blocks]
 
     def run(self) -> list[Event]:
-        """Executes all programs to their end, always those threads that are furthest behind, so that branches meet again."""
+        """Executes all programs; always advances the threads that are furthest behind, so that branches reconverge."""
         at, alive, waiting = np.zeros(self._lanes, np.int64), self._all.copy(), np.zeros(self._lanes, bool)
         events = []
         while alive.any():
@@ -107,7 +107,7 @@ class _Machine:
         return events
 
     def _leave(self, block: int, here: Array, at: Array, alive: Array, waiting: Array) -> None:
-        """What the last instruction of a block does."""
+        """Executes the last instruction of a block."""
         instructions = self._kernel.blocks[block]
         at[here] = block + 1
         last = instructions[-1] if instructions else None
@@ -132,7 +132,7 @@ class _Machine:
         return ~true if instruction.negated else true
 
     def _special(self, grid: Program, programs: Sequence[Program]) -> dict[str, Array]:
-        """What says where a lane is, and what stands for the addresses of parameters."""
+        """Special registers with each lane's position, and stand-ins for the addresses of parameters."""
         threads = self._kernel.threads
         thread = np.tile(np.arange(threads, dtype=np.uint32), len(programs))
         result = {"%tid.x": thread, "%laneid": thread % WARP, "%warpid": thread // WARP}
@@ -145,7 +145,7 @@ class _Machine:
         return result
 
     def _bits_of_arguments(self, arguments: Sequence[Any]) -> Array:
-        """Of the parameters in their order."""
+        """The bits of the parameters, in order."""
         result = np.zeros(len(self._kernel.parameters), np.uint64)
         for index, (parameter, value) in enumerate(zip(self._kernel.parameters, arguments, strict=False)):
             is_tensor = isinstance(value, torch.Tensor)
@@ -153,7 +153,7 @@ class _Machine:
         return result
 
     def _step(self, instruction: Instruction) -> Step:
-        """An instruction as a function of the lanes that are at it."""
+        """An instruction as a function of the lanes that execute it."""
         build = _BUILDERS.get(instruction.name, _Machine._arithmetic)
         step = build(self, instruction)
         if not instruction.predicate:
@@ -205,7 +205,7 @@ class _Machine:
         return lambda mask: write(read(), mask)
 
     def _packing(self, destination: str, parts: Sequence[str], bits: int) -> Step:
-        """Registers side by side in a wider one, the first one lowest."""
+        """Packs registers into a wider one, the first one lowest."""
         part = type_of(f"b{bits // len(parts)}")
         readers = [self._registers.reader(one, part) for one in parts]
         write = self._registers.writer(destination, type_of(f"b{bits}"))
@@ -216,7 +216,7 @@ class _Machine:
         return step
 
     def _unpacking(self, parts: Sequence[str], source: str, bits: int) -> Step:
-        """The parts of a wider register, the lowest first."""
+        """Unpacks a wider register, lowest part first."""
         part = type_of(f"b{bits // len(parts)}")
         read = self._registers.reader(source, type_of(f"b{bits}"))
         writers = [self._registers.writer(one, part) for one in parts]
@@ -278,7 +278,7 @@ class _Machine:
         return self._global.cost(places, active, width, written=written, cached=cached)
 
     def _copy(self, instruction: Instruction) -> Step:
-        """``cp.async`` and what commits it and waits for it."""
+        """``cp.async``, and the instructions that commit it and wait for it."""
         if instruction.modifiers[:1] != ("async",):
             raise NotImplementedError(instruction.full_name)
         if instruction.modifiers[1] == "commit_group":
@@ -291,7 +291,7 @@ class _Machine:
         return self._one_copy(instruction)
 
     def _one_copy(self, instruction: Instruction) -> Step:
-        """From global to shared memory; of fewer bytes than a lane's width, which is with zeros behind, all or none."""
+        """From global to shared memory; fewer bytes than the width, padded with zeros, are supported only as 0 bytes."""
         destination = self._address(instruction.operands[0], "shared")
         source = self._address(instruction.operands[1], "global")
         width = int(instruction.operands[2], 0)
@@ -301,7 +301,7 @@ class _Machine:
         def step(mask: Mask) -> Cost:
             active, size = self._active(mask), copied()
             if (active & (size != 0) & (size != width)).any():
-                raise NotImplementedError(f"{instruction.full_name} of a part of {width} bytes")
+                raise NotImplementedError(f"{instruction.full_name} of fewer than {width} bytes")
             pointers, places, reading = source(), destination(), active & (size == width)
             data = self._global.load(pointers, reading, 32, width // 4)
             self._copies.begin(places, active, data)
@@ -368,7 +368,7 @@ class _Machine:
         return lambda mask: write(function(read()), mask)
 
     def _atomic(self, instruction: Instruction) -> Step:
-        """``atom`` and ``red``: a lane after the other."""
+        """``atom`` and ``red``: one lane after another."""
         returns = instruction.name == "atom"
         operands = instruction.operands if returns else ("_", *instruction.operands)
         kind, name = type_of(instruction.type), next((one for one in instruction.modifiers if one in _UPDATES), "")
@@ -393,12 +393,12 @@ class _Machine:
         return step
 
     def _nothing(self, instruction: Instruction) -> Step:
-        """Accesses are in order here, and caches keep everything."""
+        """Does nothing: here accesses are in order, and caches keep everything."""
         return lambda mask: None
 
 
 _PARAMETER_BYTES = 16
-"""Between the addresses of two parameters here."""
+"""Distance between the addresses of two parameters."""
 
 _CONTROL = ("bra", "bar", "barrier", "ret", "exit")
 
@@ -416,7 +416,7 @@ _BUILDERS: dict[str, Callable[[_Machine, Instruction], Step]] = {
     "red": _Machine._atomic,
     "membar": _Machine._nothing,
     "fence": _Machine._nothing,
-    # What caches are told to keep.
+    # Cache hints.
     "createpolicy": _Machine._nothing,
 }
 
@@ -433,7 +433,7 @@ _UPDATES: dict[str, Callable[..., Any]] = {
 
 
 class _Copies:
-    """Asynchronous copies that were begun and have not arrived."""
+    """Asynchronous copies in flight."""
 
     def __init__(self, shared: SharedMemory, lanes: int) -> None:
         self._shared = shared
@@ -441,21 +441,21 @@ class _Copies:
         self._groups: list[tuple[Array, list[tuple[Array, Array, Array]]]] = []
 
     def begin(self, places: Array, active: Array, data: Array) -> None:
-        """A copy of ``data`` of the active lanes to ``places`` of shared memory."""
+        """Starts a copy of the active lanes' ``data`` to ``places`` in shared memory."""
         self._begun.append((places, active.copy(), data))
 
     def commit(self, lanes: Array) -> None:
-        """Makes a group of all that these lanes began since their last one."""
+        """Groups all copies that these lanes have started since their last group."""
         self._groups.append((lanes.copy(), [(places, active & lanes, data) for places, active, data in self._begun]))
         self._begun = [(places, rest, data) for places, active, data in self._begun if (rest := active & ~lanes).any()]
 
     def wait_for_all(self, lanes: Array) -> None:
-        """Lets all copies of these lanes arrive, those that belong to no group too."""
+        """Completes all copies of these lanes, including uncommitted ones."""
         self.commit(lanes)
         self.wait(lanes, 0)
 
     def wait(self, lanes: Array, left: int) -> None:
-        """Lets all groups of these lanes arrive but the last ``left``."""
+        """Completes all groups of these lanes except the last ``left``."""
         later = np.zeros(len(lanes), np.int64)
         due = []
         for waiting, _ in reversed(self._groups):

@@ -1,9 +1,9 @@
-"""What an instruction takes of a multiprocessor: slots of its scheduler, clocks of a unit, and clocks until its result.
+"""The cost of an instruction on a multiprocessor: issue slots of its scheduler, clocks of a unit, and result latency.
 
-Throughputs are those of the table "Throughput of Native Arithmetic Instructions" in the CUDA C++ Programming Guide for
-compute capabilities 8.0 and 9.0: ``r`` results a clock of a multiprocessor with 4 schedulers are a warp's 32 every
-``128 / r`` clocks of each. Latencies are about those that microbenchmarks find, such as arXiv 2402.13499.
-How many machine instructions one of PTX becomes is an assumption, from what ptxas writes.
+Throughputs are from the table "Throughput of Native Arithmetic Instructions" in the CUDA C++ Programming Guide for compute
+capabilities 8.0 and 9.0: with 4 schedulers, ``r`` results per clock and multiprocessor mean that each scheduler completes a
+warp's 32 results every ``128 / r`` clocks. Latencies are approximately those of microbenchmarks, such as arXiv 2402.13499.
+The number of machine instructions per PTX instruction is an assumption, based on the output of ptxas.
 """
 
 from typing import NamedTuple
@@ -13,19 +13,19 @@ from benchmarks.clock_model.values import type_of
 
 
 class Rates(NamedTuple):
-    """Clocks that an instruction of a warp keeps a unit of one scheduler busy, where they differ between GPUs."""
+    """Clocks for which a warp's instruction occupies a scheduler's unit, where they differ between GPUs."""
 
     float32: int
-    """An operation in float32: 128 / 64 or 128 / 128."""
+    """A float32 operation: 128 / 64 or 128 / 128."""
     product: int
-    """A product of 16 x 8 x 16 16-bit numbers on a tensor core, at the rate of the datasheets. On an H100 that is the rate
-    of ``wgmma``, which Triton uses there."""
+    """A 16 x 8 x 16 product of 16-bit numbers on a tensor core, at the datasheet rate. On an H100 this is the rate of
+    ``wgmma``, which Triton uses there."""
 
 
 AMPERE, HOPPER = Rates(float32=2, product=8), Rates(float32=1, product=4)
 
 WHOLE, SPECIAL = 2, 8
-"""Clocks of an integer operation, a comparison or a selection: 128 / 64; of a special function: 128 / 16."""
+"""Clocks for an integer operation, a comparison or a selection: 128 / 64; for a special function: 128 / 16."""
 
 ARITHMETIC_LATENCY, SPECIAL_LATENCY, PRODUCT_LATENCY = 4, 22, 33
 SHUFFLE_LATENCY, SHARED_LATENCY, MATRIX_LATENCY = 23, 29, 33
@@ -34,17 +34,17 @@ BARRIER_LATENCY, BRANCH_LATENCY = 20, 10
 
 
 class Timing(NamedTuple):
-    """What one instruction of a warp takes."""
+    """The cost of one instruction of a warp."""
 
     kind: str
-    """``"free"``: the compiler does without it; ``"unit"``: the rest says it all; others are handled one by one."""
+    """``"free"``: the compiler removes it; ``"unit"``: fully described by the other fields; others are special cases."""
     slots: int = 1
-    """Of its scheduler: machine instructions."""
+    """Issue slots of the scheduler: machine instructions."""
     unit: str = "whole"
     busy: int = WHOLE
-    """Clocks of the unit."""
+    """Clocks for which the unit is occupied."""
     latency: int = ARITHMETIC_LATENCY
-    """Clocks from when the unit begins until the result can be used; of loads what the compiler counts on."""
+    """Clocks from the start on the unit until the result can be used; for loads, the latency that the compiler assumes."""
 
 
 FREE = Timing("free", 0, "", 0, 0)
@@ -63,7 +63,7 @@ _MEMORY = {
 
 _OTHERS = {
     "ldmatrix": Timing("shared", 1, "memory", 1, MATRIX_LATENCY),
-    # 32 and 16 results a clock of the whole multiprocessor, whose schedulers share the unit.
+    # 32 and 16 results per clock for the whole multiprocessor, whose schedulers share the unit.
     "shfl": Timing("unit", 1, "memory", 1, SHUFFLE_LATENCY),
     "redux": Timing("unit", 1, "memory", 2, SHUFFLE_LATENCY),
     "vote": Timing("unit"),
@@ -75,7 +75,7 @@ _OTHERS = {
     "exit": Timing("branch", 1, "", 0, 0),
     "membar": Timing("unit", 1, "memory", 1, SECOND_CACHE_LATENCY),
     "fence": Timing("unit", 1, "memory", 1, SECOND_CACHE_LATENCY),
-    # Extra machine instructions scale what is out of a special function's range, unless it flushes, and refine divisions.
+    # Extra machine instructions scale arguments outside a special function's range, unless it flushes, and refine divisions.
     "ex2": Timing("unit", 1, "special", SPECIAL, SPECIAL_LATENCY),
     "lg2": Timing("unit", 1, "special", SPECIAL, SPECIAL_LATENCY),
     "rcp": Timing("unit", 1, "special", SPECIAL, SPECIAL_LATENCY),
@@ -99,10 +99,10 @@ _ON_WHOLE = (
 
 
 def timing(instruction: Instruction, rates: Rates) -> Timing:
-    """What an instruction takes.
+    """The cost of an instruction.
 
     Raises:
-        NotImplementedError: with its name, if it is not known here.
+        NotImplementedError: with the name of an unsupported instruction.
     """
     name = instruction.name
     if (name, instruction.space) in _MEMORY:
@@ -119,7 +119,7 @@ def timing(instruction: Instruction, rates: Rates) -> Timing:
     if name in _ON_FLOAT32 and kind.dtype.kind == "f":
         return Timing("unit", 1, "float32", rates.float32)
     if name in ("mul", "mad"):
-        # Of 64 bits there are three products of 32.
+        # A 64-bit product takes three 32-bit products.
         count = 3 if kind.bits == 64 else 1
         return Timing("unit", count, "float32", 2 * count, ARITHMETIC_LATENCY + count)
     if name not in _ON_WHOLE:
@@ -128,7 +128,7 @@ def timing(instruction: Instruction, rates: Rates) -> Timing:
 
 
 def _scaled(instruction: Instruction, rates: Rates) -> Timing:
-    """Of a special function with what surrounds it."""
+    """The cost of a special function including its extra instructions."""
     found = _OTHERS[instruction.name]
     if instruction.name == "div" and type_of(instruction.type).dtype.kind != "f":
         return _OTHERS["rem"]
@@ -138,10 +138,10 @@ def _scaled(instruction: Instruction, rates: Rates) -> Timing:
 
 
 def _whole(instruction: Instruction) -> Timing:
-    """Of an instruction of the integer unit."""
+    """The cost of an instruction on the integer unit."""
     name, kind = instruction.name, type_of(instruction.type)
     if name in ("neg", "abs") and kind.dtype.kind == "f":
-        # It becomes a sign on the operand of another instruction.
+        # It becomes a sign on another instruction's operand.
         return FREE
     if name == "cvt":
         return _conversion(instruction)
@@ -152,7 +152,7 @@ def _whole(instruction: Instruction) -> Timing:
 def _conversion(instruction: Instruction) -> Timing:
     into, of = (type_of(name) for name in instruction.modifiers[-2:])
     if into.dtype.kind != "f" and of.dtype.kind != "f":
-        # Registers of 64 bits are two of 32: only a sign has to be made.
+        # A 64-bit register is two 32-bit registers: only the sign has to be computed.
         return Timing("unit") if into.bits > of.bits and of.dtype.kind == "i" else FREE
     if 64 in (into.bits, of.bits):
         return Timing("unit", 1, "special", SPECIAL, SPECIAL_LATENCY)
@@ -160,7 +160,7 @@ def _conversion(instruction: Instruction) -> Timing:
 
 
 def _move(instruction: Instruction) -> Timing:
-    """Copies and constants vanish; halves of a register are taken out and put together one by one."""
+    """Copies and constants are removed; packing and unpacking takes one instruction per destination register."""
     destination, source = instruction.operands
     parts = max(len(elements(destination)), len(elements(source)))
     if parts == 1 or type_of(instruction.type).bits // parts == 32:
@@ -170,7 +170,7 @@ def _move(instruction: Instruction) -> Timing:
 
 
 def _product(instruction: Instruction, rates: Rates) -> Timing:
-    """Half the depth takes half the time, TF32 twice that of 16 bits."""
+    """Half the depth takes half the time; TF32 takes twice as long as 16 bits."""
     depth = int(instruction.modifiers[2].rpartition("k")[2])
     entries = depth * (2 if "tf32" in instruction.modifiers else 1)
     return Timing("unit", 1, "product", max(1, rates.product * entries // 16), PRODUCT_LATENCY)

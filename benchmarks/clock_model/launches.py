@@ -1,6 +1,6 @@
-"""The launches of a call of the loss: compiled for a GPU of compute capability 8.0, which need not be there, and executed.
+"""Compiles and executes the launches of a loss call, for a GPU of compute capability 8.0 that need not be present.
 
-Tensors are on the CPU. A launch is compiled for exactly the specialisation that a GPU would get, with the same arguments.
+Tensors are on the CPU. A launch is compiled with exactly the specialisation that a GPU would get for the same arguments.
 """
 
 import re
@@ -23,17 +23,17 @@ from benchmarks.clock_model.warps import MultiplyAdd, rounded_multiply_add
 from benchmarks.occupancy import Resources
 
 TOGETHER = 16
-"""Programs that are executed together: more take more memory and are not faster."""
+"""Programs that are executed together; more would take more memory and not be faster."""
 
 
 class Launch(NamedTuple):
-    """One launch, as Triton compiled it.
+    """One launch, as compiled by Triton.
 
     Attributes:
-        kernel: its PTX.
-        grid: its programs in three dimensions.
+        kernel: the parsed PTX.
+        grid: the number of programs in three dimensions.
         arguments: in the order of the parameters.
-        resources: what a program takes of a multiprocessor.
+        resources: what a program takes on a multiprocessor.
     """
 
     kernel: Kernel
@@ -43,22 +43,22 @@ class Launch(NamedTuple):
 
     @property
     def programs(self) -> int:
-        """How many there are."""
+        """The number of programs."""
         return self.grid[0] * self.grid[1] * self.grid[2]
 
     @property
     def bytes_of_tensors(self) -> int:
-        """Of all memory that it can access."""
+        """Bytes of all memory that the launch can access."""
         storages = [argument.untyped_storage() for argument in self.arguments if isinstance(argument, Tensor)]
         return sum({storage.data_ptr(): int(storage.nbytes()) for storage in storages}.values())
 
     def place(self, number: int) -> Program:
-        """The place in the grid of the program of this number, in the order in which they start."""
+        """The grid position of a program by its number, in launch order."""
         x, y, _ = self.grid
         return number % x, number // x % y, number // (x * y)
 
     def execute(self, numbers: Sequence[int], multiply_add: MultiplyAdd = rounded_multiply_add) -> dict[int, Trace]:
-        """Executes the programs of these numbers in groups of ``TOGETHER``."""
+        """Executes the programs with these numbers in groups of ``TOGETHER``."""
         traces: dict[int, Trace] = {}
         for start in range(0, len(numbers), TOGETHER):
             group, warps = numbers[start : start + TOGETHER], self.resources.warps
@@ -70,14 +70,14 @@ class Launch(NamedTuple):
 
 @contextmanager
 def launches(consume: Callable[[Launch], object]) -> Iterator[None]:
-    """Within it, launches of Triton on tensors of the CPU are compiled and handed to ``consume`` in place of a GPU."""
+    """Compiles Triton launches on CPU tensors and passes them to ``consume`` instead of a GPU."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
     run = JITFunction.run
 
     def compile_and_consume(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-        # Compiled kernels are kept for each device, whatever its target was.
+        # Triton caches compiled kernels per device, regardless of the target.
         with mock.patch.object(self, "device_caches", defaultdict(self.create_binder)):
             compiled = run(self, *args, grid=grid, warmup=True, **options)
         defaults = {parameter.name: parameter.default for parameter in self.params if parameter.has_default}
@@ -98,7 +98,7 @@ def launches(consume: Callable[[Launch], object]) -> Iterator[None]:
 
 
 class _Driver:
-    """What Triton asks a driver before it compiles."""
+    """The driver queries that Triton makes before it compiles."""
 
     def get_current_target(self) -> Any:
         from triton.backends.compiler import GPUTarget
@@ -116,7 +116,7 @@ class _Driver:
 
 
 def _flat(value: Any, signature: Any) -> list[Any]:
-    """The arguments that a value becomes: a tuple several, a constant none."""
+    """The kernel arguments for a value: several for a tuple, none for a constant."""
     if isinstance(signature, tuple):
         return [leaf for part, kind in zip(value, signature, strict=True) for leaf in _flat(part, kind)]
     return [] if signature == "constexpr" else [value]
@@ -133,10 +133,10 @@ def _resources(compiled: Any) -> Resources:
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers = re.search(r"REG:(\d+)", usage)
     if registers is None:
-        raise RuntimeError(f"cuobjdump tells no registers of {compiled.name}: {usage}")
+        raise RuntimeError(f"cuobjdump reports no registers for {compiled.name}: {usage}")
     return Resources(compiled.metadata.num_warps, int(registers[1]), compiled.metadata.shared)
 
 
 def zeros_for_empty() -> Any:
-    """Within it, memory that nobody wrote is 0: where only some programs are executed, others read what was not written."""
+    """Makes uninitialised memory 0: if only some programs are executed, they read results that others did not write."""
     return mock.patch.object(torch, "empty", torch.zeros)

@@ -1,6 +1,6 @@
-"""Global and shared memory of the programs that are executed together, and what an access costs each warp.
+"""Global and shared memory of the programs that are executed together, and the cost of an access for each warp.
 
-Lanes are the threads of all these programs, 32 of which are a warp. An access is one number of bytes for each lane.
+Lanes are the threads of all these programs; 32 of them form a warp. An access has the same number of bytes for each lane.
 """
 
 from collections.abc import Sequence
@@ -14,27 +14,27 @@ from benchmarks.clock_model.values import UNSIGNED, Array
 WARP, SECTOR, BANKS = 32, 32, 32
 
 _BUFFER_BITS = 40
-"""A pointer is the number of its buffer, from 1 on, above this many bits of a place in it. So where the allocator of a CPU
-puts a tensor has no influence, and no access can leave its buffer for another one."""
+"""A pointer consists of a buffer number, counted from 1, above this many bits of an offset. Results thus do not depend on
+where the CPU allocator puts a tensor, and no access can run from one buffer into another."""
 
 
 class Cost(NamedTuple):
-    """What each warp moves by one access."""
+    """What each warp moves in one access."""
 
     sectors: Array
-    """Different sectors of 32 bytes of global memory."""
+    """Distinct 32-byte sectors of global memory."""
     missed: Array
-    """Those of them that its program had not accessed before, or that go past the first cache."""
+    """Sectors that the program had not accessed before, or that bypass the L1 cache."""
     wavefronts: Array
-    """Passes through shared memory: 1 for 128 bytes, and one more for each further word of the busiest bank."""
+    """Passes through shared memory: 1 per 128 bytes, plus one for each additional word in the busiest bank."""
     ideal: Array
-    """Sectors that a dense access of the same bytes would take."""
+    """Sectors of a dense access to the same number of bytes."""
     written: bool = False
-    """Whether sectors are written."""
+    """Whether it is a store."""
 
 
 class GlobalMemory:
-    """The memory of tensors on the CPU, by storages."""
+    """The memory of CPU tensors, by storage."""
 
     def __init__(self, tensors: Sequence[torch.Tensor], programs: int, threads: int) -> None:
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
@@ -44,7 +44,7 @@ class GlobalMemory:
         self._seen = [np.zeros((programs, -(-len(data) // SECTOR)), bool) for data in self._data]
 
     def pointer(self, tensor: torch.Tensor) -> int:
-        """What stands for the address of a tensor's first element."""
+        """The stand-in for the address of a tensor's first element."""
         offset = tensor.storage_offset() * tensor.element_size()
         return (self._numbers[tensor.untyped_storage().data_ptr()] << _BUFFER_BITS) + int(offset)
 
@@ -62,11 +62,11 @@ class GlobalMemory:
             data[first[:, None] + np.arange(count)] = numbers[lanes]
 
     def _parts(self, pointers: Array, active: Array, bits: int, count: int) -> list[tuple[Array, Array, Array]]:
-        """For each buffer: its numbers, the lanes that access it, and the first number of each of them.
+        """For each buffer: its numbers, the lanes that access it, and the index of each lane's first number.
 
         Raises:
-            IndexError: if a lane accesses what is in no buffer.
-            ValueError: if its address is no multiple of what it accesses.
+            IndexError: if a lane accesses memory outside every buffer.
+            ValueError: if an address is not a multiple of the access size.
         """
         lanes, width = np.flatnonzero(active), bits // 8
         buffers, places = pointers[lanes] >> np.uint64(_BUFFER_BITS), pointers[lanes] & np.uint64((1 << _BUFFER_BITS) - 1)
@@ -83,14 +83,14 @@ class GlobalMemory:
         return parts
 
     def cost(self, pointers: Array, active: Array, width: int, *, written: bool, cached: bool) -> Cost:
-        """What an access of ``width`` bytes a lane costs.
+        """The cost of an access of ``width`` bytes per lane.
 
         Args:
             pointers: of the lanes.
-            active: the lanes that access something.
-            width: bytes of a lane, at most a sector.
+            active: the lanes that take part.
+            width: bytes per lane, at most a sector.
             written: whether it is a store.
-            cached: whether the first cache keeps what is read.
+            cached: whether the L1 cache keeps the data.
         """
         keys = np.where(active, pointers, np.uint64(0)).reshape(-1, WARP)
         keys = np.sort(keys, 1)
@@ -103,7 +103,7 @@ class GlobalMemory:
         return Cost(counts, missed.sum(1), np.zeros_like(counts), ideal, written)
 
     def _mark(self, sectors: Array, first: Array) -> Array:
-        """Which of the sectors, one row a warp, their program accesses for the first time."""
+        """Which sectors, in one row per warp, their program accesses for the first time."""
         programs = np.broadcast_to(self._program.reshape(-1, WARP)[:, :1], sectors.shape)
         shift = np.uint64(_BUFFER_BITS - SECTOR.bit_length() + 1)
         buffers, places = sectors >> shift, sectors & ((np.uint64(1) << shift) - np.uint64(1))
@@ -121,7 +121,7 @@ def _bytes_of(storage: torch.UntypedStorage) -> Array:
 
 
 class SharedMemory:
-    """The shared memory of each program. At first it holds NaN, whatever the type."""
+    """The shared memory of each program. Initially it holds NaN in every type."""
 
     def __init__(self, size: int, programs: int, threads: int) -> None:
         self._size = size
@@ -143,11 +143,11 @@ class SharedMemory:
         self._data.view(UNSIGNED[bits])[first[:, None] + np.arange(count)] = numbers[lanes]
 
     def _first(self, places: Array, active: Array, bits: int, count: int) -> tuple[Array, Array]:
-        """The active lanes, and the first number of each.
+        """The active lanes, and the index of each lane's first number.
 
         Raises:
-            IndexError: if an access leaves the memory of the program.
-            ValueError: if an address is no multiple of what is accessed there.
+            IndexError: if an access leaves the program's memory.
+            ValueError: if an address is not a multiple of the access size.
         """
         lanes, width = np.flatnonzero(active), bits // 8
         first = places[lanes].astype(np.int64)
@@ -158,8 +158,8 @@ class SharedMemory:
         return lanes, (first + self._base[lanes]) // width
 
     def cost(self, places: Array, active: Array, width: int) -> Cost:
-        """What an access of ``width`` bytes a lane costs."""
-        # A pass serves 128 bytes: a whole warp, or a half or a quarter with 8 or 16 bytes a lane.
+        """The cost of an access of ``width`` bytes per lane."""
+        # A pass serves 128 bytes: a whole warp, or half or a quarter of one with 8 or 16 bytes per lane.
         words = np.arange(max(1, width // 4))
         lanes = BANKS // len(words)
         accessed = (places.astype(np.int64)[:, None] // 4 + words).reshape(-1, lanes * len(words))
@@ -170,7 +170,7 @@ class SharedMemory:
 
 
 def busiest_bank(words: Array, used: Array) -> Array:
-    """The number of different words in the bank that has most of them, for each row of words in use."""
+    """The number of distinct words in the bank with most of them, for each row of used words."""
     keys = np.sort(np.where(used, words % BANKS << 40 | words, -1), 1)
     different = (np.diff(keys, axis=1, prepend=-1) != 0) & (keys >= 0)
     rows = np.broadcast_to(np.arange(len(keys))[:, None], keys.shape)

@@ -1,10 +1,10 @@
-"""The time of a launch on a GPU, from some of its programs.
+"""The time of a launch on a GPU, extrapolated from some of its programs.
 
-    time = a launch + max(busiest multiprocessor, sectors past the first caches / second cache, bytes / memory)
+    time = launch overhead + max(busiest multiprocessor, sectors past L1 / L2 rate, bytes / memory bandwidth)
 
-Programs go to the multiprocessors in turns, and as many stay on one at a time as registers, shared memory and warps allow. A
-program that was not executed takes what the nearest one takes that was. Of more programs than two waves of them some stand
-for all.
+Programs are assigned to the multiprocessors round-robin; each runs as many at a time as registers, shared memory and warps
+allow. A program that was not executed is assumed to take as long as the nearest executed one. If a multiprocessor has more
+than two waves of programs, a sample represents them all.
 """
 
 import itertools
@@ -21,37 +21,37 @@ from benchmarks.devices import Device
 from benchmarks.occupancy import programs_per_multiprocessor
 
 LAUNCH_SECONDS = 1.5e-6
-"""An assumption: what a launch of a CUDA graph takes beyond its instructions, from the end of the one before it."""
+"""An assumption: the overhead of a launch in a CUDA graph beyond its instructions, from the end of the previous launch."""
 
 SECOND_CACHE_BYTES = 5120
-"""A clock, of the whole GPU: the A100 whitepaper; an H100 is taken to have the same."""
+"""L2 bytes per clock of the whole GPU, from the A100 whitepaper; assumed the same for an H100."""
 
 WAVES = 2
-"""Of programs on a multiprocessor that are followed instruction by instruction."""
+"""Waves of programs on a multiprocessor that are simulated instruction by instruction."""
 
 UNKNOWN = 0.02
-"""Programs between two that were executed are executed too if those between them could change the instructions of the launch
-by more than this part: ``BETWEEN`` of them, as long as fewer than ``MOST`` were."""
+"""If the programs between two executed ones could change the launch's instructions by more than this share, ``BETWEEN`` of
+them are executed too, as long as fewer than ``MOST`` were."""
 
 BETWEEN, MOST = 3, 40
 
 Sample = dict[int, Trace]
-"""What programs executed, by their numbers, in their order."""
+"""Traces of executed programs by number, in ascending order."""
 
 
 class Counts(NamedTuple):
-    """Of a whole launch, from the programs that were executed."""
+    """Counts of a whole launch, extrapolated from the executed programs."""
 
     instructions: int
-    """Machine instructions of warps."""
+    """Warp-level machine instructions."""
     read: int
-    """Sectors of 32 bytes of global memory that its instructions ask for."""
+    """32-byte sectors of global memory requested by loads."""
     ideally_read: int
-    """Sectors that dense accesses of the same bytes would ask for."""
+    """Sectors that dense accesses to the same bytes would request."""
     written: int
     ideally_written: int
     missed: int
-    """Sectors that go past the first caches, read or written."""
+    """Sectors read or written past the L1 caches."""
 
 
 class Modelled(NamedTuple):
@@ -59,10 +59,10 @@ class Modelled(NamedTuple):
 
     Attributes:
         kernel: its name.
-        programs: how many there are.
-        resident: how many of them a multiprocessor has at a time.
-        seconds: the model's time.
-        longest: seconds of the longest program with a multiprocessor to itself.
+        programs: their number.
+        resident: programs per multiprocessor at a time.
+        seconds: the modelled time.
+        longest: seconds of the longest program when it has a multiprocessor to itself.
         counts: of the launch.
     """
 
@@ -75,15 +75,15 @@ class Modelled(NamedTuple):
 
 
 def model(launch: Launch, devices: Sequence[Device], size: int) -> list[Modelled]:
-    """The time of a launch on each device, from ``size`` programs, evenly chosen, or some more if they differ."""
+    """The time of a launch on each device, from ``size`` evenly spaced programs, or more if they differ."""
     sample = sample_of(launch, size)
     return [_on_device(launch, device, sample) for device in devices]
 
 
 def sample_of(launch: Launch, size: int) -> Sample:
-    """Executes programs, first those at both ends and at even distances, then some at the borders between different ones."""
+    """Executes programs, first evenly spaced ones including both ends, then some between programs that differ."""
     blocks = schedule(launch.kernel, HOPPER)
-    # A program that does something else is often the first or the last one.
+    # A program that does something different is often the first or the last one.
     ends = {1, launch.programs - 2} & set(range(launch.programs))
     sample = launch.execute(sorted({*evenly(launch.programs, size), *ends}))
     while len(sample) < MOST and (between := _borders(launch.programs, sample, blocks)):
@@ -92,14 +92,14 @@ def sample_of(launch: Launch, size: int) -> Sample:
 
 
 def evenly(programs: int, size: int) -> list[int]:
-    """The numbers of at most ``size`` programs at even distances, the first and the last among them."""
+    """The numbers of at most ``size`` evenly spaced programs, including the first and the last."""
     if programs <= size:
         return list(range(programs))
     return sorted({round(index * (programs - 1) / (size - 1)) for index in range(size)})
 
 
 def _borders(programs: int, sample: Sample, blocks: Sequence[Block]) -> list[int]:
-    """The numbers of programs between those that were executed and are not alike, at even distances."""
+    """Evenly spaced program numbers between executed neighbours that differ."""
     instructions = {number: trace.instructions(blocks) for number, trace in sample.items()}
     allowed = UNKNOWN * sum(instructions[number] for number in _nearest(programs, list(sample)))
     return [
@@ -118,7 +118,7 @@ def _on_device(launch: Launch, device: Device, sample: Sample) -> Modelled:
     latency = device.second_cache_latency if cached else device.memory_latency
     alone = _clocks_alone(sample, blocks, latency)
     clocks = max(
-        # Those that are alone on a multiprocessor follow one another.
+        # With one program at a time on a multiprocessor, programs run back to back.
         sum(alone[number] for number in share)
         if resident == 1
         else _clocks_together([sample[number] for number in share], blocks, latency, resident)
@@ -131,7 +131,7 @@ def _on_device(launch: Launch, device: Device, sample: Sample) -> Modelled:
 
 
 def _clocks_alone(sample: Sample, blocks: Sequence[Block], latency: float) -> dict[int, float]:
-    """Of each executed program with a multiprocessor to itself; those of as many instructions have taken the same path."""
+    """Clocks of each executed program on its own; programs with equal instruction counts are taken to share a path."""
     paths = {trace.instructions(blocks): trace for trace in sample.values()}
     clocks = {instructions: Multiprocessor(blocks, latency).run([trace], 1) for instructions, trace in paths.items()}
     return {number: clocks[trace.instructions(blocks)] for number, trace in sample.items()}
@@ -140,9 +140,9 @@ def _clocks_alone(sample: Sample, blocks: Sequence[Block], latency: float) -> di
 def _largest_shares(
     programs: int, multiprocessors: int, sample: Sample, alone: dict[int, float], blocks: Sequence[Block]
 ) -> set[tuple[int, ...]]:
-    """The programs of the multiprocessor with most instructions, and of the one with most clocks of programs alone.
+    """The programs of the multiprocessor with most instructions, and of the one with most stand-alone clocks.
 
-    They are dealt out in turns. Each is the number of the executed one that is nearest to it.
+    Programs are assigned round-robin. Each is represented by the number of the nearest executed program.
     """
     nearest = _nearest(programs, list(sample))
     shares = [tuple(nearest[first::multiprocessors]) for first in range(min(programs, multiprocessors))]
@@ -154,7 +154,7 @@ def _largest_shares(
 
 
 def _nearest(programs: int, numbers: list[int]) -> list[int]:
-    """For each program the number that is nearest to it, of two the smaller."""
+    """For each program, the nearest of ``numbers``; ties go to the smaller one."""
     result, index = [], 0
     for program in range(programs):
         while index + 1 < len(numbers) and numbers[index + 1] - program < program - numbers[index]:
@@ -164,14 +164,14 @@ def _nearest(programs: int, numbers: list[int]) -> list[int]:
 
 
 def _clocks_together(programs: list[Trace], blocks: Sequence[Block], latency: float, resident: int) -> float:
-    """Of programs on one multiprocessor. Of more than ``WAVES`` waves some programs, evenly chosen, stand for all."""
+    """Clocks of programs on one multiprocessor. Beyond ``WAVES`` waves, evenly spaced programs represent all."""
     followed = min(len(programs), WAVES * resident)
     chosen = [programs[(2 * index + 1) * len(programs) // (2 * followed)] for index in range(followed)]
     return Multiprocessor(blocks, latency).run(chosen, resident) * len(programs) / followed
 
 
 def _counts(programs: Counter[int], sample: Sample, blocks: Sequence[Block]) -> Counts:
-    """The counts of the executed programs times the number of those that are nearest to each."""
+    """The counts of each executed program times the number of programs that it represents."""
     result = Counts(0, 0, 0, 0, 0, 0)
     for number, trace in sample.items():
         counted = _counts_of(trace, blocks)
@@ -180,7 +180,7 @@ def _counts(programs: Counter[int], sample: Sample, blocks: Sequence[Block]) -> 
 
 
 def _counts_of(trace: Trace, blocks: Sequence[Block]) -> Counts:
-    """Of one program."""
+    """The counts of one program."""
     read = ideally_read = written = ideally_written = missed = 0
     for cost, own in trace.costs:
         sectors, ideal = int(cost.sectors[own].sum()), int(cost.ideal[own].sum())

@@ -1,4 +1,4 @@
-"""The registers of all lanes, and instructions' operands as functions that read and write them."""
+"""The registers of all lanes, and instruction operands as functions that read and write them."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,20 +8,20 @@ from benchmarks.clock_model.ptx import Kernel
 from benchmarks.clock_model.values import UNSIGNED, Array, Type, bits_of, constant, numbers_of
 
 Mask = Array | None
-"""The lanes that execute an instruction; None: all."""
+"""The lanes that execute an instruction; None for all."""
 
 Reader = Callable[[], Array]
 Writer = Callable[[Array, Mask], None]
 
 
 class Registers:
-    """Bits by the names of registers, an array of all lanes each, which is replaced and never changed."""
+    """Register bits by name: one array over all lanes each, replaced on a write, never modified."""
 
     def __init__(self, kernel: Kernel, special: Mapping[str, Array], lanes: int) -> None:
         """Args:
-        kernel: whose registers they are; at first they are 0.
-        special: what cannot be written, such as ``%tid.x``.
-        lanes: how many there are.
+        kernel: the kernel whose registers they are; initially 0.
+        special: read-only registers such as ``%tid.x``.
+        lanes: the number of lanes.
         """
         self._widths = kernel.widths
         self._lanes = lanes
@@ -33,7 +33,7 @@ class Registers:
                     self._values[name] = zeros[self._width(name)]
 
     def reader(self, operand: str, kind: Type) -> Reader:
-        """Of a register, a number in the text, or the address of shared memory, as numbers of a type."""
+        """Reads a register, a literal, or the address of shared memory, as numbers of a type."""
         if operand.startswith("!"):
             positive = self.reader(operand[1:], kind)
             return lambda: ~positive()
@@ -48,7 +48,7 @@ class Registers:
         return lambda: numbers
 
     def writer(self, operand: str, kind: Type) -> Writer:
-        """To a register, or to ``_``, which keeps nothing."""
+        """Writes to a register, or to ``_``, which discards."""
         if operand == "_":
             return lambda _numbers, _mask: None
         values, width = self._values, self._width(operand)

@@ -1,8 +1,9 @@
-"""The order in which a compiler lets the instructions of a basic block begin.
+"""The order in which a compiler schedules the instructions of a basic block.
 
-PTX is not in the order that a GPU executes: ptxas moves loads and long computations forward within a block. Here the ready
-instruction with the most work behind it is the next one, as in any list scheduler, of those within ``WINDOW`` instructions
-of the first that is left: ptxas has only so many registers. Nothing moves across a branch or a barrier.
+A GPU does not execute PTX in order: ptxas moves loads and long computations forward within a block. As in any list
+scheduler, the next instruction here is the ready one with the longest chain of work after it. Only instructions within
+``WINDOW`` of the first remaining one are candidates: ptxas has only so many registers. Nothing moves across a branch or a
+barrier.
 """
 
 from typing import NamedTuple
@@ -14,15 +15,15 @@ WINDOW = 128
 
 
 class Slot(NamedTuple):
-    """An instruction in the order of the compiler."""
+    """An instruction in the compiler's order."""
 
     timing: Timing
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     access: int
-    """Its number among the accesses to memory of its block as PTX has them; -1: it is none."""
+    """Its index among the memory accesses of its block in PTX order; -1 if it is not an access."""
     left: int = 0
-    """Groups of copies that ``cp.async.wait_group`` does not wait for."""
+    """Copy groups that ``cp.async.wait_group`` does not wait for."""
 
 
 Block = tuple[Slot, ...]
@@ -31,7 +32,7 @@ ACCESSES = ("load", "store", "shared", "copy")
 
 
 def schedule(kernel: Kernel, rates: Rates) -> tuple[Block, ...]:
-    """The blocks of a kernel, each in the order in which its instructions begin."""
+    """The blocks of a kernel, each in issue order."""
     return tuple(_ordered(block, rates) for block in kernel.blocks)
 
 
@@ -48,7 +49,7 @@ def _ordered(block: tuple[Instruction, ...], rates: Rates) -> Block:
 
 
 def _dependencies(block: tuple[Instruction, ...], slots: list[Slot]) -> list[dict[int, int]]:
-    """For each instruction those that begin before it, and how many clocks before it at least."""
+    """For each instruction, the instructions that must start before it, with the minimum distance in clocks."""
     before: list[dict[int, int]] = []
     written_by: dict[str, int] = {}
     read_by: dict[str, list[int]] = {}
@@ -74,9 +75,9 @@ def _dependencies(block: tuple[Instruction, ...], slots: list[Slot]) -> list[dic
 
 
 def _touched(instruction: Instruction) -> tuple[list[str], list[str]]:
-    """What an instruction reads and what it writes: registers, and memory as if a kind of it were one register.
+    """What an instruction reads and writes: registers, and each kind of memory treated as one register.
 
-    So a load stays behind the stores before it, which may be to the same address, and loads may change places.
+    A load thus stays after earlier stores, which may be to the same address, while loads may be reordered.
     """
     read, written = list(instruction.reads), list(instruction.writes)
     if instruction.name in ("ld", "ldmatrix"):
@@ -92,7 +93,7 @@ def _touched(instruction: Instruction) -> tuple[list[str], list[str]]:
 
 
 def _list_schedule(slots: list[Slot], before: list[dict[int, int]]) -> list[int]:
-    """The order in which one warp alone would begin the instructions."""
+    """The order in which a single warp would issue the instructions."""
     behind = _clocks_behind(slots, before)
     ready = [0] * len(slots)
     waits_for = [len(after) for after in before]
@@ -117,7 +118,7 @@ def _list_schedule(slots: list[Slot], before: list[dict[int, int]]) -> list[int]
 
 
 def _clocks_behind(slots: list[Slot], before: list[dict[int, int]]) -> list[int]:
-    """The longest chain of instructions that begins with each, in clocks."""
+    """The longest chain of instructions that starts with each one, in clocks."""
     behind = [slot.timing.latency for slot in slots]
     for index in range(len(slots) - 1, -1, -1):
         for earlier, clocks in before[index].items():

@@ -1,4 +1,4 @@
-"""Registers hold bits: what they mean as numbers of a PTX type, and the bits of a number."""
+"""Conversion between register bits and numbers of a PTX type."""
 
 import struct
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ UNSIGNED: dict[int, np.dtype[Any]] = {
 
 
 class Type(NamedTuple):
-    """A type of PTX."""
+    """A PTX type."""
 
     bits: int
-    """Of a register that holds it."""
+    """Width of a register that holds it."""
     dtype: np.dtype[Any]
-    """Of the numbers; that of bfloat16 is float32, which has all its numbers."""
+    """NumPy dtype of the numbers; float32 for bfloat16, which it contains."""
     brain: bool = False
-    """Whether the bits are those of bfloat16."""
+    """Whether the bits are bfloat16."""
 
 
 TYPES = {
@@ -35,7 +35,7 @@ TYPES = {
     "f64": Type(64, np.dtype(np.float64)),
     "tf32": Type(32, np.dtype(np.float32)),
     "bf16": Type(16, np.dtype(np.float32), brain=True),
-    # Two numbers in a register of 32 bits are an array of twice the length.
+    # Two numbers in a 32-bit register become an array of twice the length.
     "f16x2": Type(32, np.dtype(np.float16)),
     "bf16x2": Type(32, np.dtype(np.float32), brain=True),
     "pred": Type(1, np.dtype(bool)),
@@ -43,18 +43,18 @@ TYPES = {
 
 
 def type_of(name: str) -> Type:
-    """The type of this name.
+    """The type with this name.
 
     Raises:
-        NotImplementedError: if it is none that is known here.
+        NotImplementedError: for an unsupported type.
     """
     if name not in TYPES:
-        raise NotImplementedError(f"the type {name} of PTX")
+        raise NotImplementedError(f"PTX type {name}")
     return TYPES[name]
 
 
 def numbers_of(bits: Array, kind: Type) -> Array:
-    """The numbers that registers hold; of a register wider than the type its low bits."""
+    """The numbers that registers hold; for a register wider than the type, those of its low bits."""
     if kind.bits == 1:
         return bits
     if bits.dtype.itemsize * 8 > kind.bits:
@@ -65,7 +65,7 @@ def numbers_of(bits: Array, kind: Type) -> Array:
 
 
 def bits_of(numbers: Array, kind: Type, width: int) -> Array:
-    """The bits of numbers in registers of ``width`` bits; integers are extended by their sign if they have one."""
+    """The bits of numbers in registers of ``width`` bits; signed integers are sign-extended."""
     if width == 1:
         return numbers.astype(bool)
     bits = rounded_to_bfloat16(numbers) if kind.brain else numbers.astype(kind.dtype, copy=False)
@@ -79,14 +79,14 @@ def bits_of(numbers: Array, kind: Type, width: int) -> Array:
 
 
 def rounded_to_bfloat16(numbers: Array) -> Array:
-    """The bits of the nearest bfloat16, of the even one of two."""
+    """The bits of the nearest bfloat16; ties to even."""
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
     return np.where(np.isnan(numbers), np.uint32(0x7FFF), rounded).astype(np.uint16)
 
 
 def constant(text: str, kind: Type) -> Array:
-    """The bits of a number in the text of a kernel."""
+    """The bits of a literal in a kernel's text."""
     if text.startswith(("0f", "0F")):
         return np.array([int(text[2:], 16)], np.uint32)
     if text.startswith(("0d", "0D")):

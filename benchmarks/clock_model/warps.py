@@ -1,4 +1,4 @@
-"""Instructions by which the 32 threads of a warp work together: shuffles, votes, sums, and products on tensor cores."""
+"""Warp-level instructions: shuffles, votes, reductions, and products on tensor cores."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,18 +9,18 @@ from benchmarks.clock_model.ptx import Instruction
 from benchmarks.clock_model.values import Array, numbers_of, type_of
 
 MultiplyAdd = Callable[[Array, Array, Array], Array]
-"""``accumulator + left @ right`` of ``left, right, accumulator``, over the last two axes."""
+"""Computes ``accumulator + left @ right`` from ``left, right, accumulator``, over the last two axes."""
 
 LANE = np.arange(WARP)
 
 
 def rounded_multiply_add(left: Array, right: Array, accumulator: Array) -> Array:
-    """A product as float32 numbers are multiplied and added, each rounded to nearest."""
+    """A product in float32 arithmetic, with every operation rounded to nearest."""
     return accumulator + left @ right
 
 
 def shuffle(mode: str, values: Array, by: Array, limits: Array) -> tuple[Array, Array]:
-    """What each lane gets from another one of its warp, and whether that is in its segment."""
+    """What each lane gets from another lane of its warp, and whether that lane is in its segment."""
     lanes = np.broadcast_to(LANE, (len(values) // WARP, WARP)).ravel()
     by, limits = by.astype(np.int64) & 31, limits.astype(np.int64)
     last, segment = limits & 31, limits >> 8 & 31
@@ -32,7 +32,7 @@ def shuffle(mode: str, values: Array, by: Array, limits: Array) -> tuple[Array, 
 
 
 def vote(mode: str, votes: Array, active: Array) -> Array:
-    """``all``, ``any``, ``uni`` or the ``ballot`` of the lanes of a warp that take part."""
+    """``all``, ``any``, ``uni`` or ``ballot`` over the active lanes of a warp."""
     votes, active = votes.reshape(-1, WARP), active.reshape(-1, WARP)
     if mode == "ballot":
         result = ((votes & active) << LANE.astype(np.uint64)).sum(1).astype(np.uint32)
@@ -53,7 +53,7 @@ _REDUCTIONS: dict[str, np.ufunc] = {
 
 
 def reduction(instruction: Instruction) -> Callable[[Array], Array]:
-    """``redux``: a sum, a maximum or the like of a whole warp."""
+    """``redux``: a sum, maximum or similar over a whole warp."""
     name = instruction.modifiers[1]
     if name not in _REDUCTIONS or type_of(instruction.type).dtype.kind == "f":
         raise NotImplementedError(instruction.full_name)
@@ -62,7 +62,7 @@ def reduction(instruction: Instruction) -> Callable[[Array], Array]:
 
 
 def matrices(rows: Array, count: int, *, transposed: bool) -> list[Array]:
-    """``ldmatrix``: the registers of every lane, of rows of eight 16-bit numbers, which are 4 words of each lane."""
+    """``ldmatrix``: the registers of every lane, from rows of eight 16-bit numbers, given as 4 words per lane."""
     numbers = np.ascontiguousarray(rows).view(np.uint16).reshape(-1, 4, 8, 8)[:, :count]
     if transposed:
         numbers = numbers.swapaxes(2, 3)
@@ -71,11 +71,11 @@ def matrices(rows: Array, count: int, *, transposed: bool) -> list[Array]:
 
 
 class Fragments:
-    """Which entries of the matrices of an ``mma`` the registers of a warp's lanes hold."""
+    """Which entries of an ``mma`` instruction's matrices the registers of a warp's lanes hold."""
 
     def __init__(self, instruction: Instruction) -> None:
         """Raises:
-        NotImplementedError: for shapes and types other than products of 16-bit and TF32 numbers added in float32.
+        NotImplementedError: for shapes and types other than 16-bit and TF32 products accumulated in float32.
         """
         _, _, shape, *layouts, result, left, right, accumulator = instruction.modifiers
         known = {"f16": ("m16n8k16", "m16n8k8"), "bf16": ("m16n8k16", "m16n8k8"), "tf32": ("m16n8k8", "m16n8k4")}
@@ -114,17 +114,17 @@ class Fragments:
         return matrix
 
     def result(self, matrix: Array) -> list[Array]:
-        """The registers of the matrices ``(warps, 16, 8)``."""
+        """The registers that hold matrices ``(warps, 16, 8)``."""
         return [matrix[:, self._group + 8 * (i // 2), 2 * self._place + i % 2].ravel() for i in range(4)]
 
     def _entry(self, quarter: int, part: int) -> Array:
-        """The place along the depth of a part of a register."""
+        """The index along the depth of a part of a register."""
         return self._in_register * (self._place + 4 * quarter) + part
 
     def _numbers(self, register: Array) -> list[Array]:
-        """The numbers in a register of 32 bits, ``(warps, 32)`` each, the lower half first."""
+        """The numbers in a 32-bit register, ``(warps, 32)`` each, lower half first."""
         if self._in_register == 1:
-            # A tensor core reads the 19 upper bits.
+            # A tensor core reads only the upper 19 bits.
             return [(register & np.uint32(0xFFFFE000)).view(np.float32).reshape(-1, WARP)]
         halves = (register & np.uint32(0xFFFF), register >> np.uint32(16))
         return [numbers_of(half.astype(np.uint16), self._type).reshape(-1, WARP) for half in halves]

@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu_check
 
-report.md and results.jsonl are in the folder of the output, up to date while the check runs, so that one that is killed
-leaves what it has found. Exit status: 0 if every number is right; 1 if one is not or has not been reached, or if a process
-crashed; 2 without a GPU.
+The output folder has report.md and results.jsonl, which are kept up to date during the check, so that a killed check leaves
+its findings. Exit status: 0 if every number is right; 1 if a number is wrong or was not reached, or if a process crashed;
+2 without a GPU.
 """
 
 import argparse
@@ -31,14 +31,14 @@ PHASES = (
     Phase("sanitizer", f"{HERE}.sanitizer", share=50, processes=4),
     Phase("host", f"{HERE}.host", share=15),
 )
-"""In order of what they are worth."""
+"""The phases, most valuable first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the check and prints its report.
 
     Args:
-        arguments: of the command line; those of the process by default.
+        arguments: of the command line; by default those of the process.
 
     Returns:
         The exit status.
@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=f"python -m {HERE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("runs/gpu-check"), metavar="DIR", help="default: runs/gpu-check")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of the whole check, default {SECONDS:.0f}")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"time for the whole check, default {SECONDS:.0f}")
     parser.add_argument(
         "--phases", type=_phases, default=PHASES, metavar="A,B,C", help=", ".join(each.name for each in PHASES)
     )
     given = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("gpu-check needs a GPU that PyTorch can use, and there is none.")
+        print("gpu-check needs a GPU that PyTorch can use, and found none.")
         return 2
     folder: Path = given.output.absolute()
     lines = run_session(given.phases, folder, given.seconds)
@@ -65,7 +65,7 @@ def _phases(names: str) -> list[Phase]:
     known = {phase.name: phase for phase in PHASES}
     unknown = [name for name in names.split(",") if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no phase {unknown[0]!r}; there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"phase must be one of {', '.join(known)}, got {unknown[0]!r}")
     return [known[name] for name in names.split(",")]
 
 

@@ -1,4 +1,4 @@
-"""Phase: the definition under ``torch.compile``. Inductor takes a minute for some batches."""
+"""Phase: times the definition under ``torch.compile``. Inductor takes a minute for some batches."""
 
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,13 @@ from bickd_kernels.accuracy import Case, make_batch
 
 
 def tasks(folder: Path) -> list[Task]:
-    """All of the phase."""
+    """All tasks of the phase."""
     return [Task(str(case), partial(time_compiled, case, folder), 100) for case in TIMED]
 
 
 def time_compiled(case: Case, folder: Path) -> dict[str, Any]:
-    """Time and memory of a step. What fails here is no fault of the kernels."""
-    # After some shapes of a function in one process, the compiler would leave further ones to eager execution.
+    """Time and memory of a step. A failure here is not a failure of the kernels."""
+    # After several shapes of a function in one process, the compiler would fall back to eager execution.
     torch.compiler.reset()
     try:
         step = step_of(torch.compile(by_definition(case), dynamic=False), make_batch(case, "cuda"))

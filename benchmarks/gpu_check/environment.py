@@ -1,4 +1,4 @@
-"""Phase: what the machine is."""
+"""Phase: describes the machine."""
 
 import os
 import platform
@@ -14,17 +14,17 @@ CARD = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,po
 
 
 def tasks(_folder: Path) -> list[Task]:
-    """All of the phase."""
+    """All tasks of the phase."""
     return [Task("software", software), Task("card", card), Task("revision", revision)]
 
 
 def software() -> dict[str, Any]:
-    """Versions, and the backend that is chosen."""
+    """Versions, and the default backend."""
     return {"facts": {**describe(), "CPU cores": str(len(os.sched_getaffinity(0))), "processor": platform.processor()}}
 
 
 def card() -> dict[str, Any]:
-    """The GPU by its driver, and by PyTorch."""
+    """The GPU as reported by its driver and by PyTorch."""
     import torch
 
     properties = torch.cuda.get_device_properties(0)
@@ -41,7 +41,7 @@ def card() -> dict[str, Any]:
 
 
 def revision() -> dict[str, Any]:
-    """The commit that is checked, where there is a repository."""
+    """The checked commit, if there is a repository."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

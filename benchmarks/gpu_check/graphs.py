@@ -1,4 +1,4 @@
-"""Phase: the loss in CUDA graphs and under ``torch.compile``."""
+"""Phase: checks the loss in CUDA graphs and under ``torch.compile``."""
 
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ from bickd_kernels.accuracy import Case, evaluate, make_batch
 CAPTURED = (Case(64, 100, torch.bfloat16), Case(256, 1000, torch.float32), Case(70, 2200, torch.bfloat16))
 COMPILED = Case(256, 1000, torch.float32)
 SCHEDULE = (256, 100, 64, 256, 31)
-"""Batch sizes, one after the other, each with a weight of its own."""
+"""Consecutive batch sizes, each with its own weight."""
 
 
 def tasks(_folder: Path) -> list[Task]:
-    """All of the phase; what waits for Inductor is last."""
+    """All tasks of the phase; those that wait for Inductor come last."""
     return [
         *(Task(f"CUDA graph of {case}", partial(check_graph, case), 60) for case in CAPTURED),
         Task("torch.compile without Inductor", partial(check_compiled, "aot_eager"), 60),
@@ -30,7 +30,7 @@ def tasks(_folder: Path) -> list[Task]:
 
 
 def check_graph(case: Case) -> dict[str, Any]:
-    """Forward and backward captured, and replayed on another batch in the same memory, have the bits of eager mode."""
+    """Captured forward and backward, replayed on another batch in the same memory, give the bits of eager mode."""
     batch = make_batch(case, "cuda")
     student, teacher, target = batch
     assert target is not None
@@ -59,7 +59,7 @@ def check_compiled(backend: str) -> dict[str, Any]:
 
 
 def check_schedule() -> dict[str, Any]:
-    """At most two compilations for batches of several sizes, each with another weight."""
+    """At most two compilations for batches of several sizes, each with a different weight."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch.compiler.reset()
@@ -77,7 +77,7 @@ def check_schedule() -> dict[str, Any]:
 
 
 def check_reduce_overhead() -> dict[str, Any]:
-    """The mode of CUDA graphs, which leaves the loss out of them, over some steps."""
+    """Several steps in the CUDA-graph mode, which leaves the loss out of its graphs."""
     torch.compiler.reset()
     compiled = torch.compile(_loss, mode="reduce-overhead")
     batch = make_batch(COMPILED, "cuda")
@@ -86,19 +86,19 @@ def check_reduce_overhead() -> dict[str, Any]:
 
 
 def compiled_step(compiled: Any, batch: Any, **options: float) -> tuple[Tensor, Tensor]:
-    """Loss and gradient by a compiled function."""
+    """Loss and gradient from a compiled function."""
     student = batch.student.detach().requires_grad_()
     loss = compiled(student, batch.teacher, batch.target, **options)
     return loss.detach(), torch.autograd.grad(loss, student)[0]
 
 
 def _loss(student: Tensor, teacher: Tensor, target: Tensor, bilateral_weight: float = 4.0) -> Tensor:
-    # A network would be before it: something to compile.
+    # Stands for the network before the loss, so that there is something to compile.
     return bickd_loss(student * 1.0, teacher, target, bilateral_weight=bilateral_weight, backend="triton")
 
 
 def _compared(actual: list[Any], expected: list[Any]) -> dict[str, Any]:
-    """Whether losses and gradients are equal, and how far the gradients are apart."""
+    """Whether losses and gradients are equal, and the difference of the gradients."""
     worst, equal = 0.0, True
     for (loss, gradient), (true_loss, true_gradient) in zip(actual, expected, strict=True):
         difference = (gradient.float() - true_gradient.float()).abs().max() / true_gradient.float().abs().max()

@@ -1,4 +1,4 @@
-"""Phase: what the host of this machine takes to launch a step."""
+"""Phase: times how long this machine's host takes to launch a step."""
 
 import statistics
 import time
@@ -17,12 +17,12 @@ ROUNDS, STEPS, WARM_UP = 15, 50, 20
 
 
 def tasks(_folder: Path) -> list[Task]:
-    """All of the phase."""
+    """All tasks of the phase."""
     return [Task(str(case), partial(time_host, case)) for case in CASES]
 
 
 def time_host(case: Case) -> dict[str, Any]:
-    """Microseconds until a step is launched, by the kernels and by the definition in eager mode, which take turns."""
+    """Microseconds until a step is launched, with the kernels and with the definition in eager mode, interleaved."""
     batch = make_batch(case, "cuda")
     steps = {"kernels": step_of(by_backend(case, "triton"), batch), "definition": step_of(by_definition(case), batch)}
     for step in steps.values():
@@ -35,7 +35,7 @@ def time_host(case: Case) -> dict[str, Any]:
 
 
 def launched(step: Step, count: int) -> float:
-    """Seconds of the host for a step, of some in a row on a GPU that waits."""
+    """Host seconds per step, over several consecutive steps on an idle GPU."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(count):

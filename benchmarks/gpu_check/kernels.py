@@ -1,4 +1,4 @@
-"""Phase: the GPU's time of each kernel of a step, by the profiler."""
+"""Phase: profiles the GPU time of each kernel of a step."""
 
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,19 @@ CALLS = 20
 
 
 def tasks(_folder: Path) -> list[Task]:
-    """All of the phase."""
+    """All tasks of the phase."""
     return [Task(str(case), partial(profile_case, case), 40) for case in TIMED]
 
 
 def profile_case(case: Case) -> dict[str, Any]:
-    """Microseconds and launches of a step by kernel, in the order of the first launch."""
+    """Microseconds and launches per step by kernel, in order of the first launch."""
     step = step_by(case, "triton")
     step()
     torch.cuda.synchronize()
     try:
         found = microseconds(step)
     except Exception as error:
-        # Not every machine lets a profiler in.
+        # Not every machine permits profiling.
         return {**key(case), "problem": described(error)}
     if not found:
         return {**key(case), "problem": "the profiler saw no kernel"}
@@ -35,7 +35,7 @@ def profile_case(case: Case) -> dict[str, Any]:
 
 
 def microseconds(step: Step) -> dict[str, tuple[float, float]]:
-    """Microseconds and launches of a step by the name of the kernel."""
+    """Microseconds and launches per step by kernel name."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(CALLS):
             step()
@@ -50,5 +50,5 @@ def microseconds(step: Step) -> dict[str, tuple[float, float]]:
 
 
 def short(name: str) -> str:
-    """The name of a kernel as tables have it; the one of PyTorch scales the gradient in backward."""
+    """A kernel's name for tables; PyTorch's own kernel scales the gradient in backward."""
     return "scale" if "elementwise" in name else name.removeprefix("void ")[:40]

@@ -1,6 +1,6 @@
-"""Phase: loss and gradient of every path of the kernels and of every option against the definition in float64.
+"""Phase: checks loss and gradient of every kernel path and option against the float64 reference.
 
-Each case runs twice and has to give the same bits. Most of the time goes into compilation, which processes do side by side.
+Each case runs twice and must give the same bits. Most of the time is compilation, which processes do in parallel.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
 
 COMMON = ((64, 100), (128, 100), (256, 1000), (1024, 1000))
 PATHS = (
-    (256, 21841),  # formed again on chip, rows that are not aligned
-    (70, 2200),  # formed again, or kept in float32 grade
+    (256, 21841),  # recomputed in panels, unaligned rows
+    (70, 2200),  # recomputed in panels, or kept with split-fp16 products
     (256, 2200),
     (600, 2200),  # partial sums of many tiles
     (520, 4200),  # the class side in panels
@@ -30,13 +30,13 @@ PATHS = (
 )
 SMALL = ((1, 1), (1, 7), (7, 1), (2, 2), (17, 29), (37, 53), (129, 100), (37, 211), (100, 130), (129, 1001))
 CHANGED = ((64, 100), (129, 1001), (256, 1000))
-"""Batches on which every option is tried: those of rows that are aligned to 8 bytes, to none, and to 16."""
+"""Batches on which every option is tried: rows aligned to 8 bytes, unaligned rows, and rows aligned to 16 bytes."""
 
 LARGE = 4_000_000
-"""Logits of a batch whose definition takes gigabytes in float64."""
+"""Number of logits from which the float64 reference takes gigabytes."""
 
 SUBSET = (Case(17, 29, FLOAT32), Case(40, 150, FLOAT32, absences=True), Case(40, 150, BFLOAT16), Case(70, 2200, BFLOAT16))
-"""What compute-sanitizer watches."""
+"""The cases that compute-sanitizer checks."""
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     {"absences": True},
@@ -60,7 +60,7 @@ NUMBERS: tuple[dict[str, Any], ...] = (
     *({"bilateral_temperature": value} for value in (0.5, 1.0, 4.0)),
     {"kd_temperature": 1.0, "ce_weight": -1.0, "bilateral_weight": 10.0},
 )
-"""Options that are numbers: of kernels that are compiled already, but for the sharp ones of 16-bit logits."""
+"""Numeric options, which reuse compiled kernels, except for sharp temperatures with 16-bit logits."""
 
 
 def cases() -> Iterator[Case]:
@@ -85,9 +85,9 @@ def cases() -> Iterator[Case]:
 
 
 def tasks(folder: Path) -> list[Task]:
-    """All of the phase."""
+    """All tasks of the phase."""
     found = [Task(str(case), partial(check, case, folder), 100) for case in cases()]
-    # Behind the common batches, whose kernels these use.
+    # After the common batches, whose kernels these use.
     in_rows = (Case(256, 1000, FLOAT32), Case(129, 1001, BFLOAT16))
     with_terms = (Case(64, 100, FLOAT32), Case(256, 1000, FLOAT32))
     special = [
@@ -100,7 +100,7 @@ def tasks(folder: Path) -> list[Task]:
 
 
 def check(case: Case, folder: Path | None = None, device: str = "cuda") -> dict[str, Any]:
-    """Loss and gradient of two calls; one that the kernels refuse by name is no failure."""
+    """Loss and gradient of two calls; an option that the kernels refuse by name is not a failure."""
     batch = make_batch(case, device)
     try:
         actual = evaluate(case, batch, "triton")
@@ -118,12 +118,12 @@ def check(case: Case, folder: Path | None = None, device: str = "cuda") -> dict[
 
 
 def is_refused(case: Case, error: ValueError) -> bool:
-    """Whether a backend says that it does not compute correlations."""
+    """Whether a backend reports that it does not support correlations."""
     return case.options.get("similarity") == "correlation" and "similarity" in str(error)
 
 
 def check_rows(case: Case, device: str = "cuda") -> dict[str, Any]:
-    """The gradient in parts, as the processes of a group want it."""
+    """The gradient in parts, as requested by the ranks of a group."""
     batch, settings = make_batch(case, device), BicKDOptions().settings
     rows, kernels = case.samples, choice.load("triton")
     bounds = (0, rows // 3, rows // 3 + 1, rows)
@@ -140,7 +140,7 @@ def check_rows(case: Case, device: str = "cuda") -> dict[str, Any]:
 
 
 def check_terms(case: Case, device: str = "cuda") -> dict[str, Any]:
-    """The terms that are returned beside the loss, one of them without a weight."""
+    """The terms returned with the loss, one of them of weight 0."""
     student, teacher, target = make_batch(case, device)
     assert target is not None
     options: dict[str, Any] = {"return_terms": True, "kd_weight": 0.0}
@@ -152,7 +152,7 @@ def check_terms(case: Case, device: str = "cuda") -> dict[str, Any]:
 
 
 def check_lowered(case: Case, device: str = "cuda") -> dict[str, Any]:
-    """A case where PyTorch is allowed TF32."""
+    """A case in which PyTorch may use TF32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:

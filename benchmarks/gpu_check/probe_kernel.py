@@ -1,4 +1,4 @@
-"""A product of matrices whose sum shows what a tensor core cuts off."""
+"""A matrix product whose sum shows how a tensor core truncates."""
 
 import triton
 import triton.language as tl
@@ -12,7 +12,7 @@ def add_products(
     accumulator,
     count,
 ):
-    """``accumulator`` plus ``count`` of at most 16 products ``left * right`` of float16 numbers, in every entry."""
+    """In every entry, ``accumulator`` plus ``count`` (at most 16) products ``left * right`` of float16 numbers."""
     i, k = tl.arange(0, 64), tl.arange(0, 16)
     a = tl.where((k < count)[None, :], left.to(tl.float32), 0.0) + tl.zeros((64, 16), tl.float32)
     b = tl.where((k < count)[:, None], right.to(tl.float32), 0.0) + tl.zeros((16, 64), tl.float32)

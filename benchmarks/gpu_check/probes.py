@@ -1,4 +1,4 @@
-"""Phase: how the tensor cores of this GPU add up, beside the models that the tests of the kernels use."""
+"""Phase: compares how this GPU's tensor cores sum with the models that the kernel tests use."""
 
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.gpu_check.task import Task
 
 
 class Probe(NamedTuple):
-    """Products of two float16 numbers on an accumulator, and what the models make of their sum, in units of 2^-23."""
+    """Products of two float16 numbers added to an accumulator, and the sums predicted by the models, in units of 2^-23."""
 
     name: str
     left: float
@@ -19,11 +19,11 @@ class Probe(NamedTuple):
     accumulator: float
     terms: int
     h100: float
-    """Cut off after 25 fraction bits, groups of 16, the result towards 0."""
+    """Truncated after 25 fraction bits, groups of 16, result rounded towards 0."""
     a100: float
-    """The same after 24, groups of 8."""
+    """Truncated after 24 fraction bits, groups of 8, result rounded towards 0."""
     rounded: float
-    """Each sum exact, and then rounded to nearest."""
+    """Each sum exact, then rounded to nearest."""
 
 
 PROBES = (
@@ -36,7 +36,7 @@ PROBES = (
 
 
 def tasks(_folder: Path) -> list[Task]:
-    """All of the phase."""
+    """All tasks of the phase."""
     return [Task(probe.name, partial(run, probe), 30) for probe in PROBES]
 
 

@@ -8,16 +8,16 @@ from typing import Any
 Line = dict[str, Any]
 
 NEAREST = 4
-"""Cases of the numbers that are listed for each dtype, those that come nearest to what they are allowed."""
+"""Listed cases of the numbers phase for each dtype: those closest to their tolerance."""
 
 VERSIONS = ("revision", "torch", "triton", "Python")
 
 BEST = 3
-"""Launch parameters of a batch that are listed."""
+"""Listed launch parameters per batch."""
 
 
 def failures(lines: Sequence[Line]) -> list[Line]:
-    """Results that are wrong, and tasks in which a process crashed."""
+    """Wrong results, and tasks in which a process crashed."""
     return [
         line
         for line in lines
@@ -26,7 +26,7 @@ def failures(lines: Sequence[Line]) -> list[Line]:
 
 
 def unfinished(lines: Sequence[Line]) -> list[str]:
-    """What was to be done and has no result, by phase and task."""
+    """Tasks without a result, by phase."""
     stopped = [
         f"{line['phase']}: {line['task']}, {line['how']}" for line in lines if line["kind"] == "lost" and not line["crashed"]
     ]
@@ -35,22 +35,22 @@ def unfinished(lines: Sequence[Line]) -> list[str]:
     ended = {line["phase"]: line for line in lines if line["kind"] == "phase"}
     for phase in _phases(lines):
         if phase not in ended:
-            found.append(f"{phase}: not begun")
+            found.append(f"{phase}: not started")
         elif ended[phase]["status"] == "running":
             found.append(f"{phase}: was running")
         elif ended[phase]["not_reached"]:
             names = ended[phase]["not_reached"]
-            found.append(f"{phase}: {len(names)} tasks were not reached, the first of them {names[0]}")
+            found.append(f"{phase}: {len(names)} tasks were not reached, the first is {names[0]}")
     return found
 
 
 def passed(lines: Sequence[Line]) -> bool:
-    """Whether nothing failed, and every number that was to be checked was."""
+    """Whether nothing failed and every planned number was checked."""
     return not failures(lines) and not any(each.startswith("numbers: ") for each in unfinished(lines))
 
 
 def write_report(lines: Sequence[Line], folder: Path) -> None:
-    """Writes ``report.md``, in one move: whoever reads it finds the whole of it."""
+    """Writes ``report.md`` atomically, so that readers never see a partial report."""
     path = folder / "report.md.new"
     path.write_text(render(lines))
     os.replace(path, folder / "report.md")
@@ -77,8 +77,8 @@ def render(lines: Sequence[Line]) -> str:
         try:
             parts += section(lines)
         except Exception as error:
-            # A section that cannot be made must not take the others with it.
-            parts.append(f"{section.__name__.strip('_')}: {type(error).__name__}: {error}; results.jsonl has what there is.")
+            # A section that fails must not prevent the others.
+            parts.append(f"{section.__name__.strip('_')}: {type(error).__name__}: {error}; results.jsonl has the data.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,7 +114,7 @@ def _verdict(lines: Sequence[Line]) -> list[str]:
     about = " ".join(facts.get(name, "") for name in ("GPU", "driver_version")).strip() or "GPU unknown"
     versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)
     return [
-        f"{verdict}; {right} of {len(checked)} checks passed, {len(open_ends)} things have no result.",
+        f"{verdict}; {right} of {len(checked)} checks passed, {len(open_ends)} without a result.",
         f"{about}; {versions}; after {lines[-1]['at']:.0f} s.",
     ]
 
@@ -143,7 +143,7 @@ def _what_is_wrong(line: Line) -> str:
     if "error" in line:
         return str(line["error"])
     if "gradient_error" in line:
-        bits = "" if line.get("repeated", True) else "; a second call gives other bits"
+        bits = "" if line.get("repeated", True) else "; a second call gives different bits"
         return (
             f"gradient off by {line['gradient_error']:.2e} of {line['gradient_tolerance']:.2e} allowed, "
             f"loss by {line['loss_error']:.2e} of {line['loss_tolerance']:.2e}{bits}"
@@ -177,9 +177,7 @@ def _measured(lines: Sequence[Line]) -> list[str]:
         for line in _results(lines, "timing")
         if "copy_bytes" in line
     ]
-    about = (
-        "Forward and backward, milliseconds of the GPU alone: replayed from CUDA graphs, kernels and definition in turns."
-    )
+    about = "Forward and backward, milliseconds of GPU time: replayed from CUDA graphs, kernels and definition interleaved."
     return ["## Measured", about, _table(headings, rows), *rates]
 
 
@@ -216,7 +214,7 @@ def _kernels(lines: Sequence[Line]) -> list[str]:
 
 
 def _place_of(profiled: Sequence[Line]) -> Callable[[str], float]:
-    """The mean place of a kernel among the launches of a step, by its name."""
+    """The mean position of a kernel among the launches of a step, by its name."""
 
     def place(name: str) -> float:
         places = [list(line["kernels"]).index(name) / len(line["kernels"]) for line in profiled if name in line["kernels"]]
@@ -239,7 +237,7 @@ def _host(lines: Sequence[Line]) -> list[str]:
         kernels, plain = (line["microseconds"][name] for name in ("kernels", "definition"))
         rows.append([line["batch"], line["dtype"], f"{kernels:.0f}", f"{plain:.0f}", f"{kernels / plain:.2f}"])
     headings = ("B, C", "logits", "kernels", "definition", "ratio")
-    return ["## Host", "Microseconds of the host for a step.", _table(headings, rows)] if rows else []
+    return ["## Host", "Host time of a step in microseconds.", _table(headings, rows)] if rows else []
 
 
 def _numbers(lines: Sequence[Line]) -> list[str]:
@@ -257,7 +255,7 @@ def _numbers(lines: Sequence[Line]) -> list[str]:
     ]
     refused = [line for line in results if "refused" in line]
     right = sum(line.get("passed", False) for line in results)
-    about = f"{right} of {len(results)} right, the same bits twice. Nearest to their bounds:"
+    about = f"{right} of {len(results)} right, the same bits twice. Closest to their bounds:"
     parts = ["## Numbers", about, _table(("case", "gradient", "allowed", "loss"), rows)]
     return [*parts, f"{len(refused)} refused by name: {refused[0]['refused']}"] if refused else parts
 
@@ -282,9 +280,9 @@ def _probes(lines: Sequence[Line]) -> list[str]:
     rows = [[line["task"], f"{line['units']:g}", *(f"{line[model]:g}" for model in models)] for line in results]
     agreeing = [model for model in models if all(line["units"] == line[model] for line in results)]
     about = (
-        f"The sums of tensor cores are those of the model {agreeing[0]}."
+        f"The tensor cores sum like the model {agreeing[0]}."
         if agreeing
-        else "The sums of tensor cores are those of no model."
+        else "The tensor cores sum like none of the models."
     )
     return ["## Tensor cores", about, _table(("in units of 2^-23", "here", *models), rows)]
 
@@ -309,7 +307,7 @@ def _sweep(lines: Sequence[Line]) -> list[str]:
             )
     headings = ("B, C", "logits", "launch parameters", "ms as it is", "ms", "gain", "difference", "")
     skipped = [line["skipped"] for line in _results(lines, "sweep") if "skipped" in line]
-    about = [f"{len(skipped)} could not be compiled or launched, such as by {skipped[0]}"] if skipped else []
+    about = [f"{len(skipped)} could not be compiled or launched, for example: {skipped[0]}"] if skipped else []
     return ["## Launch parameters", _table(headings, rows), *about] if rows or skipped else []
 
 
@@ -323,4 +321,4 @@ def _rest(lines: Sequence[Line]) -> list[str]:
         [line["phase"], line["status"], f"{line['done']} of {line['tasks']}", f"{line['seconds']:.0f}"] for line in ended
     ]
     facts = _bullets(f"{name}: {value}" for name, value in _facts(lines).items())
-    return ["## Phases", _table(("phase", "", "tasks", "s"), rows), "## Machine", facts or "not known"]
+    return ["## Phases", _table(("phase", "", "tasks", "s"), rows), "## Machine", facts or "unknown"]

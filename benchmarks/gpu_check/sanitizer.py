@@ -1,6 +1,6 @@
-"""Phase: compute-sanitizer on launches of the kernels.
+"""Phase: runs compute-sanitizer on kernel launches.
 
-What it watches is ``python -m benchmarks.gpu_check.sanitizer NUMBER``, which launches one of ``numbers.SUBSET``.
+It checks ``python -m benchmarks.gpu_check.sanitizer NUMBER``, which launches one case of ``numbers.SUBSET``.
 """
 
 import os
@@ -18,11 +18,11 @@ from benchmarks.gpu_check.task import Task
 from bickd_kernels.accuracy import evaluate, make_batch
 
 FOUND = 9
-"""The exit status of the tool if it has found something."""
+"""The tool's exit status if it has findings."""
 
 
 def tasks(_folder: Path) -> list[Task]:
-    """All of the phase, if the tool is there."""
+    """All tasks of the phase, if the tool is installed."""
     tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if tool is None:
         return [Task("compute-sanitizer", lambda: {"skipped": "not installed"})]
@@ -31,9 +31,9 @@ def tasks(_folder: Path) -> list[Task]:
 
 
 def watch(tool: str, kind: str, number: int) -> dict[str, Any]:
-    """What the tool says of a case."""
+    """The tool's findings on a case."""
     command = [tool, "--tool", kind, "--error-exitcode", str(FOUND), sys.executable, "-m", __name__, str(number)]
-    # PyTorch's cache of memory would hide accesses beyond a tensor.
+    # PyTorch's caching allocator would hide accesses beyond a tensor.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
     printed = (done.stdout + done.stderr)[-1500:]
@@ -43,7 +43,7 @@ def watch(tool: str, kind: str, number: int) -> dict[str, Any]:
 
 
 def launch(number: int) -> None:
-    """Forward and backward of a case. Nothing else is computed on the GPU: the tool slows all of it down."""
+    """Forward and backward of a case, and nothing else on the GPU, because the tool slows everything down."""
     case = SUBSET[number]
     evaluate(case, make_batch(case, "cuda"), "triton")
     torch.cuda.synchronize()

@@ -1,11 +1,10 @@
-"""Runs phases one after the other, each in processes of its own that can be killed, and keeps what they find.
+"""Runs phases in order, each in separate processes that can be killed, and records their results.
 
-A result is a line of ``results.jsonl`` as soon as it is there, and ``report.md`` follows within seconds. So a session that
-is killed leaves all that was known. A process that crashes, hangs, or has lost its GPU ends one task; another takes its
-place.
+Each result becomes a line of ``results.jsonl`` at once, and ``report.md`` follows within seconds, so a killed session keeps
+everything known so far. A process that crashes, hangs or loses its GPU ends only one task; another process takes its place.
 
-A phase may take its share of the time that is left; what it leaves goes to those behind it. While one runs, the processes
-of the next start, which takes them as long as many a task.
+A phase may use its share of the remaining time; unused time goes to later phases. While a phase runs, the processes of the
+next one start, because starting takes as long as many tasks.
 """
 
 import json
@@ -24,25 +23,25 @@ from typing import Any, NamedTuple
 from benchmarks.gpu_check.report import write_report
 
 SECONDS = 480.0
-"""Of a whole session."""
+"""Time for a whole session."""
 
 SECONDS_AROUND = 10.0
-"""Of these, for the start of Python with PyTorch before the phases, and for the end of processes behind them."""
+"""The part of it for starting Python with PyTorch before the phases, and for ending processes after them."""
 
 REPORT_SECONDS = 5.0
-"""Between two reports."""
+"""Time between two reports."""
 
 ROOT = Path(__file__).parents[2]
 
 
 class Phase(NamedTuple):
-    """A module with a function ``tasks``, done by a number of processes side by side.
+    """A module with a function ``tasks``, which several processes work on in parallel.
 
     Attributes:
         name: of the phase.
-        module: where it is.
+        module: its import path.
         share: of the time, relative to the other phases.
-        processes: at most.
+        processes: maximum number.
     """
 
     name: str
@@ -69,21 +68,21 @@ class Results:
         self._file.write(json.dumps(line) + "\n")
 
     def report(self, *, now: bool = True) -> None:
-        """Writes the report, or does so if the last is some seconds old."""
+        """Writes the report; without ``now``, only if the last one is some seconds old."""
         if now or time.monotonic() - self._reported > REPORT_SECONDS:
             write_report(self.lines, self.folder)
             self._reported = time.monotonic()
 
 
 class _Process:
-    """A worker, and the task that it has."""
+    """A worker process and its current task."""
 
     def __init__(self, phase: Phase, number: int, folder: Path) -> None:
         logs = folder / "logs"
         logs.mkdir(exist_ok=True)
         self.log = logs / f"{phase.name}-{number}.txt"
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        # Many run side by side.
+        # Many run in parallel.
         few_threads = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -105,19 +104,19 @@ class _Process:
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for a task."""
+        """Whether it is waiting for a task."""
         return self.ready and not (self.ended or self.leaving) and self.task is None
 
     def give(self, task: int) -> None:
-        """Gives it the task of this number."""
+        """Gives it the task with this number."""
         assert self._process.stdin is not None
         self.task, self.since = task, time.monotonic()
-        # If it has ended, the end of its output will say so.
+        # If it has ended, the end of its output will show it.
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{task}\n".encode())
 
     def messages(self) -> list[Any]:
-        """What it has written since the last time; also finds out whether it has ended."""
+        """What it has written since the last call; also detects that it has ended."""
         while True:
             chunk = self.output.read(65536)
             if chunk is None:
@@ -130,13 +129,13 @@ class _Process:
         return [json.loads(line) for line in lines]
 
     def kill(self) -> None:
-        """Ends it and what it has started."""
+        """Kills it and its child processes."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self.ended = True
 
     def status(self) -> str:
-        """How it ended, once its output or itself has. One that a driver holds on to is left to the driver."""
+        """How it ended, once the process or its output has. A process stuck in a driver is not waited for."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=3)
         status = self._process.returncode
@@ -150,7 +149,7 @@ class _Process:
 
 
 class _Running:
-    """A phase with its processes."""
+    """A running phase with its processes."""
 
     def __init__(self, phase: Phase, results: Results) -> None:
         self.phase, self.results = phase, results
@@ -166,7 +165,7 @@ class _Running:
         self.processes.append(_Process(self.phase, len(self.processes), self.results.folder))
 
     def run(self, limit: float, scale: float) -> None:
-        """Does the tasks within ``limit`` seconds; those with seconds of their own get ``scale`` times as many."""
+        """Runs the tasks within ``limit`` seconds; a task's own time limit is multiplied by ``scale``."""
         start = time.monotonic()
         end = start + limit
         self.results.add("phase", phase=self.phase.name, status="running", limit=round(limit, 1))
@@ -180,7 +179,7 @@ class _Running:
                 status = "complete"
                 break
             if all(each.ended for each in self.processes):
-                status = "broken off"
+                status = "aborted"
                 break
         self._stop(end)
         seconds = round(time.monotonic() - start, 1)
@@ -189,7 +188,7 @@ class _Running:
         self.results.add("phase", phase=self.phase.name, status=status, seconds=seconds, **values)
 
     def _listen(self, seconds: float) -> None:
-        """Waits until a process says something."""
+        """Waits until a process writes something."""
         with selectors.DefaultSelector() as selector:
             for process in self.processes:
                 if not process.ended:
@@ -198,7 +197,7 @@ class _Running:
                 selector.select(max(0.0, seconds))
 
     def _follow(self, process: _Process, scale: float) -> None:
-        """Takes what a process says, gives it the next task, and sees to its end."""
+        """Reads a process's messages, gives it the next task, and handles its end."""
         for message in process.messages():
             if not process.ready:
                 process.ready = True
@@ -222,17 +221,17 @@ class _Running:
             process.give(self.waiting.popleft())
 
     def _lose(self, process: _Process, how: str, *, crashed: bool) -> None:
-        """Records what a process was at when it ended, and starts another if there is something left to do."""
+        """Records the task that a process was running when it ended, and starts another process if tasks remain."""
         if process.task is not None or not (process.ready or self.failed_to_start):
             self._record_loss(process, how, crashed=crashed)
-        # What keeps one from starting keeps all of them.
+        # Whatever keeps one from starting keeps all of them from starting.
         self.failed_to_start = self.failed_to_start or not process.ready
         process.task = None
         if process.ready and self.waiting:
             self._start_process()
 
     def _stop(self, end: float) -> None:
-        """Ends the processes; what they are still at was not done in time."""
+        """Ends the processes; the tasks they are still running were not done in time."""
         late = time.monotonic() >= end
         for process in self.processes:
             if late and not process.ended and (process.task is not None or not process.ready):
@@ -246,7 +245,7 @@ class _Running:
         self.results.add("lost", phase=self.phase.name, task=task, how=how, crashed=crashed, log=log)
 
     def kill(self) -> None:
-        """Ends the processes, and waits until the GPU is free of them."""
+        """Kills the processes, and waits until they have released the GPU."""
         alive = [process for process in self.processes if not process.ended]
         for process in alive:
             process.kill()
@@ -255,12 +254,12 @@ class _Running:
 
 
 def run_session(phases: Sequence[Phase], folder: Path, seconds: float = SECONDS) -> list[dict[str, Any]]:
-    """Runs the phases and writes what they find.
+    """Runs the phases and writes their results.
 
     Args:
-        phases: in their order.
-        folder: of ``results.jsonl``, ``report.md`` and the logs of processes.
-        seconds: until the end.
+        phases: in order.
+        folder: for ``results.jsonl``, ``report.md`` and the logs of processes.
+        seconds: time for the whole session.
 
     Returns:
         The lines of ``results.jsonl``.

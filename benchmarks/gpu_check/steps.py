@@ -1,4 +1,4 @@
-"""The batches that are timed, a training step on them, and the time that a GPU takes for it."""
+"""The timed batches, a training step on them, and its GPU time."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ DTYPES = (torch.bfloat16, torch.float32)
 
 TIMED = (
     *(Case(*shape, dtype) for shape in ((64, 100), (128, 100), (256, 1000), (1024, 1000), (256, 21841)) for dtype in DTYPES),
-    # A vocabulary: the sample side alone.
+    # A vocabulary: only the sample side.
     Case(2048, 32000, torch.bfloat16, loss="bilateral_loss", options={"class_wise_weight": 0.0}),
 )
 """The batches of the table in ``docs/performance.md``."""
@@ -27,20 +27,20 @@ ROUNDS = 15
 
 
 def key(case: Case) -> dict[str, Any]:
-    """What tells a timed batch from the others."""
+    """What identifies a timed batch."""
     side = ", sample side alone" if case.loss == "bilateral_loss" else ""
     return {"batch": f"{case.samples}, {case.classes}{side}", "dtype": str(case.dtype).removeprefix("torch.")}
 
 
 def by_backend(case: Case, backend: str) -> Loss:
-    """The loss of a case by a backend."""
+    """The loss of a case with a backend."""
     return lambda *batch: loss_of(case, Batch(*batch), backend)
 
 
 def by_definition(case: Case) -> Loss:
-    """The bare formulas in float32, for 16-bit logits too."""
+    """The bare formulas in float32, also for 16-bit logits."""
     if case.loss == "bickd_loss":
-        # Where it is imported, Inductor starts processes.
+        # Importing it makes Inductor start processes.
         from benchmarks.dispatched import definition
 
         return definition
@@ -56,12 +56,12 @@ def step_of(loss: Loss, batch: Batch) -> Step:
 
 
 def step_by(case: Case, backend: str) -> Step:
-    """Forward and backward of a case by a backend, on the GPU."""
+    """Forward and backward of a case with a backend, on the GPU."""
     return step_of(by_backend(case, backend), make_batch(case, "cuda"))
 
 
 def megabytes(step: Step) -> float:
-    """Memory of a step at its peak beyond what is there before."""
+    """Peak memory of a step beyond the memory in use before it."""
     step()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -71,7 +71,7 @@ def megabytes(step: Step) -> float:
 
 
 def seconds_between_events(step: Step, repetitions: int) -> float:
-    """The median of one step by the clock of the GPU."""
+    """The median time of one step by CUDA events."""
     step()
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repetitions)]
     for start, end in pairs:
@@ -83,7 +83,7 @@ def seconds_between_events(step: Step, repetitions: int) -> float:
 
 
 def captured(step: Step, count: int) -> torch.cuda.CUDAGraph:
-    """A graph of some steps in a row."""
+    """A graph of several consecutive steps."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -97,11 +97,11 @@ def captured(step: Step, count: int) -> torch.cuda.CUDAGraph:
 
 
 def replayed_milliseconds(steps: Mapping[str, Step]) -> dict[str, float]:
-    """The GPU's time of a step of each, the median of rounds in which they take turns; replayed from graphs."""
+    """GPU time per step for each of ``steps``, replayed from graphs: the median over interleaved rounds."""
     graphs = {}
     for name, step in steps.items():
         seconds = seconds_between_events(captured(step, 1).replay, 3)
-        # A millisecond or two: the time between two events is not much more exact than a microsecond.
+        # A millisecond or two, because event times are accurate to little better than a microsecond.
         count = max(1, min(20, int(2e-3 / max(seconds, 1e-6))))
         graphs[name] = count, captured(step, count)
     found: dict[str, list[float]] = {name: [] for name in graphs}

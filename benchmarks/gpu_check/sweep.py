@@ -1,6 +1,6 @@
-"""Phase: what other launch parameters than those of ``planning.plan`` would gain at a few batches.
+"""Phase: measures what launch parameters other than those of ``planning.plan`` would gain on a few batches.
 
-Processes compile side by side, without a launch, and take turns with the GPU to time.
+Processes compile in parallel, without launching, and take turns on the GPU for timing.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,18 +36,18 @@ CHANGES: tuple[Change, ...] = (
 PANELS: tuple[Change, ...] = tuple(
     {"step": step, "warps": warps, "stages": count} for step in (32, 64) for warps in (4, 8) for count in (2, 3, 4)
 )
-"""Of class vectors whose similarities are formed in panels."""
+"""Changes for class vectors whose similarities are computed in panels."""
 
 
 def tasks(folder: Path) -> list[Task]:
-    """All of the phase, batch after batch for each change: a sweep that is broken off says something of all."""
+    """All tasks of the phase, cycling through the batches for each change, so that an aborted sweep covers all batches."""
     found = [(CASES[-1], change) for change in PANELS]
     found += [(case, change) for change in CHANGES for case in CASES[:-1]]
     return [Task(f"{case} with {change}", partial(attempt, case, change, folder), 45) for case, change in found]
 
 
 def changed(change: Change) -> Callable[..., planning.Plan]:
-    """``planning.plan`` with some parameters of its result replaced; a dictionary replaces parts of a parameter."""
+    """``planning.plan`` with some parameters replaced; a dictionary replaces parts of a parameter."""
     original = planning.plan
 
     def plan(*arguments: Any, **options: Any) -> planning.Plan:
@@ -63,7 +63,7 @@ def changed(change: Change) -> Callable[..., planning.Plan]:
 
 @contextmanager
 def planned_by(plan: Callable[..., planning.Plan]) -> Iterator[None]:
-    """Within it, configurations are prepared by another plan."""
+    """Prepares configurations with another plan."""
     stages.prepare.cache_clear()
     try:
         with mock.patch.object(planning, "plan", plan):
@@ -74,7 +74,7 @@ def planned_by(plan: Callable[..., planning.Plan]) -> Iterator[None]:
 
 @contextmanager
 def nothing_launched() -> Iterator[None]:
-    """Within it, kernels are compiled only."""
+    """Compiles kernels without launching them."""
     run = JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
@@ -85,7 +85,7 @@ def nothing_launched() -> Iterator[None]:
 
 
 def attempt(case: Case, change: Change, folder: Path) -> dict[str, Any]:
-    """``compare``; parameters with which nothing can be compiled or launched are no failure."""
+    """``compare``; parameters that cannot be compiled or launched are not a failure."""
     try:
         return compare(case, change, folder)
     except Exception as error:
@@ -93,7 +93,7 @@ def attempt(case: Case, change: Change, folder: Path) -> dict[str, Any]:
 
 
 def compare(case: Case, change: Change, folder: Path) -> dict[str, Any]:
-    """The time with the change and as it is, in turns, and how far the gradients are apart relative to the largest entry."""
+    """Interleaved times with and without the change, and the gradient difference relative to the largest entry."""
     found = {**key(case), "change": change}
     step = step_by(case, "triton")
     with nothing_launched():
@@ -116,7 +116,7 @@ def gradient_of(step: Step) -> Any:
 
 
 def with_plan(step: Step, plan: Callable[..., planning.Plan]) -> Step:
-    """A step by another plan."""
+    """A step with another plan."""
 
     def changed_step() -> object:
         with planned_by(plan):

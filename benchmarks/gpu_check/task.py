@@ -1,4 +1,4 @@
-"""What a phase is made of: tasks, each with a name and a result of its own."""
+"""A phase consists of tasks, each with a name and its own result."""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 
 class Task(NamedTuple):
-    """One piece of a phase.
+    """One task of a phase.
 
     Attributes:
-        name: of the piece.
-        run: does it, and returns what is to be known of it, ready for JSON; ``passed`` is False where something is wrong.
-        seconds: after which it is stopped, of a session of ``session.SECONDS``; None: at the end of its phase.
+        name: of the task.
+        run: runs it and returns its result, ready for JSON; ``passed`` is False if something is wrong.
+        seconds: time limit in a session of ``session.SECONDS``; None: until the end of its phase.
     """
 
     name: str
@@ -23,12 +23,12 @@ class Task(NamedTuple):
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Within it no other process of the session is in here: it has the GPU, or its memory, to itself."""
+    """A lock among the processes of a session, for exclusive use of the GPU or its memory."""
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def described(error: BaseException) -> str:
-    """An exception in a line or a few."""
+    """An exception in one or a few lines."""
     return f"{type(error).__name__}: {str(error)[:400]}"

@@ -1,4 +1,4 @@
-"""Phase: the GPU's time and memory of a step by the kernels and by the bare definition in eager mode."""
+"""Phase: measures GPU time and memory of a step with the kernels and with the bare definition in eager mode."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,11 +23,11 @@ from benchmarks.gpu_check.task import Task, described
 from bickd_kernels.accuracy import Case, make_batch
 
 CORRELATED = TIMED[:-1:2]
-"""The batches of 16-bit logits on which correlations are timed."""
+"""The batches with 16-bit logits on which correlations are timed."""
 
 
 def tasks(_folder: Path) -> list[Task]:
-    """All of the phase."""
+    """All tasks of the phase."""
     return [
         Task("rates of the card", rates, 30),
         *(Task(str(case), partial(time_case, case), 60) for case in TIMED),
@@ -36,7 +36,7 @@ def tasks(_folder: Path) -> list[Task]:
 
 
 def rates() -> dict[str, Any]:
-    """Bytes that a copy moves in a second, and flops of a product of float16 matrices."""
+    """Bytes per second of a copy, and flops per second of an fp16 GEMM."""
     source = torch.empty(1 << 28, device="cuda")
     copy = torch.empty_like(source)
     a, b = torch.randn(2, 8192, 8192, device="cuda").half()
@@ -45,7 +45,7 @@ def rates() -> dict[str, Any]:
 
 
 def time_case(case: Case) -> dict[str, Any]:
-    """Both in turns. The definition may fail, for want of memory say: then the kernels are timed alone."""
+    """Both interleaved. If the definition fails, for example for lack of memory, only the kernels are timed."""
     batch = make_batch(case, "cuda")
     kernels = step_of(by_backend(case, "triton"), batch)
     found: dict[str, Any] = {**key(case), "megabytes": {"kernels": megabytes(kernels)}}
@@ -62,7 +62,7 @@ def time_case(case: Case) -> dict[str, Any]:
 
 
 def time_correlation(case: Case) -> dict[str, Any]:
-    """The kernels with both similarities, in turns."""
+    """The kernels with both similarities, interleaved."""
     correlation = replace(case, options={"similarity": "correlation"})
     steps = {"cosine": step_by(case, "triton"), "correlation": step_by(correlation, "triton")}
     try:

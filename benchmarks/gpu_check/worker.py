@@ -1,9 +1,9 @@
-"""A process of a phase. It does the tasks that its standard input names, and writes their results to its standard output.
+"""A worker process of a phase. It reads task numbers from standard input and writes their results to standard output.
 
     python -m benchmarks.gpu_check.worker MODULE FOLDER
 
-First it writes the names of the module's tasks and their seconds. A line of input is the number of a task; its result is a
-line of JSON, with ``lost`` if it is the last one of this process. What libraries print goes to the standard error.
+First it writes the names and time limits of the module's tasks. Each input line is the number of a task; its result is a
+line of JSON, with ``lost`` if it is this process's last one. Output of libraries goes to standard error.
 """
 
 import ctypes
@@ -21,27 +21,27 @@ from typing import Any
 from benchmarks.gpu_check.task import Task, described
 
 LOST = 3
-"""The exit status after an error that no further use of the GPU survives in this process."""
+"""The exit status after an error that makes the GPU unusable for this process."""
 
 PR_SET_PDEATHSIG = 1
-"""Of ``linux/prctl.h``."""
+"""From ``linux/prctl.h``."""
 
 
 def perform(task: Task) -> dict[str, Any]:
-    """The result of a task; an exception is one too."""
+    """The result of a task; an exception is a result too."""
     start = time.monotonic()
     try:
         result = task.run()
     except Exception as error:
         traceback.print_exc()
-        # A small GPU is no fault of the kernels.
+        # A small GPU is not a failure of the kernels.
         small = type(error).__name__ == "OutOfMemoryError"
         result = {"problem": described(error)} if small else {"passed": False, "error": described(error)}
     return {**result, "seconds": round(time.monotonic() - start, 2)}
 
 
 def gpu_is_lost() -> bool:
-    """Whether the GPU answers this process no more, as after an illegal access; memory is given back otherwise."""
+    """Whether the GPU no longer responds to this process, as after an illegal access; otherwise frees cached memory."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False
@@ -56,7 +56,7 @@ def gpu_is_lost() -> bool:
 
 
 def die_with_parent() -> None:
-    """A session that is killed takes this process along, whatever it hangs in."""
+    """Makes the kernel kill this process with its session, even if it hangs."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -72,7 +72,7 @@ def main() -> None:
         result, lost = perform(tasks[int(line)]), gpu_is_lost()
         print(json.dumps({**result, "lost": lost}), file=output)
         if lost:
-            # Without destructors, which would ask the GPU.
+            # Skips destructors, which would access the GPU.
             os._exit(LOST)
 
 

@@ -40,7 +40,7 @@ def test_what_does_not_fit_has_a_reason_with_its_figures(monkeypatch: pytest.Mon
     case = Case("large", 256, 21841)
     monkeypatch.setattr(fitting, "expected_bytes", lambda *_: 12_340_000_000)
     monkeypatch.setattr(fitting, "available_bytes", lambda _: 12_000_000_000)
-    assert fitting.shortage("reference", case, "cpu") == "needs about 12.3 GB of 12.0 GB that are available"
+    assert fitting.shortage("reference", case, "cpu") == "needs about 12.3 GB of 12.0 GB available"
     # Not all that is available can be had.
     monkeypatch.setattr(fitting, "available_bytes", lambda _: 13_000_000_000)
     assert fitting.shortage("reference", case, "cpu") != ""

@@ -95,7 +95,7 @@ def test_the_command_prints_every_launch_and_every_provider_but_what_is_too_larg
 
 def test_the_tables_replace_those_of_the_page() -> None:
     assert replaced(f"a\n{BEGIN}\nold\n{END}\nb\n", "| new |") == f"a\n{BEGIN}\n| new |\n{END}\nb\n"
-    with pytest.raises(ValueError, match="there is no"):
+    with pytest.raises(ValueError, match="found no"):
         replaced("a page without marks", "| new |")
 
 

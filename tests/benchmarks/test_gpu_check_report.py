@@ -81,7 +81,7 @@ def test_a_failure_is_before_everything_else_with_what_is_wrong() -> None:
     text = render(session(number("good", 1e-8), number("bad", 1e-8, passed=False, repeated=False)))
     assert "**FAILED**: 1 failures; 1 of 2 checks passed" in text
     assert "FAILED numbers: bad: gradient off by 1.00e-08 of 2.00e-06 allowed" in text
-    assert "a second call gives other bits" in text
+    assert "a second call gives different bits" in text
     assert text.index("FAILED numbers: bad") < text.index("## Numbers")
 
 
@@ -93,7 +93,7 @@ def test_failures_of_one_cause_are_one() -> None:
 def test_what_has_no_result_is_said() -> None:
     ended = {"kind": "phase", "at": 9.0, "phase": "graphs", "status": "complete", "seconds": 3, "done": 1, "tasks": 1}
     text = render(session({**ended, "not_reached": []}, phases=("graphs", "sweep")))
-    assert "- sweep: not begun" in text
+    assert "- sweep: not started" in text
     assert "- graphs" not in text
 
 
@@ -110,10 +110,10 @@ def test_the_best_launch_parameters_of_each_batch_have_their_gain() -> None:
 def test_probes_name_the_model_that_they_agree_with() -> None:
     models = {"h100": 4.0, "a100": 0.0, "rounded": 4.0}
     other = {"h100": 0.0, "a100": 0.0, "rounded": 2.0}
-    assert "those of the model h100" in render(
+    assert "like the model h100" in render(
         session(result("probes", units=4.0, **models), result("probes", units=0.0, **other))
     )
-    assert "those of no model" in render(session(result("probes", units=3.0, **models)))
+    assert "like none of the models" in render(session(result("probes", units=3.0, **models)))
 
 
 def test_host_graphs_and_sanitizer_have_their_sections() -> None:

@@ -70,7 +70,7 @@ def test_a_task_that_hangs_is_stopped_at_its_own_deadline_or_at_that_of_its_phas
     assert stopped["endless"].startswith("stopped at the end of the phase")
     assert len(results(lines, "steady")) == 3
     assert failures(lines) == []
-    assert "hanging: 1 tasks were not reached, the first of them last" in unfinished(lines)
+    assert "hanging: 1 tasks were not reached, the first is last" in unfinished(lines)
     assert "**UNFINISHED**" in (tmp_path / "report.md").read_text()
 
 

@@ -57,7 +57,7 @@ def test_a_program_that_fails_under_valgrind_is_an_error_with_its_last_words(
     monkeypatch.setattr(instructions.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match="unrecognised instruction") as raised:
         count(CASE, ["torch"])
-    # Not taken for a machine without valgrind, whose checks are left out.
+    # Not taken for a machine without valgrind, whose checks are skipped.
     assert not isinstance(raised.value, UnavailableError)
 
 

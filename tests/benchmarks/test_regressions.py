@@ -138,7 +138,7 @@ ENTRY = "{samples: 6, classes: 5, what: forward, provider: torch, relative_to: r
         (ENTRY.replace("0.5", ".nan"), "limit must be finite and > 0, got nan"),
         (ENTRY.replace(", limit: 0.5", ""), "limit"),
         (ENTRY.replace("limit", "limits"), "limits"),
-        (f"{ENTRY}\n- {ENTRY}", "there twice: \\(6, 5\\) forward: torch / reference"),
+        (f"{ENTRY}\n- {ENTRY}", "duplicate checks: \\(6, 5\\) forward: torch / reference"),
     ],
 )
 def test_a_wrong_entry_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_what_can_not_be_measured_is_left_out_with_its_reason(monkeypatch: pytes
     within = {"forward and backward": times(0.4), "peak memory": times(0.4)}
     status, text, content = checked(monkeypatch, tmp_path, within)
     assert status == 0
-    assert "left out: valgrind not found; install [it]\n" in text
+    assert "skipped: valgrind not found; install [it]\n" in text
     assert [entry["left_out"] for entry in content] == ["", "", "valgrind not found; install [it]"]
     assert checked(monkeypatch, tmp_path, {**within, "peak memory": times(0.6)})[0] == 1
 

@@ -72,7 +72,7 @@ def test_the_loss_alone_is_the_loss_of_the_step(method: str) -> None:
 
 
 def test_the_loss_alone_without_a_step_before_it_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="take_step must come before loss_alone"):
+    with pytest.raises(RuntimeError, match="call take_step before loss_alone"):
         tiny_trainers()["kd"].loss_alone()
 
 
@@ -272,4 +272,4 @@ def test_the_table_names_the_methods_that_are_missing() -> None:
 
 
 def test_the_table_says_that_the_passes_over_rotated_images_are_no_loss() -> None:
-    assert "over rotated images are of the step, not of the loss" in rendered([])
+    assert "over rotated images count as step, not as loss" in rendered([])

@@ -174,7 +174,7 @@ def test_launch_parameters_that_do_not_work_are_skipped(tmp_path: Path) -> None:
     found = sweep.attempt(SMALL, {"no such parameter": 1}, tmp_path)
     assert found["skipped"].startswith("ValueError")
     text = render(lines_of("sweep", found))
-    assert "1 could not be compiled or launched, such as by ValueError" in text
+    assert "1 could not be compiled or launched, for example: ValueError" in text
     assert "FAILED" not in text
 
 
