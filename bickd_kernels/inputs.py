@@ -87,9 +87,7 @@ def _check_target(target: Any, student_logits: Tensor) -> None:
     _check_dense("target", target)
     shape = student_logits.shape[:-1] if is_labels(target) else student_logits.shape
     if target.shape != shape:
-        what = (
-            "that of student_logits without classes" if is_labels(target) else "that of student_logits for probabilities"
-        )
+        what = "that of student_logits without classes" if is_labels(target) else "that of student_logits for probabilities"
         raise ValueError(
             f"target must have shape {tuple(shape)}, {what}, got {tuple(target.shape)}{_where_classes_are(student_logits)}"
         )
