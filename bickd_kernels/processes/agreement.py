@@ -77,7 +77,7 @@ def _tell(group: ProcessGroup, answer: dict[str, Any]) -> list[dict[str, Any]]:
         _gather_on_hosts(group, messages, own)
         outlive_gloo(own, *messages)
     except RuntimeError as error:
-        raise RuntimeError("not every process of the group called the loss within the group's timeout") from error
+        raise RuntimeError("not every process of the group called the loss within the group's time limit") from error
     return [json.loads(bytes(message.tolist()).rstrip(b"\0")) for message in messages]
 
 

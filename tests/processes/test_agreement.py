@@ -143,7 +143,7 @@ def call_late(rank: int) -> tuple[str, float]:
 
 def test_a_rank_that_does_not_call_is_an_error_after_the_time_limit_of_the_group(tmp_path: Path) -> None:
     (message, seconds), _ = together(2, call_late, folder=tmp_path, seconds=60)
-    assert message == "not every process of the group called the loss within the group's timeout"
+    assert message == "not every process of the group called the loss within the group's time limit"
     assert SECONDS * 0.5 < seconds < SECONDS * 2
 
 
