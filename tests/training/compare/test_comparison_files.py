@@ -1,4 +1,4 @@
-"""The comparisons and trainings that ``training/comparisons`` has files of: their commands, as docs/results.md gives them."""
+"""The files in ``training/comparisons``: the comparisons and trainings that docs/results.md gives the commands of."""
 
 from pathlib import Path
 
