@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# The versions of PyTorch besides the one in constraints.txt, oldest first. Together they are every minor version that setup.py
-# allows: the oldest that the trainer runs on, with its torchvision, and the others for the library alone.
+# The versions of PyTorch besides the one in constraints.txt, oldest first. Together they are every minor version from the oldest
+# that pyproject.toml allows to the newest that the library does not warn about: the oldest that the trainer runs on, with its
+# torchvision, and the others for the library alone.
 TRAINER_MATRIX := 2.8.0+0.23.0
 LIBRARY_MATRIX := 2.6.0 2.7.1 2.9.1 2.10.0 2.11.0 2.12.1 2.13.0
 
@@ -25,7 +26,7 @@ help: ## list the targets
 
 install: $(INSTALLED) ## make .venv and install everything into it
 
-$(INSTALLED): setup.py constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@# ttsem executes the kernels in the tests. It asks for Python 3.12 and runs on 3.11 too; all it needs is NumPy.
