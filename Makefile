@@ -18,8 +18,8 @@ NUMERIC := $(addprefix tests/,test_functional.py test_autograd.py test_modules.p
     test_options.py test_reference.py backends/test_torch.py robustness/test_fuzzing.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-machines fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench \
-    bench-check gpu-check clean
+.PHONY: help install demo test test-machines fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit docs lint \
+    bench bench-check gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -104,6 +104,9 @@ audit: $(INSTALLED) ## look for known vulnerabilities in everything that make in
 	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
 	@# Strict: a package that the service does not answer for counts as a failure.
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement .venv/frozen.txt
+
+docs: $(INSTALLED) ## check the links of the documents, and run every code block that is marked as runnable
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m '' tests/documents
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .
