@@ -22,6 +22,11 @@ def test_every_file_target_and_module_that_is_named_exists(document: Document) -
     assert document.unknown_names() == []
 
 
+def test_the_index_lists_every_document() -> None:
+    listed = {target.partition("#")[0] for _, target in Document(ROOT / "docs" / "README.md", ROOT).links()}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= listed
+
+
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=str)
 def test_a_python_block_runs(block: Block, tmp_path: Path) -> None:
     run(block, ROOT, tmp_path)
