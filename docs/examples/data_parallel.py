@@ -20,7 +20,8 @@ def main(epochs: int = 20) -> float:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(0)
     dataset = TensorDataset(torch.randn(64, 3, 8, 8), torch.randint(10, (64,)))
-    loader = DataLoader(dataset, batch_size=64 // dist.get_world_size(), sampler=DistributedSampler(dataset))
+    sampler: DistributedSampler[int] = DistributedSampler(dataset)
+    loader = DataLoader(dataset, batch_size=64 // dist.get_world_size(), sampler=sampler)
     teacher, network = (
         nn.Sequential(nn.Flatten(), nn.Linear(192, width), nn.ReLU(), nn.Linear(width, 10)).to(device) for width in (256, 32)
     )
@@ -30,6 +31,7 @@ def main(epochs: int = 20) -> float:
     criterion = BicKDLoss(group=dist.group.WORLD)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     for epoch in range(epochs):
+        sampler.set_epoch(epoch)
         for images, labels in loader:
             images, labels = images.to(device), labels.to(device)
             with torch.no_grad():
@@ -38,7 +40,8 @@ def main(epochs: int = 20) -> float:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        print(f"epoch {epoch}, rank {dist.get_rank()}: loss {loss.item():.6f}")
+        if dist.get_rank() == 0:
+            print(f"epoch {epoch}: loss {loss.item():.6f}")
     dist.destroy_process_group()
     return loss.item()
 

@@ -57,8 +57,8 @@ def test_the_loss_of_a_fixed_batch_falls(name: str) -> None:
     assert last < first
 
 
-def printed_losses(ranks: int) -> dict[int, list[float]]:
-    """What each rank of ``data_parallel`` prints under torchrun, on the CPU."""
+def printed_losses(ranks: int) -> list[float]:
+    """What ``data_parallel`` prints under torchrun, on the CPU."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -66,17 +66,15 @@ def printed_losses(ranks: int) -> dict[int, list[float]]:
         env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    printed = re.findall(r"epoch \d+, rank (\d+): loss (\S+)", done.stdout)
-    return {rank: [float(loss) for of, loss in printed if int(of) == rank] for rank in range(ranks)}
+    return [float(loss) for loss in re.findall(r"^epoch \d+: loss (\S+)$", done.stdout, flags=re.MULTILINE)]
 
 
 def test_two_ranks_train_as_one_process_with_the_whole_batch() -> None:
-    alone, together = printed_losses(1)[0], printed_losses(2)
+    alone, together = printed_losses(1), printed_losses(2)
     assert len(alone) == 20
     assert alone[-1] < alone[0]
-    assert together[0] == together[1]
-    # Sums in another order, in float32: a few roundings of 6e-8 a step.
-    torch.testing.assert_close(torch.tensor(together[0]), torch.tensor(alone), rtol=1e-5, atol=0)
+    # Sums in another order, in float32: a few roundings of 6e-8 a step. Of a rank's own slice the loss would be 10 % off.
+    torch.testing.assert_close(torch.tensor(together), torch.tensor(alone), rtol=1e-5, atol=0)
 
 
 def test_the_hugging_face_trainer_divides_by_the_accumulation_steps_and_evaluates(tmp_path: Path) -> None:
