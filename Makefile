@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# PyTorch versions other than the one in constraints.txt, oldest first: together, every minor version that setup.py allows. The
-# oldest one for the trainer comes with its torchvision; the others test only the library.
+# PyTorch versions other than the one in constraints.txt, oldest first: together, every minor version from the oldest that
+# pyproject.toml allows to the newest that the library does not warn about. The oldest one for the trainer comes with its
+# torchvision; the others test only the library.
 TRAINER_MATRIX := 2.8.0+0.23.0
 LIBRARY_MATRIX := 2.6.0 2.7.1 2.9.1 2.10.0 2.11.0 2.12.1 2.13.0
 
@@ -17,15 +18,15 @@ NUMERIC := $(addprefix tests/,test_functional.py test_autograd.py test_modules.p
     test_options.py test_reference.py backends/test_torch.py robustness/test_fuzzing.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-machines fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit lint bench \
-    bench-check gpu-check clean
+.PHONY: help install demo test test-machines fuzz test-kernels test-aot aot-snapshot test-matrix package-check audit docs lint \
+    bench bench-check gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 install: $(INSTALLED) ## make .venv and install everything into it
 
-$(INSTALLED): setup.py constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@# ttsem executes the kernels in the tests. It declares Python 3.12 but also runs on 3.11, and needs only NumPy.
@@ -102,6 +103,9 @@ audit: $(INSTALLED) ## look for known vulnerabilities in everything that make in
 	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
 	@# Strict: a package that the service has no answer for counts as a failure.
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement .venv/frozen.txt
+
+docs: $(INSTALLED) ## check the links of the documents, and run every code block that is marked as runnable
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m '' tests/documents
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -20,7 +20,11 @@ matplotlib.use("Agg")
 Runs = dict[str, list[list[EpochRecord]]]
 """By method, the epochs of the run of each seed."""
 
-HEADINGS = ("method", "test accuracy, last epoch", "test accuracy, best epoch on validation")
+HEADINGS = (
+    "method", "test accuracy, last epoch", "difference to kd", "test accuracy, best epoch on validation",
+    "training accuracy",
+)  # fmt: skip
+Cells = tuple[str, str, str, str, str]
 
 
 class Spread(NamedTuple):
@@ -36,16 +40,27 @@ class Spread(NamedTuple):
         return f"{self.mean:{sign}.2f}{deviation}"
 
 
-def rows(runs: Runs) -> list[tuple[str, str, str]]:
-    """Cells of the table, a row a method: mean and standard deviation over the seeds, in percent."""
+def rows(runs: Runs) -> list[Cells]:
+    """The table, one row for each method: mean and sample standard deviation over the seeds, in percent.
+
+    Accuracies are of the last epoch where no other is named. The difference to kd, where it was run, is taken seed by seed.
+    """
+    tests = {method: [records[-1].test_accuracy for records in seeds] for method, seeds in runs.items()}
     return [
         (
             method,
-            spread([records[-1].test_accuracy for records in seeds]).text(),
+            spread(tests[method]).text(),
+            _difference(tests[method], tests.get("kd", tests[method])),
             spread([best_epoch(records).test_accuracy for records in seeds]).text(),
+            spread([records[-1].train_accuracy for records in seeds]).text(),
         )
         for method, seeds in runs.items()
     ]
+
+
+def _difference(own: list[float], reference: list[float]) -> str:
+    """Nothing where a method would be compared with itself."""
+    return "" if own is reference else spread([a - b for a, b in zip(own, reference, strict=True)]).text("+")
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -53,13 +68,13 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def markdown(cells: list[tuple[str, str, str]]) -> str:
+def markdown(cells: list[Cells]) -> str:
     """The table in Markdown."""
     lines = [HEADINGS, ("---",) * len(HEADINGS), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def terminal(cells: list[tuple[str, str, str]], title: str) -> Table:
+def terminal(cells: list[Cells], title: str) -> Table:
     """The table for a terminal."""
     table = Table(*HEADINGS, title=title)
     for line in cells:

@@ -16,7 +16,10 @@ from bickd_kernels import __version__
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("benchmarks", "bickd_kernels", "docs", "tests", "training")
-FILES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "constraints.txt", "pyproject.toml", "setup.py")
+FILES = (
+    "CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "constraints.txt", "pyproject.toml",
+    "setup.py",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +74,16 @@ def test_the_source_distribution_holds_what_make_test_needs(built: Path) -> None
 
 def test_the_metadata_has_version_license_description_and_what_is_needed(metadata: Message) -> None:
     assert metadata["Version"] == __version__
-    assert metadata["License"] == "MIT"
+    assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata["Project-URL"] == "Paper, https://arxiv.org/abs/2602.01265"
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
     assert (ROOT / "README.md").read_text() in metadata.get_payload()
+    assert metadata.get_all("Provides-Extra") == ["triton", "training", "hf", "test", "dev"]
+
+
+def test_the_library_needs_pytorch_without_an_upper_bound(metadata: Message) -> None:
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert [re.split("[<>]", line)[0] for line in needed] == ["torch", "typing_extensions"]
+    assert "<" not in needed[0]

@@ -29,11 +29,18 @@ def test_the_best_epoch_is_chosen_on_validation_not_on_test() -> None:
 
 def test_a_row_gives_mean_and_sample_deviation_over_the_seeds() -> None:
     # 60 and 64: mean 62, deviation sqrt(8); 50 and 64: mean 57, deviation sqrt(98).
-    assert report.rows({"ce": RUNS}) == [("ce", "62.00 ± 2.83", "57.00 ± 9.90")]
+    assert report.rows({"ce": RUNS}) == [("ce", "62.00 ± 2.83", "", "57.00 ± 9.90", "60.00 ± 0.00")]
+
+
+def test_the_difference_to_kd_is_taken_seed_by_seed() -> None:
+    other = [[record(1, 90.0, 61.0)], [record(1, 90.0, 66.0)]]
+    rows = report.rows({"ce": other, "kd": RUNS})
+    # 61 - 60 and 66 - 64: mean 1.5, deviation sqrt(1/2).
+    assert [row[2] for row in rows] == ["+1.50 ± 0.71", ""]
 
 
 def test_one_seed_has_no_deviation() -> None:
-    assert report.rows({"ce": RUNS[:1]}) == [("ce", "60.00", "50.00")]
+    assert report.rows({"ce": RUNS[:1]}) == [("ce", "60.00", "", "50.00", "60.00")]
 
 
 def test_similarity_is_1_on_the_diagonal_of_equal_networks_and_small_between_sure_classes() -> None:

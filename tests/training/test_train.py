@@ -434,9 +434,11 @@ def test_a_teacher_that_lost_its_accuracy_stops_the_run(
 
 def test_the_demo_writes_table_curves_and_heat_maps(tmp_path: Path) -> None:
     demo.main(tmp_path / "demo", seeds=(0, 1), teacher_epochs=1, student_epochs=2)
-    assert "| bickd |" in (tmp_path / "demo" / "results.md").read_text()
+    table = (tmp_path / "demo" / "results.md").read_text()
+    assert "| dist |" in table
+    assert "| bickd |" in table
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert {method: len(runs) for method, runs in results["students"].items()} == {"ce": 2, "kd": 2, "bickd": 2}
+    assert {method: len(runs) for method, runs in results["students"].items()} == {"ce": 2, "kd": 2, "dist": 2, "bickd": 2}
     for picture in ("curves.png", "similarity.png"):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
 
