@@ -185,6 +185,6 @@ def test_a_setting_that_no_file_of_settings_can_hold_is_refused(
     odd = tmp_path / "caf\udce9"
     folder.rename(odd)
     assert main(arguments(odd, tmp_path / "run")) == 2
-    assert "dataset must be in UTF-8" in capsys.readouterr().err
+    assert "dataset must be valid UTF-8" in capsys.readouterr().err
     (tmp_path / "link").symlink_to(odd)
     assert main(arguments(tmp_path / "link", tmp_path / "run")) == 0

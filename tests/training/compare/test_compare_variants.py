@@ -42,7 +42,7 @@ def test_a_variant_is_a_method_with_settings(text: str, method: str, settings: d
         ("kd:weight=1", "settings of method 'kd' must be of .*got 'weight'"),
         ("kd:kd_weight=-1", "kd_weight must be finite and not negative, got -1"),
         ("kd:kd_weight=nan", "kd_weight must be finite"),
-        ("kd:kd_weight=much", "'kd:kd_weight=much' is impossible"),
+        ("kd:kd_weight=much", "'kd:kd_weight=much' is invalid"),
         ("ce:logit_standardization=true", "logit_standardization must be left out for method 'ce'"),
         ("kd:logit_standardization=1", "must be true or false, got 1"),
     ],
@@ -69,7 +69,7 @@ def test_all_settings_are_the_published_ones_then_the_fixed_then_the_drawn() -> 
     [
         ({"methods": ()}, "methods must name at least one"),
         ({"methods": ("kd", "ce", "kd")}, "methods must be different .*got kd more than once"),
-        ({"methods": ("kdd",)}, "methods: 'kdd' is impossible"),
+        ({"methods": ("kdd",)}, "methods: 'kdd' is invalid"),
         ({"seeds": 0}, r"seeds must be .*in \[1, 100\], got 0"),
         ({"seeds": 101}, r"seeds must be .*in \[1, 100\], got 101"),
         ({"tune": 1}, "tune must be 0 or at least 2 .*got 1"),
