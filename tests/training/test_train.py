@@ -145,7 +145,7 @@ def test_a_cache_of_another_teacher_is_refused(teacher: Path, tmp_path: Path, ca
             "1",
         ]
         assert train(tmp_path / f"under-{name}", "--method", "kd", *arguments) == status
-    assert "was made under other conditions: teacher" in capsys.readouterr().err
+    assert "was made with other settings: teacher" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ UNDER = ["--teacher-checkpoint", "x.pt"]
         ([*UNDER, "--cutmix", "1", "--settings.positives", "label"], "got 0.0 and 1.0, with settings.positives 'label'"),
         (["--method", "ce", "--workers", "-1"], "workers must not be negative, got -1"),
         (["--method", "ce", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
-        (["--method", "ce", "--device", "cuda:9"], "device must be there, got 'cuda:9'"),
+        (["--method", "ce", "--device", "cuda:9"], "device must exist, got 'cuda:9'"),
         (["--method", "ce", "--preset", "mnist"], "preset must be one of cifar, imagenet, imagenet-a3, got 'mnist'"),
         (["--dataset", "imagenet", "--method", "ce", "--data", "nowhere"], "nowhere"),
         (["--method", "kd", "--teacher-checkpoint", "nowhere.pt"], "nowhere.pt"),
