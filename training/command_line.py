@@ -1,6 +1,6 @@
-"""Command lines of the dataclasses that hold settings: an option for each field, YAML files with ``--config``.
+"""Command lines for the dataclasses that hold settings: an option for each field, YAML files with ``--config``.
 
-The command line is stronger than the file, the file stronger than a preset, a preset stronger than the class.
+The command line overrides the file, the file overrides a preset, and a preset overrides the defaults of the class.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 Settings = TypeVar("Settings")
 
 OTHERS = "others"
-"""The group in ``--help`` of what is in no other."""
+"""The group in ``--help`` for options that are in no other group."""
 
 
 def parse(
@@ -34,29 +34,29 @@ def parse(
     """An instance of the dataclass ``kind``; option ``--batch-size``, or ``--batch_size``, sets its field ``batch_size``.
 
     Args:
-        kind: a dataclass that has, in its docstring or in that of a base, a line ``name: help`` for each field.
-        arguments: of the command, without its name.
+        kind: a dataclass whose docstring, or that of a base class, has a line ``name: help`` for each field.
+        arguments: the arguments of the command, without its name.
         description: the first lines of ``--help``.
-        defaults: values that replace the class's own, such as those of the preset that ``given`` has found.
-        groups: fields by the title that they have in ``--help``, in its order.
-        presets: the choices of an option ``--preset``, each with its help; none, no such option.
+        defaults: values that replace the class defaults, such as those of the preset that ``given`` found.
+        groups: the fields of each ``--help`` group by its title, in the order of ``--help``.
+        presets: the choices of the option ``--preset``, each with its help; without presets there is no such option.
 
     Raises:
-        ValueError: by the checks of ``kind``.
-        SystemExit: an unknown option, a value of the wrong type, or ``--help`` and ``--print-config``, as argparse does it.
+        ValueError: a check of ``kind`` fails.
+        SystemExit: an unknown option, a value of the wrong type, or ``--help`` and ``--print-config``, as in argparse.
     """
-    # An abbreviation would be expanded here, and would have been overlooked by ``given``.
+    # The parser would expand an abbreviation that ``given`` overlooked.
     parser = ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; options after it are stronger")
+    parser.add_argument("--config", action="config", help="YAML file of settings; options after it override it")
     if presets:
         told = "; ".join(f"{name}, {line}" for name, line in presets.items())
-        parser.add_argument("--preset", choices=list(presets), help=f"a recipe, weaker than all other settings: {told}")
+        parser.add_argument("--preset", choices=list(presets), help=f"a recipe; all other settings override it: {told}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     helps, types = _helps(kind), typing.get_type_hints(kind)
     for title, names in _grouped(fields, groups or {}).items():
         group = parser.add_argument_group(title)
         for name in names:
-            # A flag needs no value, and takes one.
+            # A flag accepts a value but does not need one.
             flag: dict[str, Any] = {"nargs": "?", "const": True} if types[name] is bool else {}
             option = "--" + name.replace("_", "-")
             group.add_argument(option, type=types[name], default=_default(fields[name]), help=helps[name], **flag)
@@ -67,7 +67,7 @@ def parse(
 
 
 def given(arguments: Sequence[str], option: str) -> str | None:
-    """The value that the arguments, or a file of theirs, give an option, before they are parsed for good."""
+    """The value of an option in the arguments or in their configuration files, before the full parse."""
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scanner.add_argument("--config", action="append", default=[])
     scanner.add_argument("--" + option)
@@ -80,12 +80,12 @@ def given(arguments: Sequence[str], option: str) -> str | None:
 
 
 def normalized(arguments: Sequence[str]) -> list[str]:
-    """The arguments with dashes in the names of their options, and underscores in those of a method's settings."""
+    """The arguments with dashes in option names, and underscores in the names of a method's settings."""
     return [_normalized(argument) for argument in arguments]
 
 
 def _in_file(file: str, option: str) -> Any:
-    """An entry of a YAML file, or of YAML itself; the parser tells what is wrong with it."""
+    """An entry of a YAML file or YAML text; the parser reports errors in it."""
     try:
         text = Path(file).read_text() if Path(file).is_file() else file
         content = yaml.safe_load(text)
@@ -106,13 +106,13 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _helps(kind: type) -> dict[str, str]:
-    """The lines ``name: help`` of the docstrings, of the bases first."""
+    """The lines ``name: help`` of the docstrings, base classes first."""
     docstrings = [inspect.cleandoc(each.__doc__ or "") for each in reversed(kind.__mro__)]
     return dict(re.findall(r"^ +(\w+): (.+)$", "\n".join(docstrings), flags=re.MULTILINE))
 
 
 def _normalized(argument: str) -> str:
-    """``--teacher_checkpoint=a_b`` as ``--teacher-checkpoint=a_b``; jsonargparse itself says ``--print_config``."""
+    """``--teacher_checkpoint=a_b`` as ``--teacher-checkpoint=a_b``; jsonargparse calls its own option ``--print_config``."""
     name, equals, value = argument.partition("=")
     if not name.startswith("--"):
         return argument
@@ -123,7 +123,7 @@ def _normalized(argument: str) -> str:
 
 
 def _with_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
-    """``--milestones 30 60`` as ``--milestones [30, 60]``, the form in which the parser takes several values."""
+    """``--milestones 30 60`` as ``--milestones [30, 60]``, the form in which the parser accepts several values."""
     options = {"--" + name.replace("_", "-") for name in lists}
     parts = [part for each in arguments for part in (each.split("=", 1) if each.partition("=")[0] in options else [each])]
     joined: list[str] = []
@@ -137,7 +137,7 @@ def _with_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
 
 
 def _as_list(values: Sequence[str]) -> str:
-    """Several values, or numbers between commas, as one list; what is a list already, also in pieces, stays one."""
+    """Several values, or comma-separated numbers, as one list; a list stays as it is, even if split over arguments."""
     if values and values[0].startswith("["):
         return " ".join(values)
     several: list[int | str] = []

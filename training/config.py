@@ -1,4 +1,4 @@
-"""The settings of one training run, their checks, and what its result depends on."""
+"""The settings of one training run: their validation, and which of them affect the result."""
 
 import dataclasses
 import math
@@ -30,28 +30,28 @@ GROUPS = {
     ),
     "the run": ("output", "seed", "seeds", "tune", "jobs", "resume", "checkpoint_minutes", "strict_data"),
     "execution": ("device", "workers", "precision", "accumulate", "channels_last", "compile"),
-    "evaluation in place of training": ("evaluate", "split"),
+    "evaluation instead of training": ("evaluate", "split"),
 }  # fmt: skip
-"""The groups of options in ``--help``, in the order in which one needs them."""
+"""The groups of options in ``--help``, in the order in which a user needs them."""
 
 PLACES = frozenset({"data", "student_checkpoint", "teacher_checkpoint", "teacher_cache", "output"})
-"""Settings that say where something is. Of checkpoints it matters whether there is one: a teacher without one is a published
-one."""
+"""Settings that hold paths. For a checkpoint only its presence matters: a teacher without one uses published weights."""
 
 CONDUCT = frozenset({"resume", "strict_data", "checkpoint_minutes", "evaluate", "split"})
-"""Settings that say what happens when a run begins, stops or meets a broken image; a run that ends comes to the same."""
+"""Settings that say what happens when a run begins, stops or meets a broken image; they do not change the result of a run
+that finishes."""
 
 SPEED = frozenset({"device", "workers", "teacher_cache"})
-"""Settings that the time of a step depends on, and the result in nothing but rounding."""
+"""Settings that affect the time of a step, and the result only by rounding."""
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of ``Config.as_dict``, what the trained weights depend on beside the data; of a place, whether it is given."""
+    """What the trained weights depend on besides the data, from ``Config.as_dict``; for a path, whether it is set."""
     return {name: value for name, value in decisive_for_time(settings).items() if name not in SPEED}
 
 
 def decisive_for_time(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with what the time of a step depends on as well."""
+    """The same, plus the settings that the time of a step depends on."""
     return {
         name: value is not None if name in PLACES else value
         for name, value in {**settings, "dataset": without_path(settings["dataset"])}.items()
@@ -61,45 +61,45 @@ def decisive_for_time(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the runs of a comparison share: the data, the student, how it is trained and how that is executed.
+    """What the runs of a comparison share: the data, the student, the training recipe and how it is executed.
 
-    The types are plain ones: where a configuration file could hold anything, it could name a class to import.
+    All types are plain: a configuration file that could hold arbitrary objects could name a class to import.
 
     Attributes:
         dataset: digits100, fashion100, fashion_mnist, cifar10, cifar100, imagenet, folder:PATH or hf:PATH_OR_NAME.
-        data: folder that holds the files of the data set; digits100 needs none.
-        image_column: column of the images, for hf: and for CIFAR in Parquet files; chosen by name or type without it.
-        label_column: column of the labels; fine_label or label, or chosen by its type, without it.
-        train_per_class: training samples of each class, always the same ones; all without it.
-        held_out: share of the training samples held out for validation; 0 holds out none, each data set has a default.
-        image_size: pixels a side that images of imagenet, folder:PATH and hf: are cropped to; 224 without it.
-        augmentation: none, cifar (padding, crop, flip) or imagenet (resized crop, flip); without it the data set's own.
-        auto_augment: randaugment or trivialaugment on top, in the version of torchvision.
-        random_erasing: probability that a training image loses a random rectangle.
-        views: augmented versions of each training image, which epochs repeat in turn; new ones every epoch without it.
+        data: folder that holds the data set's files; digits100 needs none.
+        image_column: image column, for hf: and for CIFAR in Parquet files; by default chosen by name or type.
+        label_column: label column; by default fine_label or label, or chosen by type.
+        train_per_class: number of training samples per class, the same ones in every run; default: all.
+        held_out: share of the training samples held out for validation, 0 for none; the default depends on the data set.
+        image_size: side length in pixels that images of imagenet, folder:PATH and hf: are cropped to; default: 224.
+        augmentation: none, cifar (padding, crop, flip) or imagenet (resized crop, flip); default: the data set's own.
+        auto_augment: additional randaugment or trivialaugment, as implemented in torchvision.
+        random_erasing: probability that a random rectangle of a training image is erased.
+        views: number of augmented versions per training image that the epochs cycle through; default: a new one each epoch.
         mixup: alpha of mixup, 0 for none; student and teacher see the same mixed images.
-        cutmix: alpha of CutMix, 0 for none; with mixup as well, one of them for each sample.
-        student: name of the model that is trained: one of this suite, of torchvision.models, or timm:NAME.
+        cutmix: alpha of CutMix, 0 for none; with mixup as well, each sample uses one of the two.
+        student: name of the model to train: one of this suite, of torchvision.models, or timm:NAME.
         epochs: passes over the training split.
-        batch_size: samples a step of the optimizer, over all processes and all parts of an accumulated step.
-        accumulate: parts that a step's samples are computed in, one after the other, to save memory.
+        batch_size: effective batch size: samples per optimizer step, over all processes and micro-batches.
+        accumulate: number of micro-batches per optimizer step (gradient accumulation), to save memory.
         optimizer: sgd, with Nesterov momentum, or adamw.
-        learning_rate: at the start of its schedule.
-        momentum: of sgd; 0 for none.
-        weight_decay: of the optimizer's, on all parameters.
-        decay_norms_and_biases: false leaves the parameters of norms, and biases, out of the weight decay.
-        clip_norm: longest gradient of a step, a longer one is scaled to it; no limit without it.
-        schedule: cosine, to 0 at the end, or step, a division by 10 after each of the milestones.
-        milestones: epochs after which the step schedule divides the learning rate.
-        warmup_epochs: epochs of a linear rise of the learning rate before its schedule.
-        warmup_steps: the same in steps of the optimizer, in place of warmup_epochs.
-        label_smoothing: of the cross-entropy, in [0, 1).
-        ema_decay: decay a step of a moving average of the weights, less at first; it is evaluated and saved; 0 for none.
-        precision: float32, bf16, or fp16 with a gradient scaler; losses are float32 at least.
-        channels_last: store images and weights with the channels last in memory.
+        learning_rate: initial learning rate of the schedule.
+        momentum: momentum of sgd; 0 for none.
+        weight_decay: weight decay of the optimizer, on all parameters.
+        decay_norms_and_biases: false excludes the parameters of norms, and biases, from weight decay.
+        clip_norm: maximum gradient norm of an optimizer step; larger gradients are scaled down to it; default: no limit.
+        schedule: learning-rate schedule: cosine, down to 0, or step, which divides by 10 after each milestone.
+        milestones: epochs after which the step schedule divides the learning rate by 10.
+        warmup_epochs: epochs of linear warm-up before the schedule.
+        warmup_steps: the same in optimizer steps, instead of warmup_epochs.
+        label_smoothing: label smoothing of the cross-entropy, in [0, 1).
+        ema_decay: decay per step of the weights' moving average, smaller at first; it is evaluated and saved; 0 for none.
+        precision: float32, bf16, or fp16 with a gradient scaler; losses are computed in float32 or higher.
+        channels_last: store images and weights in the channels-last memory format.
         compile: run student and teacher through torch.compile.
-        device: auto, cpu, cuda or cuda:N; auto takes the GPU where there is one.
-        workers: processes that read and augment images; 0 does it in the training process.
+        device: auto, cpu, cuda or cuda:N; auto uses the GPU if there is one.
+        workers: number of processes that read and augment images; 0 does this in the training process.
 
     Raises:
         ValueError: names the setting, what it got and what is allowed.
@@ -151,13 +151,13 @@ class Recipe:
 
     @property
     def columns(self) -> Columns | None:
-        """The columns that were named, if any was."""
+        """The columns that the user named, if any."""
         columns = Columns(self.image_column, self.label_column)
         return None if columns == Columns() else columns
 
     @property
     def augmenting(self) -> Augmenting:
-        """What is made of each training image."""
+        """How each training image is augmented."""
         return Augmenting(self.augmentation, self.auto_augment, self.random_erasing)
 
     @property
@@ -166,12 +166,12 @@ class Recipe:
         return Mixing(self.mixup, self.cutmix)
 
     def _expand_paths(self) -> None:
-        """``~`` is the home folder wherever a path comes from: a shell does not see those of a file."""
+        """Expands ``~`` in every path, since the shell does not see paths in a configuration file."""
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
             if isinstance(value, str | Path) and not is_encodable(str(value)):
                 raise ValueError(
-                    f"{each.name} must be in UTF-8, which config.yaml is written in, got {value}; make a link to it"
+                    f"{each.name} must be valid UTF-8, the encoding of config.yaml, got {value}; create a link to it"
                 )
             if isinstance(value, Path):
                 try:
@@ -180,7 +180,7 @@ class Recipe:
                     raise ValueError(f"{each.name} must be a path, got {value}: {error}") from error
 
     def _check_data(self) -> None:
-        # They check themselves when they are made.
+        # Their constructors check the settings.
         _ = self.augmenting, self.mixing
         if self.train_per_class is not None:
             check_count("train_per_class", self.train_per_class)
@@ -211,9 +211,9 @@ class Recipe:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
         if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError(f"milestones must be given for schedule 'step' and for no other, got {self.milestones}")
+            raise ValueError(f"milestones must be given for schedule 'step' and only for it, got {self.milestones}")
         if list(self.milestones) != sorted(set(self.milestones)) or not all(each > 0 for each in self.milestones):
-            raise ValueError(f"milestones must be positive and rising, got {self.milestones}")
+            raise ValueError(f"milestones must be positive and strictly increasing, got {self.milestones}")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"warmup_epochs must be in [0, epochs), got {self.warmup_epochs} of {self.epochs}")
         if self.warmup_steps < 0:
@@ -236,20 +236,20 @@ class Config(Recipe):
 
     Attributes:
         method: ce (no teacher), kd, rkd, crd, sskd, dkd, dist or bickd.
-        settings: of the method, such as --settings.kd_weight 0.9; its defaults are the literature's.
-        logit_standardization: of kd, dkd and bickd: match standardized logits, with the published settings for that.
-        student_checkpoint: weights that the student starts from, in any form that teacher_checkpoint has.
-        new_classifier: leave the student's classifier untrained where that of student_checkpoint is of another size.
-        teacher: name of the teacher's model; with imagenet and no checkpoint, torchvision's published weights.
-        teacher_checkpoint: checkpoint.pt of a run, or weights of the model that teacher names, .safetensors too.
-        teacher_cache: folder that keeps the teacher's logits for every one of the views, for methods that need only logits.
+        settings: settings of the method, such as --settings.kd_weight 0.9; the defaults are the literature's.
+        logit_standardization: for kd, dkd and bickd: match standardized logits, with the settings published for that.
+        student_checkpoint: initial weights of the student, in any form that teacher_checkpoint accepts.
+        new_classifier: leave the student's classifier untrained if the one in student_checkpoint has another size.
+        teacher: name of the teacher's model; for imagenet without a checkpoint, torchvision's published weights are used.
+        teacher_checkpoint: checkpoint.pt of a run, or weights of the model that teacher names, also as .safetensors.
+        teacher_cache: folder that keeps the teacher's logits for every view, for methods that need only logits.
         strict_data: stop at an image that cannot be read, instead of leaving it out and counting it.
-        checkpoint_minutes: time between saves within an epoch; every epoch is saved besides. 0 saves every step.
-        seed: from 0 to 2^32 - 1, of the weights, the order of the samples and their augmentation.
-        output: folder of the run's results; may be a link, and nothing in it is written through one.
-        resume: go on with the run in output, from its last save.
-        evaluate: a checkpoint to measure in place of training, of a run or with weights of the model that student names.
-        split: that evaluate measures on, train, validation or test.
+        checkpoint_minutes: minutes between checkpoints within an epoch, besides one after every epoch; 0 saves every step.
+        seed: from 0 to 2^32 - 1; decides the initial weights, the order of the samples and their augmentation.
+        output: folder for the run's results; it may be a link, but nothing in it is written through a link.
+        resume: continue the run in output from its last checkpoint.
+        evaluate: checkpoint to evaluate instead of training: one of a run, or weights of the model that student names.
+        split: split that evaluate uses: train, validation or test.
 
     Raises:
         ValueError: names the setting, what it got and what is allowed.
@@ -283,7 +283,7 @@ class Config(Recipe):
         if self.split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.new_classifier and self.student_checkpoint is None:
-            raise ValueError("new_classifier must be left out without student_checkpoint, whose classifier it leaves out")
+            raise ValueError("new_classifier must be left out without student_checkpoint, whose classifier it ignores")
         if not 0 <= self.checkpoint_minutes < math.inf:
             raise ValueError(f"checkpoint_minutes must be finite and not negative, got {self.checkpoint_minutes}")
         if not 0 <= self.seed < 2**32:
@@ -300,10 +300,10 @@ class Config(Recipe):
             raise ValueError(f"teacher_checkpoint must be given for method {self.method!r}, got None")
         if self.teacher_cache is not None and not METHODS[self.method].caches_logits:
             raise ValueError(
-                f"teacher_cache must be left out for method {self.method!r}, which needs more of the teacher than its logits"
+                f"teacher_cache must be left out for method {self.method!r}, which needs more than the teacher's logits"
             )
         if self.teacher_cache is not None and self.views is None:
-            raise ValueError("views must be given with a teacher_cache, which keeps the logits of each of them, got None")
+            raise ValueError("views must be given with teacher_cache, which keeps the logits of each view, got None")
 
     def _check_mixing(self) -> None:
         if not self.mixing:
@@ -312,15 +312,15 @@ class Config(Recipe):
         if not METHODS[self.method].takes_probabilities:
             able = ", ".join(name for name, method in METHODS.items() if method.takes_probabilities)
             raise ValueError(
-                f"{told} for method {self.method!r}, which needs one class a sample; methods that do not: {able}"
+                f"{told} for method {self.method!r}, which needs one class per sample; methods that do not: {able}"
             )
         if self.settings.get("positives") == "label":
-            raise ValueError(f"{told} with settings.positives 'label': a mixed sample has no label, and is its own positive")
+            raise ValueError(f"{told} with settings.positives 'label': a mixed sample has no label and is its own positive")
         if self.teacher_cache is not None:
-            raise ValueError(f"{told} with a teacher_cache: a sample has another partner every epoch")
+            raise ValueError(f"{told} with teacher_cache: a sample has a different partner in every epoch")
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as YAML and ``weights_only`` loading take them: paths as text, tuples as lists."""
+        """The settings in a form that YAML and ``weights_only`` loading accept: paths as text, tuples as lists."""
         plain = dataclasses.asdict(self)
         for name, value in plain.items():
             if isinstance(value, Path):
@@ -331,12 +331,12 @@ class Config(Recipe):
 
 
 def is_encodable(text: str) -> bool:
-    """Whether a text is in UTF-8: in names of files, bytes may be that are not."""
+    """Whether a text can be encoded as UTF-8; file names may contain bytes that cannot."""
     return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuses less than 1.
+    """Refuses a value less than 1.
 
     Raises:
         ValueError: names the setting.

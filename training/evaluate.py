@@ -1,7 +1,7 @@
-"""The command that measures a checkpoint: ``python -m training.evaluate CHECKPOINT --split validation``.
+"""Evaluates a checkpoint: ``python -m training.evaluate CHECKPOINT --split validation``.
 
-It is ``python -m training.train --evaluate CHECKPOINT`` and takes its options, of which those of the data and of the
-execution count. Without ``--dataset`` a checkpoint of this suite is measured on the one that it was trained on.
+It is the same as ``python -m training.train --evaluate CHECKPOINT`` and accepts the same options, of which only the data and
+execution options matter. Without ``--dataset`` a checkpoint of this suite is evaluated on the data set it was trained on.
 """
 
 import sys
@@ -11,7 +11,7 @@ from training import train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures as the arguments say, the first of which may be the checkpoint.
+    """Runs the evaluation that the arguments describe; the first argument may be the checkpoint.
 
     Returns:
         The exit status, see ``training.exit_status``.

@@ -1,4 +1,4 @@
-"""What the commands of this suite end with."""
+"""The exit statuses of this suite's commands."""
 
 import signal
 
@@ -8,9 +8,9 @@ INCOMPLETE = 1
 REFUSED = 2
 """Wrong settings or data."""
 DIVERGED = 3
-"""A loss that is not finite."""
+"""The loss is not finite."""
 
 
 def of_signal(number: int) -> int:
-    """The status after a signal, as shells have it."""
+    """The status after a signal, as in shells."""
     return 128 + signal.Signals(number)

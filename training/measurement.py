@@ -1,4 +1,4 @@
-"""Measuring a checkpoint on a split, and saying what it reaches."""
+"""Evaluates a checkpoint on a split and prints the result."""
 
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ from training.storage import checkpoint
 
 
 def evaluate(config: Config, file: Path, console: Console) -> Quality:
-    """Measures the model in ``file`` on the split that ``config`` names, and prints what it comes to.
+    """Evaluates the model in ``file`` on the split that ``config`` names, and prints the result.
 
     Raises:
         FileNotFoundError: data or checkpoint is missing.
         OSError: an image could not be read, with ``strict_data``.
-        ValueError: the file holds no model for this data, or there is no such split.
+        ValueError: the file holds no model for this data, or the split does not exist.
     """
     processes, device = distributed.start(config.device)
     splits = load_data(config)
     split: Split | None = getattr(splits, config.split)
     if split is None:
-        raise ValueError(f"split must be one that there is: nothing of {config.dataset} is held out, got {config.split!r}")
+        raise ValueError(f"split must exist, and no samples of {config.dataset} are held out, got {config.split!r}")
     trained = _load(config, splits, file)
     network = network_on(device, trained.model, splits.classes, config)
     try_network("student", trained.name, network, split, config, device)
@@ -39,12 +39,12 @@ def evaluate(config: Config, file: Path, console: Console) -> Quality:
 
 
 def origin_of(file: str | None, dataset: str | None) -> dict[str, Any]:
-    """The data that a checkpoint of this suite was trained on, as settings, if ``dataset`` is no other kind of data; of any
-    other file, nothing."""
+    """The data that a checkpoint of this suite was trained on, as settings, unless ``dataset`` names another kind of data;
+    no settings for any other file."""
     try:
         origin = None if file is None else checkpoint.read(Path(file).expanduser(), "evaluate").origin
     except (OSError, ValueError):
-        # Whoever reads it for good says what is wrong with it.
+        # The later read reports what is wrong with the file.
         origin = None
     if origin is None or (dataset is not None and without_path(dataset) != without_path(origin.dataset)):
         return {}
@@ -69,6 +69,6 @@ def _tell(measured: Quality, trained: checkpoint.Trained, config: Config, consol
         say(console, f"left out: {note}")
     say(
         console,
-        f"{trained.name}{kind}, on {measured.pictures} pictures of {config.split} of {config.dataset}: "
+        f"{trained.name}{kind}, on {measured.pictures} images of the {config.split} split of {config.dataset}: "
         f"top-1 {measured.top1:.2f} %, top-5 {measured.top5:.2f} %, calibration error {measured.calibration_error:.2f} %",
     )  # fmt: skip

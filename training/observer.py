@@ -1,4 +1,4 @@
-"""What a run tells of its steps and epochs, and to whom."""
+"""Reports of a run's steps and epochs, and the observers that receive them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,8 +8,8 @@ from training.state import EpochRecord
 
 
 class StepReport(NamedTuple):
-    """Where a run is; ``loss``, ``terms`` and ``train_accuracy`` (percent) are means over the epoch so far, of this process.
-    ``stage`` is "first" or "main"."""
+    """The progress of a run; ``loss``, ``terms`` and ``train_accuracy`` (percent) are this process's means over the epoch so
+    far. ``stage`` is "first" or "main"."""
 
     stage: str
     epoch: int
@@ -23,21 +23,21 @@ class StepReport(NamedTuple):
 
 
 class Observer:
-    """Is told what happens in the first of the processes; of broken images, in every one."""
+    """Receives the events of the first process, and reports of broken images from every process."""
 
     def on_step(self, report: StepReport) -> None:
-        """Steps were done."""
+        """Steps were completed."""
 
     def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:
-        """An epoch of the student's training was evaluated, as ``network`` is now: the student ``trained`` itself, or the
-        moving average of its weights."""
+        """An epoch of the student's training was evaluated on ``network``: the student ``trained`` itself, or the moving
+        average of its weights."""
 
     def on_broken(self, messages: Sequence[str]) -> None:
         """Images could not be read and were left out."""
 
 
 class Observers(Observer):
-    """Tells several observers."""
+    """Forwards events to several observers."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self.observers = observers

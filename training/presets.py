@@ -1,21 +1,21 @@
-"""The recipes that people know by name: what they set beside the defaults of ``Config``, and beside those of a method.
+"""Well-known recipes by name: the values that replace the defaults of ``Config`` and those of a method.
 
-``cifar``: the one that the figures for CIFAR-100 in the literature come from (Tian et al., arXiv 1910.10699).
-``imagenet``: 100 epochs of ResNets at batch 256 (the same), with the methods' settings for ImageNet of Zhao et al.
-(arXiv 2203.08679) and Huang et al. (arXiv 2205.10536).
+``cifar``: the recipe behind the CIFAR-100 results in the literature (Tian et al., arXiv 1910.10699).
+``imagenet``: 100 epochs of ResNets at batch size 256 (the same paper), with the ImageNet settings of the methods from Zhao
+et al. (arXiv 2203.08679) and Huang et al. (arXiv 2205.10536).
 ``imagenet-a3``: 100 epochs at 160 pixels like procedure A3 of Wightman, Touvron, Jégou, ResNet strikes back
-(arXiv 2110.00476), with its mixup, CutMix and RandAugment; AdamW in place of LAMB, the cross-entropy in place of the binary
-one, and tests at 160 pixels in place of 224.
+(arXiv 2110.00476), with its mixup, CutMix and RandAugment; but AdamW instead of LAMB, cross-entropy instead of binary
+cross-entropy, and tests at 160 instead of 224 pixels.
 
-No paper has settings of ``bickd`` for these recipes. Its defaults are those for CIFAR-100; for ImageNet its KD term has what
-``kd`` has there. Without a table of accuracies for either they are starting points, not results.
+No paper gives ``bickd`` settings for these recipes. For CIFAR-100 it uses its defaults; for ImageNet its KD term uses the
+settings of ``kd``. Without published accuracies for either, they are starting points, not results.
 """
 
 from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """Defaults of a run, by method those of its settings that differ from its own defaults, and a line of help."""
+    """Default values of a run, for each method the settings that differ from its own defaults, and a line of help."""
 
     config: dict[str, Any]
     settings: dict[str, dict[str, Any]]
@@ -78,7 +78,7 @@ PRESETS = {
             "warmup_epochs": 5,
             "workers": 8,
         },
-        # Of mixed images each sample is its own positive.
+        # With mixed images each sample is its own positive.
         {**IMAGENET_SETTINGS, "bickd": {**IMAGENET_SETTINGS["bickd"], "positives": "sample"}},
         "100 epochs of ImageNet at 160 pixels with mixup, CutMix and AdamW, like ResNet strikes back's A3",
     ),

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar for each epoch in a terminal, a line an epoch elsewhere."""
+"""What the user sees during a run: a progress bar for each epoch in a terminal, otherwise one line per epoch."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,16 +12,16 @@ from training.observer import Observer, StepReport
 from training.state import EpochRecord
 
 NAMED = 5
-"""Broken images that are named one by one; the rest are counted."""
+"""Broken images that are named individually; the rest are counted."""
 
 
 class RunProgress(Observer):
-    """The progress of one run; to be entered while it lasts."""
+    """A context manager that shows the progress of one run."""
 
     def __init__(self, console: Console, title: str, epochs: int) -> None:
         self.console, self.title, self.epochs = console, title, epochs
         self.bar = Progress(
-            # What a narrow terminal cuts off is at the end.
+            # A narrow terminal cuts off the end.
             TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[state]}"), console=console, disable=not console.is_terminal, transient=True,
         )  # fmt: skip
@@ -63,7 +63,7 @@ class RunProgress(Observer):
 
     def on_broken(self, messages: Sequence[str]) -> None:
         for message in messages:
-            # An image is met again in every epoch.
+            # Every epoch reports the image again.
             if message not in self.broken:
                 self.broken.add(message)
                 if len(self.broken) <= NAMED:

@@ -1,4 +1,4 @@
-"""One run from its settings to its folder, whose files ``storage/run_folder.py`` names."""
+"""One run, from its settings to the files in its folder, which ``storage/run_folder.py`` names."""
 
 import contextlib
 import shlex
@@ -33,9 +33,9 @@ from training.storage.resume import load_state, refuse_other_data, remove_states
 
 
 class Best(Observer):
-    """Keeps the student of the best epoch on the validation split in best.pt.
+    """Keeps the student of the epoch with the best validation accuracy in best.pt.
 
-    ``before`` are the epochs that a resumed run has behind it.
+    ``before`` are the completed epochs of a resumed run.
     """
 
     def __init__(self, config: Config, splits: Splits, before: list[EpochRecord]) -> None:
@@ -48,19 +48,19 @@ class Best(Observer):
 
 
 def run(config: Config, console: Console) -> list[EpochRecord]:
-    """Trains what ``config`` says and returns the record of every epoch.
+    """Executes the run that ``config`` describes and returns the record of every epoch.
 
     Raises:
         FileNotFoundError: data or the teacher's checkpoint is missing.
         OSError: an image could not be read, with ``strict_data``, or published weights could not be downloaded.
-        ValueError: the teacher does not fit, the folder has a run already, or a resumed one had other settings.
+        ValueError: the teacher does not fit, the folder already holds a run, or the run to resume had other settings.
         NonFiniteLossError: training diverged.
-        Interrupted: a signal came; the run is saved.
+        Interrupted: a signal arrived; the run is saved.
     """
     processes, device = distributed.start(config.device)
     run_folder.refuse_used(config)
     if run_folder.read_result(config.output) is not None:
-        say(console, f"{config.output} is finished already")
+        say(console, f"{config.output} is already finished")
         return read_records(config.output)
     refuse_uneven(config, processes)
     with Interruption() as interruption, worker_failures():
@@ -68,7 +68,7 @@ def run(config: Config, console: Console) -> list[EpochRecord]:
 
 
 def refuse_uneven(config: Config, processes: Processes) -> None:
-    """Refuses a batch that the processes cannot share in equal parts.
+    """Refuses a batch size that the processes and micro-batches cannot divide equally.
 
     Raises:
         ValueError: names batch_size.
@@ -81,10 +81,10 @@ def refuse_uneven(config: Config, processes: Processes) -> None:
 
 
 def refuse_workers_without_memory(config: Config, splits: Splits, processes: Processes) -> None:
-    """Refuses workers for whose batches, in training and in evaluation, there is too little shared memory.
+    """Refuses workers if shared memory is too small for their batches in training or evaluation.
 
     Raises:
-        ValueError: says what would help.
+        ValueError: suggests a remedy.
     """
     parts = config.accumulate * processes.count
     batch = -(-min(config.batch_size, len(splits.train)) // parts)
@@ -98,22 +98,22 @@ def refuse_workers_without_memory(config: Config, splits: Splits, processes: Pro
 
 
 def refuse_different(splits: Splits) -> None:
-    """Refuses processes that have not all the same data, each on its own machine.
+    """Refuses processes whose data differ, as may happen on different machines.
 
     Raises:
-        ValueError: says what is different.
+        ValueError: names the differences.
     """
     for rank, content in enumerate(distributed.gather(splits.identity.as_dict())):
         found = Identity.from_dict(content).differences(splits.identity)
         if found:
-            raise ValueError(f"data must be the same for every process, got of process {rank}: {'; '.join(found)}")
+            raise ValueError(f"data must be the same for every process, got from process {rank}: {'; '.join(found)}")
 
 
 def load_data(config: Config) -> Splits:
-    """The data that ``config`` asks for.
+    """Loads the data that ``config`` selects.
 
     Raises:
-        FileNotFoundError, ValueError: as of ``load_splits``.
+        FileNotFoundError, ValueError: as in ``load_splits``.
     """
     return load_splits(
         config.dataset, config.data, held_out=config.held_out, image_size=config.image_size, columns=config.columns,
@@ -136,7 +136,7 @@ def _train(
         say(speaking, line)
     progress = RunProgress(console, title(config), config.epochs)
     student = make_student(config, splits, device)
-    # A resumed student has the weights of its save.
+    # A resumed student gets its weights from the saved state.
     if config.student_checkpoint is not None and state is None:
         start_student(config, config.student_checkpoint, student, splits.identity.class_names, speaking)
     try_on_splits("student", config.student, student, splits, config, device)
@@ -174,7 +174,7 @@ def _train(
 def _observers(
     config: Config, splits: Splits, processes: Processes, before: list[EpochRecord], progress: RunProgress
 ) -> Iterator[Observer]:
-    """Those of this process; in all but the first, the one that names broken images."""
+    """The observers of this process; in all but the first process, only the one that names broken images."""
     with progress:
         if not processes.first:
             yield progress
@@ -184,7 +184,7 @@ def _observers(
 
 
 def make_student(config: Config, splits: Splits, device: torch.device) -> Network:
-    """The untrained student; its weights depend on the seed alone."""
+    """The untrained student; its weights depend only on the seed."""
     model = build(lambda: make_model(config.student, splits.channels, splits.classes), config.seed)
     return network_on(device, model, splits.classes, config)
 
@@ -192,10 +192,10 @@ def make_student(config: Config, splits: Splits, device: torch.device) -> Networ
 def start_student(
     config: Config, file: Path, student: Network, class_names: tuple[str, ...], console: Console
 ) -> None:  # fmt: skip
-    """Gives the student the weights in ``file``, and says which of them it did not take, or what they are of.
+    """Initializes the student from the weights in ``file``, and prints what was left out and whether the classes differ.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it holds more than weights, or they do not fit.
     """
     saved = checkpoint.read(file, "student_checkpoint")
@@ -207,14 +207,14 @@ def start_student(
         say(console, f"student {config.student}, left out: {note}")
     if not fitted.untrained and saved.weights.class_names not in ((), class_names):
         console.print(
-            f"student {config.student}: its classifier comes from other classes than those of the data", soft_wrap=True
+            f"student {config.student}: its classifier was trained on other classes than those of the data", soft_wrap=True
         )
     for layer in fitted.untrained:
         say(console, f"student {config.student}: classifier {layer!r} is left untrained")
 
 
 def set_up_method(config: Config, splits: Splits, student: Network, teacher: Teacher | None) -> Method:
-    """The method with its heads and memory banks, which depend on the seed alone."""
+    """The method with its heads and memory banks, which depend only on the seed."""
     method = make_method(
         config.method, config.settings, logit_standardization=config.logit_standardization,
         label_smoothing=config.label_smoothing,
@@ -233,7 +233,7 @@ def set_up_method(config: Config, splits: Splits, student: Network, teacher: Tea
 
 
 def _quality(trainer: Trainer, on_broken: OnBroken) -> Quality:
-    """What the trained network reaches on the test split."""
+    """The quality of the trained network on the test split."""
     teacher = None if trainer.teacher is None else trainer.teacher.network
     return measure(
         trainer.network, trainer.splits.test, trainer.config, trainer.device, trainer.processes, on_broken, teacher
@@ -255,9 +255,9 @@ def finish(config: Config, splits: Splits, trainer: Trainer, quality: Quality, c
 
 
 def result(config: Config, trainer: Trainer, quality: Quality) -> dict[str, Any]:
-    """What ``compare`` reads: accuracies, calibration error and agreement in percent, times in seconds.
+    """The result that ``compare`` reads: accuracies, calibration error and agreement in percent, times in seconds.
 
-    All but ``best_test_accuracy`` are of the last epoch; ``train_accuracy`` is the mean over its steps, of augmented images.
+    All but ``best_test_accuracy`` are of the last epoch; ``train_accuracy`` is the mean over its steps, on augmented images.
     """
     records, last = trainer.records, trainer.records[-1]
     best = best_epoch(records)
@@ -286,13 +286,13 @@ def result(config: Config, trainer: Trainer, quality: Quality) -> dict[str, Any]
 def save_model(
     config: Config, splits: Splits, network: Network, trained: Network, name: str, record: EpochRecord
 ) -> None:  # fmt: skip
-    """Writes the network that was evaluated for ``record`` as a checkpoint, and beside an average the trained weights."""
+    """Writes the network evaluated for ``record`` as a checkpoint; with a moving average, also the trained weights."""
     beside = None if network is trained else trained.model
     checkpoint.save(config.output / name, network.model, origin(config, splits, record), beside)
 
 
 def origin(config: Config, splits: Splits, record: EpochRecord) -> checkpoint.Origin:
-    """What a student is and was trained on."""
+    """The student's model and what it was trained on."""
     return checkpoint.Origin(
         config.student,
         config.dataset,
@@ -305,23 +305,23 @@ def origin(config: Config, splits: Splits, record: EpochRecord) -> checkpoint.Or
 
 
 def title(config: Config) -> str:
-    """How a run is called in what is printed and drawn."""
+    """The title of a run in messages and plots."""
     return f"{config.method} {config.student} seed {config.seed}"
 
 
 def resume_command(config: Config) -> str:
-    """The options that go on with an interrupted run."""
+    """The options that resume an interrupted run."""
     return f"--config {shlex.quote(str(config.output / run_folder.CONFIG))} --resume"
 
 
 def _batches(config: Config, processes: Processes) -> str:
     part = config.batch_size // (processes.count * config.accumulate)
     return (
-        f"effective batch {config.batch_size} = {processes.count} processes x {config.accumulate} parts x {part}, "
-        f"learning rate {config.learning_rate:g}"
+        f"effective batch size {config.batch_size} = {processes.count} processes x {config.accumulate} micro-batches x "
+        f"{part}, learning rate {config.learning_rate:g}"
     )
 
 
 def _last_good(config: Config) -> Path | str:
     path = config.output / run_folder.LAST
-    return path if path.exists() else "none, as no epoch was done"
+    return path if path.exists() else "none, because no epoch was completed"

@@ -1,4 +1,4 @@
-"""What a run has come to: the record of every epoch, and the state that an interrupted run goes on from."""
+"""The progress of a run: the record of every epoch, and the state from which an interrupted run resumes."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
@@ -8,11 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch came to.
+    """The results of one epoch.
 
-    Accuracies are in percent, ``validation_accuracy`` is None without a validation split; ``terms`` are means over the
-    epoch, unweighted; ``seconds`` are of training alone; ``skipped`` images could not be read, and the same of the
-    validation and the test split.
+    Accuracies are in percent; ``validation_accuracy`` is None without a validation split. ``terms`` are unweighted means
+    over the epoch. ``seconds`` covers training alone. ``skipped``, ``validation_skipped`` and ``test_skipped`` count the
+    images that could not be read.
     """
 
     epoch: int
@@ -35,14 +35,14 @@ class EpochRecord:
 
 
 def best_epoch(records: list[EpochRecord]) -> EpochRecord:
-    """The epoch of the highest validation accuracy, the first of equals; the last epoch without a validation split."""
+    """The epoch with the highest validation accuracy, the first one in a tie; without a validation split the last epoch."""
     if records[-1].validation_accuracy is None:
         return records[-1]
     return max(records, key=lambda record: record.validation_accuracy or 0.0)
 
 
 class OwnState(TypedDict):
-    """What each process has of its own: random numbers, running statistics of batch norms, the sums of the epoch."""
+    """The state of one process: random number generators, running statistics of batch norms, the sums of the epoch."""
 
     random: dict[str, Any]
     statistics: list[Tensor]
@@ -52,8 +52,8 @@ class OwnState(TypedDict):
 class State(TypedDict):
     """Everything that the rest of a run depends on, in tensors and plain values.
 
-    ``stage`` is "first" or "main"; ``step`` steps of ``epoch`` are done; ``records`` and ``best_epoch`` are of the epochs
-    behind; ``data`` is the identity of the data set; ``ranks`` holds what each process has of its own.
+    ``stage`` is "first" or "main"; ``step`` steps of ``epoch`` are done; ``records`` and ``best_epoch`` cover the completed
+    epochs; ``data`` is the identity of the data set; ``ranks`` holds the state of each process.
     """
 
     config: dict[str, Any]

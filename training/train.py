@@ -1,7 +1,7 @@
-"""The command that trains one network: ``python -m training.train --method ce``, then the same with a teacher.
+"""Trains one network: ``python -m training.train --method ce``, then the same command with a teacher.
 
-Settings come from the command line, from a YAML file with ``--config``, or from both, the command line winning; ``--preset``
-has known recipes, and whatever else is given is stronger. ``--evaluate CHECKPOINT`` measures in place of training.
+Settings come from the command line, from a YAML file with ``--config``, or from both; the command line takes precedence.
+``--preset`` selects a known recipe, which all other settings override. ``--evaluate CHECKPOINT`` replaces training.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from training.run import resume_command, run
 
 
 def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, command: str = "training.train") -> int:
-    """Trains as the arguments say.
+    """Runs the training that the arguments describe.
 
     Args:
-        arguments: of the command line; those of the process by default.
+        arguments: command-line arguments; by default those of the process.
         preset: recipe whose values are the defaults.
-        command: what was started, for the message that says how to go on.
+        command: the command that the user ran, for the resume command.
 
     Returns:
         The exit status, see ``training.exit_status``.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, c
         return exit_status.REFUSED
     except Interrupted as interrupted:
         assert config is not None
-        complain(f"{interrupted} and saved; go on with: {command} {resume_command(config)}")
+        complain(f"{interrupted}, checkpoint saved; resume with: {command} {resume_command(config)}")
         return exit_status.of_signal(interrupted.number)
     finally:
         distributed.stop()
@@ -56,16 +56,16 @@ def main(arguments: Sequence[str] | None = None, *, preset: str | None = None, c
 
 
 def configure(arguments: Sequence[str], preset: str | None = None) -> Config:
-    """The settings that ``arguments`` ask for, over those of a preset.
+    """The settings in ``arguments``, which override those of a preset.
 
     Raises:
-        ValueError: names the setting that is wrong.
+        ValueError: names the invalid setting.
     """
     preset = given(arguments, "preset") or preset
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     chosen = PRESETS[preset] if preset is not None else Preset({}, {}, "")
-    # What a checkpoint was trained on is what it is measured on, unless told otherwise.
+    # By default a checkpoint is evaluated on the data that it was trained on.
     origin = origin_of(given(arguments, "evaluate"), given(arguments, "dataset"))
     config = parse(
         Config, arguments, description=__doc__, defaults={"preset": preset, **chosen.config, **origin}, groups=GROUPS,

@@ -1,8 +1,8 @@
-"""Trains on CIFAR-100, by the recipe ``cifar`` of presets.py:
+"""Trains on CIFAR-100 with the recipe ``cifar`` of presets.py:
 
 python training/train_cifar100.py --data PATH --teacher-checkpoint FILE --student resnet8x4 --method bickd
 
-PATH has the folder cifar-100-python, or the Parquet files of the Hugging Face hub. The teacher is trained by the same
+PATH holds the folder cifar-100-python, or the Parquet files of the Hugging Face hub. To train the teacher, use the same
 command with ``--method ce --student resnet32x4``.
 """
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Started as a file, Python looks for modules beside it and not in the project that it belongs to.
+    # Started as a file, Python looks for modules in the file's folder, not in the project.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training.train import main

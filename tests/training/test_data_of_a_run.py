@@ -176,7 +176,7 @@ def test_a_run_in_folders_of_odd_names_goes_on(folder: Path, tmp_path: Path, cap
     assert main(arguments(odd, tmp_path / "student", *under)) == 0
     capsys.readouterr()
     assert main(["--config", str(output / "config.yaml"), "--resume"]) == 0
-    assert "run é [x] :cat: is finished already" in capsys.readouterr().out
+    assert "run é [x] :cat: is already finished" in capsys.readouterr().out
 
 
 def test_a_setting_that_no_file_of_settings_can_hold_is_refused(
@@ -185,6 +185,6 @@ def test_a_setting_that_no_file_of_settings_can_hold_is_refused(
     odd = tmp_path / "caf\udce9"
     folder.rename(odd)
     assert main(arguments(odd, tmp_path / "run")) == 2
-    assert "dataset must be in UTF-8" in capsys.readouterr().err
+    assert "dataset must be valid UTF-8" in capsys.readouterr().err
     (tmp_path / "link").symlink_to(odd)
     assert main(arguments(tmp_path / "link", tmp_path / "run")) == 0

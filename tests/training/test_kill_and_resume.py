@@ -97,7 +97,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(number: signal.Signals, tmp_path:
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = finish(process, expected=128 + number)
-    assert f"stopped by {number.name} and saved" in errors
+    assert f"stopped by {number.name}, checkpoint saved; resume with:" in errors
     assert f"--config {output / 'config.yaml'} --resume" in errors
     assert files.read(output / "last.pt")["epoch"] >= 1
     assert yaml.safe_load((output / "config.yaml").read_text())["epochs"] == 400
@@ -132,7 +132,7 @@ def test_a_damaged_save_is_told_and_the_one_before_is_used(
         # Not any byte: what fills the archive up between its members is no content.
         content[content.index(b"learner")] ^= 1
     last.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"last.pt is damaged or no checkpoint.*; trying the save before it"):
+    with pytest.warns(UserWarning, match=r"last.pt is damaged or not a checkpoint.*; trying the previous checkpoint"):
         assert main(["--config", str(unfinished / "config.yaml"), "--resume"]) == 0
     assert "resumed at epoch 2, step 0" in capsys.readouterr().out
     _, records = outcome(unfinished)
@@ -146,7 +146,7 @@ def test_a_run_of_which_nothing_can_be_read_is_not_started_anew_over_it(
         (unfinished / name).write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="damaged"):
         assert main(["--config", str(unfinished / "config.yaml"), "--resume"]) == 2
-    assert "no save in" in capsys.readouterr().err
+    assert "no checkpoint in" in capsys.readouterr().err
 
 
 def test_a_run_is_not_resumed_with_other_settings(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +159,7 @@ def test_a_run_is_not_resumed_with_other_settings(unfinished: Path, capsys: pyte
 
 def test_a_folder_with_a_run_is_not_used_for_another(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--method", "ce", "--epochs", "3", "--output", str(unfinished)]) == 2
-    assert "has a run already: go on with it by --resume" in capsys.readouterr().err
+    assert "already holds a run: continue it with --resume" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_run_again_by_resume(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +167,6 @@ def test_a_finished_run_is_not_run_again_by_resume(unfinished: Path, capsys: pyt
     assert main(resume) == 0
     before = (unfinished / "checkpoint.pt").stat().st_mtime_ns
     assert main(resume) == 0
-    assert "is finished already" in capsys.readouterr().out
+    assert "is already finished" in capsys.readouterr().out
     assert (unfinished / "checkpoint.pt").stat().st_mtime_ns == before
     assert not list(unfinished.glob("last*"))

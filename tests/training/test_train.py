@@ -145,7 +145,7 @@ def test_a_cache_of_another_teacher_is_refused(teacher: Path, tmp_path: Path, ca
             "1",
         ]
         assert train(tmp_path / f"under-{name}", "--method", "kd", *arguments) == status
-    assert "was made under other conditions: teacher" in capsys.readouterr().err
+    assert "was made with other settings: teacher" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,14 @@ UNDER = ["--teacher-checkpoint", "x.pt"]
         (["--method", "ce", "--logit-standardization"], "logit_standardization must be left out for method 'ce'"),
         (["--method", "ce", "--teacher-cache", "x"], "teacher_cache must be left out for method 'ce'"),
         (["--method", "rkd", "--teacher-checkpoint", "x.pt", "--teacher-cache", "x"], "teacher_cache must be left out"),
-        ([*UNDER, "--teacher-cache", "x"], "views must be given with a teacher_cache"),
+        ([*UNDER, "--teacher-cache", "x"], "views must be given with teacher_cache"),
         (["--method", "ce", "--views", "0"], "views must be at least 1, got 0"),
-        (["--method", "ce", "--milestones", "[3]"], "milestones must be given for schedule 'step' and for no other"),
-        (["--method", "ce", "--schedule", "step"], "milestones must be given for schedule 'step' and for no other"),
-        (["--method", "ce", "--schedule", "step", "--milestones", "[3, 2]"], "milestones must be positive and rising"),
+        (["--method", "ce", "--milestones", "[3]"], "milestones must be given for schedule 'step' and only for it"),
+        (["--method", "ce", "--schedule", "step"], "milestones must be given for schedule 'step' and only for it"),
+        (
+            ["--method", "ce", "--schedule", "step", "--milestones", "[3, 2]"],
+            "milestones must be positive and strictly increasing",
+        ),
         (["--method", "ce", "--schedule", "line"], "schedule must be one of cosine, step, got 'line'"),
         (["--method", "ce", "--epochs", "1", "--warmup-epochs", "1"], "warmup_epochs must be in [0, epochs), got 1 of 1"),
         (["--method", "ce", "--optimizer", "lamb"], "optimizer must be one of sgd, adamw, got 'lamb'"),
@@ -278,12 +281,12 @@ UNDER = ["--teacher-checkpoint", "x.pt"]
         ),
         (
             [*UNDER, "--method", "kd", "--mixup", "1", "--views", "1", "--teacher-cache", "x"],
-            "must be 0, got 1.0 and 0.0, with a teacher_cache",
+            "must be 0, got 1.0 and 0.0, with teacher_cache",
         ),
         ([*UNDER, "--cutmix", "1", "--settings.positives", "label"], "got 0.0 and 1.0, with settings.positives 'label'"),
         (["--method", "ce", "--workers", "-1"], "workers must not be negative, got -1"),
         (["--method", "ce", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
-        (["--method", "ce", "--device", "cuda:9"], "device must be there, got 'cuda:9'"),
+        (["--method", "ce", "--device", "cuda:9"], "device must exist, got 'cuda:9'"),
         (["--method", "ce", "--preset", "mnist"], "preset must be one of cifar, imagenet, imagenet-a3, got 'mnist'"),
         (["--dataset", "imagenet", "--method", "ce", "--data", "nowhere"], "nowhere"),
         (["--method", "kd", "--teacher-checkpoint", "nowhere.pt"], "nowhere.pt"),

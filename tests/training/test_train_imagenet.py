@@ -56,7 +56,7 @@ def test_two_processes_train_a_student_and_leave_out_a_broken_image(folder: Path
     teacher = ["--teacher", "resnet18", "--teacher-checkpoint", str(folder / "teacher.pt")]
     done = torchrun(folder, tmp_path / "run", "--method", "bickd", *teacher)
     assert done.returncode == 0, done.stderr
-    assert "effective batch 16 = 2 processes x 1 parts x 8, learning rate 0.02" in done.stdout
+    assert "effective batch size 16 = 2 processes x 1 micro-batches x 8, learning rate 0.02" in done.stdout
     assert done.stdout.count("test accuracy") == done.stdout.count("teacher resnet18: test accuracy") + 1
     assert "n00000001/3.jpg" in done.stdout + done.stderr
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -66,7 +66,7 @@ def test_a_teachers_checkpoint(write: Write, tmp_path: Path, sign: Path, capsys:
     write(path, sign)
     assert train.main(["--teacher-checkpoint", str(path), "--output", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
-    assert "teacher.pt is damaged or no checkpoint of weights alone: it holds more than weights (" in told
+    assert "teacher.pt is damaged or not a weights-only checkpoint: it holds more than weights (" in told
     assert "weights_only" not in told
     assert not sign.exists()
 
@@ -81,7 +81,7 @@ def test_weights_from_elsewhere(
     arguments = ["--method", "ce", option, str(tmp_path / name), "--output", str(tmp_path / "run")]
     assert train.main(arguments) == 2
     told = capsys.readouterr().err
-    assert f"{name} is damaged or no .safetensors file" in told or "it holds more than weights (" in told
+    assert f"{name} is damaged or not a .safetensors file" in told or "it holds more than weights (" in told
     assert not sign.exists()
 
 
@@ -118,8 +118,8 @@ def test_the_save_of_an_unfinished_run(write: Write, tmp_path: Path, sign: Path)
     for name in ("last.pt", "previous.pt"):
         write(tmp_path / name, sign)
     with (
-        pytest.warns(UserWarning, match="trying the save before it"),
-        pytest.raises(ValueError, match=r"no save in .* can be read"),
+        pytest.warns(UserWarning, match="trying the previous checkpoint"),
+        pytest.raises(ValueError, match=r"no checkpoint in .* can be read"),
     ):
         load_state(tmp_path, Config(method="ce", output=tmp_path))
     assert not sign.exists()
@@ -148,7 +148,7 @@ def test_a_file_of_a_cache(name: str, tmp_path: Path, sign: Path) -> None:
 @pytest.mark.parametrize("content", [b"\x80\x02.", b"[1]", b"3", b"{"])
 def test_the_description_of_a_cache_that_is_something_else(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "description.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"^teacher_cache .* is damaged or no cache"):
+    with pytest.raises(ValueError, match=r"^teacher_cache .* is damaged or not a cache"):
         LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
 
 

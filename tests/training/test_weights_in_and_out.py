@@ -129,7 +129,7 @@ def test_a_teacher_whose_classes_are_in_another_order_is_warned_of_with_the_like
     assert train(folder, tmp_path / "run", *under) == 0
     told = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert "WARNING: teacher cnn_small is near chance" in told
-    assert "on 40 pictures of 4 classes, where chance is 25.00 %" in told
+    assert "on 40 images of 4 classes, where chance is 25.00 %" in told
     assert json.loads((tmp_path / "run" / "result.json").read_text())["teacher_near_chance"]
     assert "its classes are in another order than those of the data, which begin with blue, green, red" in told
 
@@ -177,7 +177,7 @@ def test_a_network_of_one_input_size_ends_the_run_before_anything_is_made(
         options = ["--method", "kd", "--teacher", "vit_b_32", "--teacher-checkpoint", str(tmp_path / "weights.pt")]
     assert train(folder, tmp_path / "run", *options, "--image-size", "64") == 2
     told = capsys.readouterr().err
-    assert f"error: {role} vit_b_32 does not take the images of folder:" in told
+    assert f"error: {role} vit_b_32 does not accept the images of folder:" in told
     assert "3 x 64 x 64 with image_size 64" in told
     assert not (tmp_path / "run").exists()
 
@@ -190,7 +190,7 @@ def test_a_student_starts_from_weights_and_its_classifier_is_new_only_when_asked
     torch.save({"state_dict": state}, tmp_path / "weights.pt")
     start = ["--method", "ce", "--student-checkpoint", str(tmp_path / "weights.pt"), "--learning-rate", "1e-30"]
     assert train(folder, tmp_path / "refused", *start) == 2
-    assert "its classifier 'classifier' is of 10 classes, and 'classifier' of the model of 4; --new-classifier" in (
+    assert "its classifier 'classifier' has 10 classes, and 'classifier' of the model has 4; --new-classifier" in (
         capsys.readouterr().err
     )
     assert train(folder, tmp_path / "run", *start, "--new-classifier") == 0
@@ -226,7 +226,9 @@ def test_a_resumed_student_needs_its_first_weights_no_more(
         assert all(torch.equal(resumed[entry][name], value) for name, value in whole[entry].items()), entry
 
 
-MEASURED = re.compile(r"on (\d+) pictures of (\w+) of \S+: top-1 ([\d.]+) %, top-5 ([\d.]+) %, calibration error ([\d.]+) %")
+MEASURED = re.compile(
+    r"on (\d+) images of the (\w+) split of \S+: top-1 ([\d.]+) %, top-5 ([\d.]+) %, calibration error ([\d.]+) %"
+)
 
 
 def measured(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, ...]:
@@ -258,7 +260,7 @@ def test_weights_from_elsewhere_are_measured_on_any_split(
         main(["--evaluate", str(tmp_path / "weights.safetensors"), *options, "--held-out", "0", "--split", "validation"])
         == 2
     )
-    assert "split must be one that there is" in capsys.readouterr().err
+    assert "split must exist" in capsys.readouterr().err
 
 
 def test_top5_and_calibration_error_are_those_of_their_definitions(

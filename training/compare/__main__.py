@@ -1,7 +1,7 @@
-"""The command that compares methods: one teacher, and every method with every seed under it.
+"""Compares methods: trains one teacher, then every method with every seed under that teacher.
 
-Runs that are finished are not repeated, interrupted ones go on from their last save: the same command continues them.
-Results are in the folder of --output: results.md, results.json and pictures.
+Finished runs are not repeated, and interrupted runs resume from their last checkpoint: to continue, run the same command.
+The results are in the folder --output: results.md, results.json and plots.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ from training.storage.run_folder import CHECKPOINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compares as the arguments say.
+    """Runs the comparison that the arguments describe.
 
     Args:
-        arguments: of the command line; those of the process by default.
+        arguments: command-line arguments; by default those of the process.
 
     Returns:
         The exit status, see ``training.exit_status``.
@@ -49,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         name = signal.Signals(number).name
-        print(f"stopped by {name}, runs are saved; the same command goes on with them", file=sys.stderr)
+        print(f"stopped by {name}, runs are saved; run the same command again to continue", file=sys.stderr)
         return exit_status.of_signal(number)
 
 
 def compare(comparison: Comparison, console: Console, lock: int | None = None) -> int:
-    """Trains what is not finished yet and writes the results.
+    """Trains the unfinished runs and writes the results.
 
     Args:
         comparison: the settings.
@@ -62,10 +62,10 @@ def compare(comparison: Comparison, console: Console, lock: int | None = None) -
         lock: file descriptor that the processes of the runs inherit.
 
     Returns:
-        ``DONE``, or ``INCOMPLETE`` when a run failed or diverged.
+        ``DONE``, or ``INCOMPLETE`` if a run failed or diverged.
 
     Raises:
-        Interrupted: a signal came; the runs are saved.
+        Interrupted: a signal arrived; the runs are saved.
         OSError: a file could not be read or written.
     """
     teacher = None
@@ -83,7 +83,7 @@ def compare(comparison: Comparison, console: Console, lock: int | None = None) -
         console.print(tables.terminal(cells))
     for note in tables.notes(results):
         say(console, note)
-    say(console, f"tables, figures and pictures are in {comparison.output}")
+    say(console, f"results.md, results.json and plots are in {comparison.output}")
     return _status(results)
 
 
@@ -95,11 +95,11 @@ def write(results: Results) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Keeps other comparisons out of ``folder``, also while runs of one that was killed are still going on.
+    """Keeps other comparisons out of ``folder``, even while runs of a killed comparison are still active.
 
     Raises:
-        ValueError: another one has it.
-        OSError: its lock is a symbolic link.
+        ValueError: another comparison uses the folder.
+        OSError: the lock file is a symbolic link.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
@@ -107,14 +107,14 @@ def locked(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"output {folder} is in use by another comparison, or by a run that it left behind") from error
+            raise ValueError(f"output {folder} is in use by another comparison, or by a run that one left behind") from error
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 def _ready_teacher(comparison: Comparison, console: Console, lock: int | None) -> TeacherFile | None:
-    """The teacher, trained unless it is given or finished; None when its training failed."""
+    """The teacher, trained unless a checkpoint is given or its run is finished; None if its training failed."""
     if comparison.teacher_checkpoint is not None:
         return read_teacher(comparison.teacher_checkpoint)
     run = teacher_run(comparison)
@@ -122,13 +122,13 @@ def _ready_teacher(comparison: Comparison, console: Console, lock: int | None) -
         with GridProgress(console, 1) as progress:
             execute([run], 1, progress.on_end, lock=lock)
     if read_outcome(run).state != FINISHED:
-        say(console, f"without its teacher nothing can be compared; {run.folder} has the log")
+        say(console, f"the teacher's training failed, so nothing can be compared; its log is in {run.folder}")
         return None
     return read_teacher(run.folder / CHECKPOINT)
 
 
 def _train_students(comparison: Comparison, teacher: TeacherFile | None, console: Console, lock: int | None) -> None:
-    """First the literature's settings and the trials, then what these have chosen."""
+    """Trains with the literature's settings and the trials first, then with the settings that the trials chose."""
     attempted: set[Path] = set()
     while True:
         results = load_results(comparison, teacher)
@@ -147,7 +147,7 @@ def _train_students(comparison: Comparison, teacher: TeacherFile | None, console
 
 
 def _status(results: Results) -> int:
-    """Incomplete when a report run has no result, or a trial failed; that a trial diverged is a result of tuning."""
+    """Incomplete if a report run has no result or a trial failed; a diverged trial counts as a result of tuning."""
     reported = [each for row in (*results.literature, *results.tuned) for each in row.outcomes]
     incomplete = any(each.state != FINISHED for each in reported) or any(not each.settled for each in results.outcomes)
     return exit_status.INCOMPLETE if incomplete else exit_status.DONE

@@ -18,12 +18,12 @@ SWITCH = "logit_standardization"
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with fixed settings.
+    """A method, some of whose settings are fixed.
 
     Attributes:
         label: how the user wrote it.
         method: one of ``METHODS``.
-        settings: that are fixed; the others are the literature's, or tuned.
+        settings: the fixed settings; the others are the literature's, or tuned.
         logit_standardization: match standardized logits.
     """
 
@@ -38,27 +38,27 @@ class Variant:
 
     @property
     def search(self) -> dict[str, tuple[float, float]]:
-        """The settings that tuning chooses, and their ranges: those of the method, without the fixed ones."""
+        """The settings that tuning chooses, with their ranges: those of the method, except the fixed ones."""
         return {name: ends for name, ends in METHODS[self.method].search.items() if name not in self.settings}
 
     def all_settings(self, drawn: dict[str, float] | None = None) -> dict[str, Any]:
-        """Every setting of the method with its value: the literature's, over it the fixed ones and those ``drawn``."""
+        """Every setting of the method with its value: the literature's, overridden by the fixed ones and by ``drawn``."""
         published = default_settings(self.method, logit_standardization=self.logit_standardization)
         return {**published, **self.settings, **(drawn or {})}
 
 
 @dataclass(frozen=True)
 class Comparison(Recipe):
-    """Methods under one protocol; the recipe is that of every run.
+    """Methods under one protocol; every run uses the same recipe.
 
     Attributes:
         teacher: name of the teacher's model.
-        teacher_checkpoint: a trained teacher, checkpoint.pt or a state_dict; without it one is trained.
-        teacher_epochs: of training the teacher; as many as a student's without it.
-        methods: variants, each METHOD or METHOD:NAME=VALUE,NAME=VALUE, such as bickd:class_wise_weight=0.
+        teacher_checkpoint: trained teacher, checkpoint.pt or a state_dict; by default the comparison trains one.
+        teacher_epochs: number of epochs to train the teacher; default: the same as for a student.
+        methods: variants to compare, each METHOD or METHOD:NAME=VALUE,NAME=VALUE, such as bickd:class_wise_weight=0.
         seeds: number of runs of each variant, from 1 to 100; their seeds are 0, 1, ...
-        tune: trials for each variant, judged by the last epoch's validation accuracy; 0 for none, else at least 2.
-        jobs: runs at a time; they share the processor's cores.
+        tune: trials per variant, judged by the validation accuracy of the last epoch; 0 for none, else at least 2.
+        jobs: number of runs in parallel; they share the CPU cores.
         output: folder of the comparison.
 
     Raises:
@@ -80,13 +80,15 @@ class Comparison(Recipe):
             raise ValueError("methods must name at least one method, got none")
         twice = sorted({label for label in self.methods if self.methods.count(label) > 1})
         if twice:
-            raise ValueError(f"methods must be different from each other, got {', '.join(twice)} more than once")
+            raise ValueError(f"methods must be distinct, got {', '.join(twice)} more than once")
         if not 1 <= self.seeds <= MOST_SEEDS:
-            raise ValueError(f"seeds must be a number of seeds in [1, {MOST_SEEDS}], got {self.seeds}")
+            raise ValueError(f"seeds must be the number of seeds, in [1, {MOST_SEEDS}], got {self.seeds}")
         if self.tune < 0 or self.tune == 1:
-            raise ValueError(f"tune must be 0 or at least 2 trials, the first being the literature's, got {self.tune}")
+            raise ValueError(
+                f"tune must be 0 or at least 2 trials (the first has the literature's settings), got {self.tune}"
+            )
         if self.tune and self.held_out == 0:
-            raise ValueError("tune needs a validation split to choose on: held_out must be above 0, got 0")
+            raise ValueError("tune needs a validation split to choose settings: held_out must be above 0, got 0")
         check_count("jobs", self.jobs)
         if self.teacher_epochs is not None:
             check_count("teacher_epochs", self.teacher_epochs)
@@ -108,14 +110,14 @@ class Comparison(Recipe):
         return Config(**recipe, method="ce", seed=TEACHER_SEED, output=output)
 
     def caches_logits(self, variant: Variant) -> bool:
-        """Whether the teacher's logits are computed once for all runs of ``variant`` with one seed."""
+        """Whether all runs of ``variant`` with one seed share cached teacher logits."""
         return variant.needs_teacher and METHODS[variant.method].caches_logits and self.views is not None and not self.mixing
 
     def student_config(
         self, variant: Variant, drawn: dict[str, float], seed: int, teacher: Path | None, output: Path,
         teacher_cache: Path | None = None,
     ) -> Config:  # fmt: skip
-        """A run of ``variant`` with settings ``drawn`` under the checkpoint ``teacher``."""
+        """A run of ``variant`` with settings ``drawn`` and the teacher checkpoint ``teacher``."""
         under: dict[str, Any] = {}
         if variant.needs_teacher:
             under = {"teacher": self.teacher, "teacher_checkpoint": teacher, "teacher_cache": teacher_cache}
@@ -132,7 +134,7 @@ def parse_variant(text: str) -> Variant:
     """The variant that ``METHOD`` or ``METHOD:NAME=VALUE,NAME=VALUE`` describes.
 
     Raises:
-        ValueError: the text has another form, or the method refuses the settings.
+        ValueError: the text does not have this form, or the method refuses the settings.
     """
     method, colon, listed = text.partition(":")
     settings: dict[str, Any] = {}
@@ -149,7 +151,7 @@ def parse_variant(text: str) -> Variant:
     try:
         make_method(method, settings, logit_standardization=switch)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"methods: {text!r} is impossible: {error}") from error
+        raise ValueError(f"methods: {text!r} is invalid: {error}") from error
     return Variant(text, method, settings, switch)
 
 

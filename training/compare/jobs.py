@@ -1,6 +1,6 @@
-"""Runs as processes of ``training.train``, several at a time, and what a person sees of them.
+"""Executes runs as processes of ``training.train``, several in parallel, and shows their progress.
 
-A signal stops the processes with their progress saved.
+On a signal the processes save their progress and stop.
 """
 
 import os
@@ -22,22 +22,22 @@ from training.storage.run_folder import CONFIG, write_config
 
 TRAINER = [sys.executable, "-m", "training.train"]
 INTERVAL = 0.05
-"""Seconds between two looks at the processes."""
+"""Seconds between two polls of the processes."""
 
 Processes = list[tuple[Run, "subprocess.Popen[bytes]"]]
 
 
 def execute(runs: Sequence[Run], jobs: int, on_end: Callable[[Outcome], None], *, lock: int | None = None) -> None:
-    """Trains ``runs`` in their order, each from its last save, and tells ``on_end`` of each one that ends, however it does.
+    """Trains ``runs`` in order, each from its last checkpoint, and calls ``on_end`` for each that ends, even if it fails.
 
     Args:
-        runs: that are not finished.
-        jobs: processes at a time; they share the processor's cores.
+        runs: unfinished runs.
+        jobs: number of parallel processes; they share the CPU cores.
         on_end: called in this thread.
         lock: file descriptor that the processes inherit.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; every process has saved its progress and ended.
+        Interrupted: SIGINT or SIGTERM arrived; every process has saved its progress and exited.
         OSError, ValueError: the folder of a run, or its log, is a symbolic link.
     """
     waiting: deque[Run] = deque(runs)
@@ -70,7 +70,7 @@ def _launch(run: Run, jobs: int, lock: int | None) -> "subprocess.Popen[bytes]":
             [*TRAINER, "--config", str(run.folder / CONFIG), "--resume"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)}, pass_fds=() if lock is None else (lock,),
-            # A terminal sends Ctrl-C to the whole session, and a second signal makes the trainer leave without saving.
+            # A terminal sends Ctrl-C to the whole session, and a second signal makes the trainer exit without saving.
             start_new_session=True,
         )  # fmt: skip
 
@@ -82,13 +82,13 @@ def _stop(active: Processes) -> None:
         for _, process in active:
             process.wait()
     finally:
-        # Ctrl-C once more, while they were saving.
+        # A second Ctrl-C arrived while they were saving.
         for _, process in active:
             process.kill()
 
 
 class GridProgress:
-    """The progress of ``total`` runs, of which ``done`` had ended before; to be entered while it lasts."""
+    """A context manager that shows the progress of ``total`` runs, of which ``done`` had already ended."""
 
     def __init__(self, console: Console, total: int, done: int = 0) -> None:
         self.console, self.total, self.done = console, total, done
@@ -100,7 +100,7 @@ class GridProgress:
 
     def __enter__(self) -> "GridProgress":
         if self.done:
-            self._print(f"{self.done}/{self.total} are done already")
+            self._print(f"{self.done}/{self.total} already done")
         self.bar.start()
         return self
 
@@ -108,7 +108,7 @@ class GridProgress:
         self.bar.stop()
 
     def on_end(self, outcome: Outcome) -> None:
-        """Counts a run that ended, and shows the end of its log if it failed."""
+        """Counts a run that ended, and shows the last lines of its log if it failed."""
         self.done += 1
         self.bar.update(self.task, completed=self.done)
         start = f"{self.done}/{self.total}"
@@ -116,7 +116,7 @@ class GridProgress:
             self._print(f"{start} done, {outcome.run.title}: {outcome.result['test_accuracy']:.1f} %")
             return
         word = "diverged" if outcome.state == DIVERGED else "failed"
-        self._print(f"{start} {word}, {outcome.run.title}; the end of {outcome.run.folder}/{LOG}:")
+        self._print(f"{start} {word}, {outcome.run.title}; last lines of {outcome.run.folder}/{LOG}:")
         self._print(end_of_log(outcome.run))
 
     def _print(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The pictures: accuracy by method, cost of a step, accuracy against training time."""
+"""The plots: accuracy by method, time per step, accuracy against training time."""
 
 import itertools
 import statistics
@@ -25,7 +25,7 @@ def draw(results: Results, folder: Path) -> None:
 
 
 def plot_accuracy(results: Results) -> Any:
-    """A line for each variant, its seeds as points, mean and standard deviation above them; tuned ones beside."""
+    """One row per variant: its seeds as points, overlaid with mean and standard deviation; tuned variants next to it."""
     labels = [row.variant.label for row in results.literature]
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.55 * len(labels)), layout="constrained")
     blocks = {"literature's settings": results.literature, "tuned": results.tuned if results.trials else ()}
@@ -50,7 +50,7 @@ def plot_accuracy(results: Results) -> Any:
 
 
 def plot_cost(results: Results) -> Any:
-    """Bars of the time of a training step with the literature's settings, and the seeds as points."""
+    """The time of a training step with the literature's settings: the median as a bar, the seeds as points."""
     labels = [row.variant.label for row in results.literature]
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.45 * len(labels)), layout="constrained")
     for height, row in enumerate(results.literature):
@@ -58,13 +58,13 @@ def plot_cost(results: Results) -> Any:
         axes.plot(row.step_times, [height] * len(row.step_times), "o", color="0.2", markersize=3)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    axes.set(xlabel="training time per step (ms), median and seeds", title="Cost of a step")
+    axes.set(xlabel="training time per step (ms), median and seeds", title="Time per training step")
     axes.grid(alpha=0.3, axis="x")
     return figure
 
 
 def plot_against_time(results: Results) -> Any:
-    """Mean test accuracy over the mean training time, one panel for the literature's settings and one for tuned ones."""
+    """Mean test accuracy against mean training time, one panel for the literature's settings and one for tuned ones."""
     blocks = [("Settings of the literature", results.literature)]
     if results.tuned:
         blocks.append(("Tuned settings", results.tuned))
@@ -83,7 +83,7 @@ def plot_against_time(results: Results) -> Any:
 
 
 def mean_curve(outcomes: Sequence[Outcome]) -> Curve:
-    """Means over the finished runs, epoch by epoch; the time of a first stage comes before the first epoch."""
+    """Means over the finished runs, epoch by epoch; the time of a first stage is added before the first epoch."""
     curves = [_curve(each) for each in outcomes if each.result is not None]
     epochs = list(zip(*curves, strict=True))
     return [statistics.mean(time for time, _ in runs) for runs in epochs], [
@@ -100,5 +100,5 @@ def _curve(outcome: Outcome) -> list[tuple[float, float]]:
 
 
 def _styles(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Ten colours, and a new kind of line after each ten."""
+    """Ten colours, then the same colours with another line style."""
     return [(("-", "--", ":")[number // 10 % 3], f"C{number % 10}") for number in range(len(rows))]

@@ -1,4 +1,4 @@
-"""The state of a comparison, read from the folders of its runs: its rows, their figures, and results.json."""
+"""The state of a comparison, read from the folders of its runs: its rows, their statistics, and results.json."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ LAST, BEST, VALIDATION = "test_accuracy", "best_test_accuracy", "validation_accu
 
 
 class Row(NamedTuple):
-    """The report runs of a variant with one choice of settings; ``drawn`` are those that tuning chose."""
+    """The report runs of a variant with one choice of settings; ``drawn`` are the settings that tuning chose."""
 
     variant: Variant
     drawn: dict[str, float]
@@ -24,24 +24,24 @@ class Row(NamedTuple):
 
     @property
     def finished(self) -> dict[int, dict[str, Any]]:
-        """result.json by seed."""
+        """The content of result.json by seed."""
         return {each.run.config.seed: each.result for each in self.outcomes if each.result is not None}
 
     def value(self, key: str) -> Spread | None:
-        """A figure of result.json over the seeds that have it, such as ``LAST``, the test accuracy of the last epoch, or
-        ``BEST``, that of the best epoch on validation."""
+        """A value of result.json over the seeds that have it, such as ``LAST``, the test accuracy of the last epoch, or
+        ``BEST``, the test accuracy of the epoch with the best validation accuracy."""
         values = [result[key] for result in self.finished.values() if result.get(key) is not None]
         return spread(values) if values else None
 
     def difference(self, reference: "Row") -> Spread | None:
-        """Last epoch's test accuracy minus that of ``reference``, in percent, by seed, over the seeds that both have."""
+        """Test accuracy of the last epoch minus that of ``reference``, in percentage points, per seed that both have."""
         own, other = self.finished, reference.finished
         differences = [own[seed][LAST] - other[seed][LAST] for seed in own if seed in other]
         return spread(differences) if differences else None
 
     @property
     def step_times(self) -> list[float]:
-        """By seed the training time of a step, in milliseconds, with a first stage's time shared among them."""
+        """The training time of a step per seed, in milliseconds, with the time of a first stage spread over the steps."""
         return [1000 * result["seconds"] / result["steps"] for result in self.finished.values()]
 
     @property
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 class Trials(NamedTuple):
-    """The trials of a variant. ``chosen`` is the number of the best, None while undecided or when all diverged."""
+    """The trials of a variant. ``chosen`` is the number of the best trial, None while undecided or if all diverged."""
 
     variant: Variant
     drawn: tuple[dict[str, float], ...]
@@ -60,7 +60,7 @@ class Trials(NamedTuple):
 
 
 class Results(NamedTuple):
-    """All that is known: rows of the literature's settings, of tuned ones as far as they are chosen, and the trials."""
+    """All results so far: rows with the literature's settings, rows with tuned settings already chosen, and the trials."""
 
     comparison: Comparison
     teacher_accuracy: float | None
@@ -76,7 +76,8 @@ class Results(NamedTuple):
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Of all runs: the literature's seed by seed, trial by trial, then the tuned ones seed by seed, none twice."""
+        """The outcomes of all runs, without duplicates: seed by seed those with the literature's settings, then trial by
+        trial, then seed by seed those with tuned settings."""
         groups = [
             [row.outcomes for row in self.literature],
             [trials.outcomes for trials in self.trials],
@@ -87,7 +88,7 @@ class Results(NamedTuple):
 
 
 def load_results(comparison: Comparison, teacher: TeacherFile | None) -> Results:
-    """What the folders of the runs hold."""
+    """Reads the results from the folders of the runs."""
     literature = tuple(_row(comparison, variant, {}, teacher) for variant in comparison.variants)
     trials = tuple(_trials(comparison, variant, teacher) for variant in comparison.variants) if comparison.tune else ()
     tuned = tuple(
@@ -99,23 +100,22 @@ def load_results(comparison: Comparison, teacher: TeacherFile | None) -> Results
 
 
 def to_run(results: Results) -> list[Run]:
-    """The runs that are left to do, in their order."""
+    """The remaining runs, in order."""
     return [each.run for each in results.outcomes if not each.settled]
 
 
 def find(rows: Sequence[Row], label: str) -> Row | None:
-    """The row of the variant called ``label``."""
+    """The row of the variant ``label``."""
     return next((row for row in rows if row.variant.label == label), None)
 
 
 def cost_reference(rows: Sequence[Row]) -> Row | None:
-    """The row that costs are relative to: ce's, or without it kd's."""
+    """The row that times are relative to: that of ce, or without it that of kd."""
     return find(rows, "ce") or find(rows, "kd")
 
 
 def as_json(results: Results) -> str:
-    """results.json: every figure of every run and trial, with the settings that they were reached with; accuracies in
-    percent, times in seconds."""
+    """results.json: every value of every run and trial, with its settings; accuracies in percent, times in seconds."""
     content = {
         "comparison": dataclasses.asdict(results.comparison),
         "teacher_accuracy": results.teacher_accuracy,
@@ -143,7 +143,7 @@ def _trials(comparison: Comparison, variant: Variant, teacher: TeacherFile | Non
 
 
 def _choice(outcomes: Sequence[Outcome]) -> int | None:
-    # With a trial missing, the variants would not have been given the same number.
+    # With a trial missing, the variants would not have had the same number of trials.
     if not all(each.settled for each in outcomes):
         return None
     return tuning.best_trial([None if each.state == DIVERGED else _validation(each) for each in outcomes])
@@ -153,7 +153,7 @@ def _validation(outcome: Outcome) -> float:
     assert outcome.result is not None
     accuracy = outcome.result["validation_accuracy"]
     if accuracy is None:
-        raise ValueError(f"tune needs a validation split to choose on: {outcome.run.folder} has none")
+        raise ValueError(f"tune needs a validation split to choose settings: {outcome.run.folder} has none")
     return float(accuracy)
 
 
@@ -197,4 +197,4 @@ def _outcome_content(outcome: Outcome) -> dict[str, Any]:
 def _plain(value: object) -> str:
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{value!r} is no plain value")
+    raise TypeError(f"{value!r} is not a plain value")

@@ -1,8 +1,8 @@
-"""The runs of a comparison: what each one is, the folder that it has, and what became of it.
+"""The runs of a comparison: their configuration, folder and outcome.
 
-A folder's name ends in a hash of all that the run's figures depend on, so that no other run is taken for it. Beside the
-trainer's files it holds log.txt, what the trainer printed, failure.json, if it failed or diverged, and launch.json, the
-greatest number of runs that ran beside each other.
+A folder's name ends in a hash of everything that the run's results depend on, so that runs are never confused. Besides the
+trainer's files it holds log.txt, the trainer's output; failure.json, if the run failed or diverged; and launch.json, the
+maximum number of parallel runs.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfi
 
 @dataclass(frozen=True)
 class Run:
-    """One run of ``training.train``; ``title`` is how it is called in what is printed."""
+    """One run of ``training.train``; ``title`` is its name in printed messages."""
 
     title: str
     config: Config
@@ -41,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """A teacher's checkpoint, and the SHA-256 of its content."""
+    """A teacher checkpoint and the SHA-256 of its content."""
 
     file: Path
     content: str
@@ -51,7 +51,7 @@ def read_teacher(file: Path) -> TeacherFile:
     """The teacher in ``file``.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     return TeacherFile(file, hashlib.sha256(file.read_bytes()).hexdigest())
 
@@ -65,7 +65,7 @@ def teacher_run(comparison: Comparison) -> Run:
 def report_run(
     comparison: Comparison, variant: Variant, drawn: dict[str, float], seed: int, teacher: TeacherFile | None
 ) -> Run:
-    """A run whose test accuracy is reported: with the literature's settings, or tuned where any are ``drawn``."""
+    """A run whose test accuracy is reported: with the literature's settings, or with the tuned settings ``drawn``."""
     kind = "-tuned" if drawn else ""
     title = f"{variant.label}{' tuned' if drawn else ''} seed {seed}"
     return _student(comparison, variant, drawn, seed, teacher, f"{kind}-seed{seed}", title)
@@ -74,20 +74,20 @@ def report_run(
 def trial_run(
     comparison: Comparison, variant: Variant, drawn: dict[str, float], number: int, teacher: TeacherFile | None
 ) -> Run:
-    """A run whose validation accuracy decides between settings."""
+    """A run whose validation accuracy helps to choose the settings."""
     title = f"{variant.label} trial {number}"
     return _student(comparison, variant, drawn, TUNING_SEED, teacher, f"-trial{number}", title)
 
 
 class Outcome(NamedTuple):
-    """What became of one run.
+    """The outcome of one run.
 
     Attributes:
         run: the run.
         state: finished, diverged, failed or unfinished.
         result: result.json, None unless finished.
         epochs: the lines of metrics.jsonl.
-        jobs: greatest number of runs beside each other while it ran, itself included.
+        jobs: maximum number of parallel runs while it ran, including itself.
     """
 
     run: Run
@@ -98,12 +98,12 @@ class Outcome(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Nothing is left to do: a diverged run would diverge again."""
+        """Whether nothing is left to do: a diverged run would diverge again."""
         return self.state in (FINISHED, DIVERGED)
 
 
 def read_outcome(run: Run) -> Outcome:
-    """What became of ``run``."""
+    """Reads the outcome of ``run``."""
     jobs = _read(run, LAUNCH).get("jobs", 1)
     result = read_result(run.folder)
     if result is not None:
@@ -115,14 +115,14 @@ def read_outcome(run: Run) -> Outcome:
 
 
 def note_launch(run: Run, jobs: int) -> None:
-    """Notes that ``run`` starts, with up to ``jobs`` runs at a time."""
+    """Records that ``run`` starts, with up to ``jobs`` runs in parallel."""
     (run.folder / FAILURE).unlink(missing_ok=True)
     jobs = max(jobs, _read(run, LAUNCH).get("jobs", 1))
     files.write_text(run.folder / LAUNCH, json.dumps({"jobs": jobs}) + "\n")
 
 
 def note_end(run: Run, status: int) -> Outcome:
-    """Notes the exit status that the trainer ended with, and reads what became of the run."""
+    """Records the exit status of the trainer, and reads the outcome of the run."""
     if status != exit_status.DONE or read_result(run.folder) is None:
         files.write_text(run.folder / FAILURE, json.dumps({"status": status}) + "\n")
     return read_outcome(run)
@@ -152,7 +152,7 @@ def _student(
 
 
 def _placed(prefix: str, title: str, config: Config, beside: dict[str, object]) -> Run:
-    # Times are among the figures.
+    # The results include times.
     depended_on = {
         **decisive_for_time(config.as_dict()), **beside, "contents": contents(config.dataset, config.data)
     }  # fmt: skip
@@ -160,7 +160,7 @@ def _placed(prefix: str, title: str, config: Config, beside: dict[str, object]) 
 
 
 def _teacher_cache(comparison: Comparison, seed: int, teacher: TeacherFile) -> Path:
-    """The folder of the teacher's logits that runs of this seed share, of whatever method."""
+    """The folder of the teacher's logits that all runs with this seed share, whatever their method."""
     names = (*GROUPS["data"], *GROUPS["augmentation"], "precision")
     settings = {name: getattr(comparison, name) for name in names if name != "data"}
     depended_on = {
@@ -176,10 +176,10 @@ def _digest(depended_on: dict[str, Any]) -> str:
 
 @functools.cache
 def contents(dataset: str, data: Path) -> str:
-    """The checksum of a data set, read once a process.
+    """The checksum of a data set, which each process reads once.
 
     Raises:
-        OSError, ValueError: as of ``load_splits``.
+        OSError, ValueError: as in ``load_splits``.
     """
     return load_splits(dataset, data).identity.checksum()
 

@@ -1,4 +1,4 @@
-"""results.md: the protocol in words, the tables, and the notes on what is missing in them."""
+"""results.md: the protocol in words, the tables, and notes on missing results."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ STUDENTS = {
     "agreement with the teacher": "teacher_agreement",
     "calibration error": "calibration_error",
 }
-"""What is told of the students beside the comparison, by heading; a key of result.json each."""
+"""The columns of the table of students: for each heading the key of result.json."""
 
 
 class Cells(NamedTuple):
@@ -45,7 +45,7 @@ def document(results: Results) -> str:
 
 
 def tables(results: Results) -> list[Cells]:
-    """The tables of the literature's settings, of the tuned ones where there is tuning, and of the students."""
+    """The tables for the literature's settings, for tuned settings if there are trials, and for the students."""
     found = [_cells("Settings of the literature", results.literature, results, {})]
     if results.trials:
         chosen = {trials.variant.label: trials.chosen for trials in results.trials}
@@ -54,7 +54,7 @@ def tables(results: Results) -> list[Cells]:
 
 
 def terminal(cells: Cells) -> Table:
-    """The table for a terminal, without the settings, for which few are wide enough."""
+    """The table for a terminal, without the settings, since few terminals are wide enough for them."""
     shown = [place for place, heading in enumerate(cells.headings) if heading != SETTINGS]
     table = Table(*(Column(cells.headings[place], overflow="fold") for place in shown), title=cells.title)
     for line in cells.lines:
@@ -63,20 +63,20 @@ def terminal(cells: Cells) -> Table:
 
 
 def protocol(results: Results) -> list[str]:
-    """What was done, a sentence or a few for each part."""
+    """The protocol, with one or more sentences for each part."""
     comparison = results.comparison
     seeds = "Seed 0" if comparison.seeds == 1 else f"Seeds 0 to {comparison.seeds - 1}"
     return [
         _teacher(results),
         _recipe(comparison),
-        "The settings of the literature are those of each method's publication; of bickd they are this project's.",
+        "The literature's settings come from each method's publication; those of bickd are this project's.",
         f"{seeds}. A seed decides the initial weights, the order of the samples and their "
         "augmentation, the same for every method. "
-        "Figures are mean ± sample standard deviation over the n seeds that are finished; accuracies are of the test split, "
-        "in percent. The training accuracy is that of the last epoch's steps, of augmented images; calibration error "
-        "and agreement are of the test split.",
-        "The difference to kd is taken seed by seed, then averaged." if find(results.literature, "kd") else "",
-        "The best epoch is that of the highest validation accuracy."
+        "Results are mean ± sample standard deviation over the n finished seeds; accuracies are in percent, on the test "
+        "split unless stated otherwise. The training accuracy is measured on augmented images during the last epoch's "
+        "steps; calibration error and agreement are measured on the test split.",
+        "The difference to kd is computed per seed, then averaged." if find(results.literature, "kd") else "",
+        "The best epoch is the one with the highest validation accuracy."
         if results.validated
         else "There is no validation split.",
         _cost(results),
@@ -85,7 +85,7 @@ def protocol(results: Results) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-    """Runs without a result, a teacher near chance, variants without a choice, and choices at the end of a range."""
+    """Notes on runs without a result, a teacher near chance, variants without a choice, and choices at a range's end."""
     missing = [
         f"{each.run.title}: {each.state}; {each.run.folder.name}/{LOG}"
         for each in results.outcomes
@@ -93,10 +93,10 @@ def notes(results: Results) -> list[str]:
     ]
     unfinished = sum(each.state not in (FINISHED, DIVERGED, FAILED) for each in results.outcomes)
     if unfinished:
-        missing.append(f"unfinished runs: {unfinished}; the same command goes on with them")
+        missing.append(f"unfinished runs: {unfinished}; run the same command again to continue")
     if any(each.result is not None and each.result.get("teacher_near_chance") for each in results.outcomes):
         missing.append(
-            f"WARNING: the teacher is near chance, no student learns from it; {LOG} of each run has the likely cause"
+            f"WARNING: the teacher is near chance, students learn nothing from it; {LOG} of each run names the likely cause"
         )
     return missing + [note for trials in results.trials for note in _choice_notes(trials)]
 
@@ -117,20 +117,20 @@ def _recipe(comparison: Comparison) -> str:
     if comparison.milestones:
         schedule += f" (divided by 10 after epochs {', '.join(map(str, comparison.milestones))})"
     if comparison.warmup_epochs:
-        schedule += f" after {comparison.warmup_epochs} epochs of linear warmup"
+        schedule += f" after {comparison.warmup_epochs} epochs of linear warm-up"
     if comparison.warmup_steps:
-        schedule += f" after {comparison.warmup_steps} steps of linear warmup"
+        schedule += f" after {comparison.warmup_steps} steps of linear warm-up"
     optimizer = "AdamW" if comparison.optimizer == "adamw" else f"SGD with Nesterov momentum {comparison.momentum:g}"
-    spared = "" if comparison.decay_norms_and_biases else " without norms and biases"
+    spared = "" if comparison.decay_norms_and_biases else " (norms and biases excluded)"
     optional = {
-        f", gradients of a norm of at most {comparison.clip_norm}": comparison.clip_norm,
+        f", gradients clipped to norm {comparison.clip_norm}": comparison.clip_norm,
         f", label smoothing {comparison.label_smoothing:g}": comparison.label_smoothing,
         f", moving average of the weights with decay {comparison.ema_decay:g}": comparison.ema_decay,
-        f", in {comparison.accumulate} parts": comparison.accumulate - 1,
+        f", {comparison.accumulate} micro-batches per step": comparison.accumulate - 1,
     }
-    repeated = f" Epochs repeat {comparison.views} augmented versions of each image in turn." if comparison.views else ""
+    repeated = f" Epochs cycle through {comparison.views} augmented versions of each image." if comparison.views else ""
     return (
-        f"Every run: {comparison.epochs} epochs, batches of {comparison.batch_size}, {optimizer}, weight decay "
+        f"Every run: {comparison.epochs} epochs, batch size {comparison.batch_size}, {optimizer}, weight decay "
         f"{comparison.weight_decay:g}{spared}, learning rate {comparison.learning_rate:g}, "
         f"{schedule}, {comparison.precision}{''.join(text for text, used in optional.items() if used)}.{repeated}"
     )
@@ -138,12 +138,12 @@ def _recipe(comparison: Comparison) -> str:
 
 def _cost(results: Results) -> str:
     jobs = max((each.jobs for each in results.outcomes), default=1)
-    shared = f" The machine was shared by up to {jobs} runs at a time, and the times with them." if jobs > 1 else ""
+    shared = f" Up to {jobs} runs shared the machine, which affects the times." if jobs > 1 else ""
     reference = cost_reference(results.literature)
     relative = f", in brackets relative to {reference.variant.label}" if reference else ""
     return (
-        "Time per step is training time over steps, without evaluation and with a method's first stage, the median over "
-        f"the seeds{relative}.{shared}{_caching(results.comparison)}"
+        "Time per step is training time divided by steps, including a method's first stage but not evaluation; the median "
+        f"over the seeds{relative}.{shared}{_caching(results.comparison)}"
     )
 
 
@@ -152,20 +152,20 @@ def _caching(comparison: Comparison) -> str:
     if not cached:
         return ""
     return (
-        f" Runs of {', '.join(cached)} read the teacher's logits from disk, once one of them with the same seed has "
+        f" Runs of {', '.join(cached)} read the teacher's logits from disk once one of them with the same seed has "
         "computed them."
     )
 
 
 def _tuning(comparison: Comparison) -> str:
     if not comparison.tune:
-        return "No settings were chosen: every method has the literature's, and those that its name gives."
+        return "No settings were tuned: every method uses the literature's, except those given in its name."
     return (
-        f"Tuned settings are the best of {comparison.tune} trials for each method, all from seed {TUNING_SEED}, which is no "
-        "seed of the tables: trial 0 has the literature's settings, the others follow a quasi-random sequence over the "
-        "ranges, on a logarithmic scale. The choice is by validation accuracy after the last epoch, never by the test "
+        f"Tuned settings are the best of {comparison.tune} trials for each method, all with seed {TUNING_SEED}, which no "
+        "run in the tables uses: trial 0 has the literature's settings, the others follow a quasi-random sequence over the "
+        "ranges, on a logarithmic scale. Validation accuracy after the last epoch decides, never the test "
         "split. "
-        "Where trial 0 is chosen, the runs are the same as with the literature's settings."
+        "If trial 0 is chosen, the runs are the same as with the literature's settings."
     )
 
 
@@ -188,11 +188,11 @@ def _cells(title: str, rows: Sequence[Row], results: Results, beside: dict[str, 
 
 
 def _students(results: Results) -> Cells:
-    """A line for each row that is not the same as one before it."""
+    """One line per row; tuned rows with the literature's settings are omitted."""
     rows = [*results.literature, *(row for row in results.tuned if row.drawn)]
     names = [f"{row.variant.label}, tuned" if row.drawn else row.variant.label for row in rows]
     lines = [(name, *(_value(row, key) for key in STUDENTS.values())) for name, row in zip(names, rows, strict=True)]
-    return Cells("What the students are like", ("method", *STUDENTS), tuple(lines))
+    return Cells("Students", ("method", *STUDENTS), tuple(lines))
 
 
 def _value(row: Row, key: str) -> str:
@@ -237,7 +237,7 @@ def _time(row: Row, reference: Row | None) -> str:
 def _choice_notes(trials: Trials) -> list[str]:
     label = trials.variant.label
     if not trials.outcomes:
-        return [f"{label}: every setting is fixed, there was nothing to choose"]
+        return [f"{label}: every setting is fixed, there was nothing to tune"]
     if trials.chosen is None:
         if all(each.state == DIVERGED for each in trials.outcomes):
             return [f"{label}: every trial diverged, no settings were chosen"]

@@ -1,4 +1,4 @@
-"""Tuning: which settings the trials of a variant have, which of them is chosen, and whether that lies at the end of a range.
+"""Tuning: the settings of a variant's trials, the choice among them, and whether the choice lies at the end of a range.
 
 value = low * (high / low)^u,   u in [0, 1): a point of a scrambled Halton sequence
 """
@@ -14,14 +14,14 @@ from training.compare.comparison import Variant
 from training.methods import METHODS
 
 END = 0.05
-"""Share of a range, on the logarithmic scale, that counts as its end."""
+"""Share of a range, on the logarithmic scale, that counts as either end."""
 
 
 def trials(variant: Variant, count: int) -> list[dict[str, float]]:
-    """The settings that each of ``count`` trials draws, beside the variant's own.
+    """The settings that each of ``count`` trials draws, in addition to the variant's own.
 
-    Trial 0 draws none, it is the literature's. The method's name alone decides the others: they are the same on every call,
-    a larger ``count`` continues them, and variants of one method have the same points where they search the same settings.
+    Trial 0 draws none: it uses the literature's. The others depend only on the method's name: every call returns the same
+    ones, a larger ``count`` extends them, and variants of one method share points if they search the same settings.
     """
     ranges = METHODS[variant.method].search
     if not variant.search:
@@ -33,17 +33,17 @@ def trials(variant: Variant, count: int) -> list[dict[str, float]]:
 
 
 def best_trial(accuracies: Sequence[float | None]) -> int | None:
-    """The trial of the highest validation accuracy, the first of equals; None marks one that diverged, which loses.
+    """The trial with the highest validation accuracy, the first one in a tie; None marks a trial that diverged.
 
     Returns:
-        Its number, or None when all diverged.
+        Its number, or None if all diverged.
     """
     finished = [number for number, accuracy in enumerate(accuracies) if accuracy is not None]
     return max(finished, key=lambda number: accuracies[number] or 0.0, default=None)
 
 
 def range_ends(variant: Variant, settings: dict[str, Any]) -> list[str]:
-    """A note for each searched setting whose value in ``settings`` lies at the end of its range or outside."""
+    """A note for each searched setting whose value in ``settings`` lies at the end of its range or outside it."""
     notes = []
     for name, (low, high) in variant.search.items():
         value = settings[name]
@@ -55,5 +55,5 @@ def range_ends(variant: Variant, settings: dict[str, Any]) -> list[str]:
 
 
 def _at(u: float, low: float, high: float) -> float:
-    # Four digits can be typed again, and do not depend on the last bits of a power.
+    # Four digits are easy to retype, and do not depend on the last bits of a power.
     return float(f"{low * (high / low) ** u:.4g}")

@@ -1,2 +1,2 @@
-"""The training loop and what it stands on: processes and random numbers, sums and schedules, the forward passes of student
-and teacher, accuracy; the loop itself is engine.py."""
+"""The training loop (engine.py) and its parts: processes, random numbers, running sums, schedules, the forward passes of
+student and teacher, evaluation."""

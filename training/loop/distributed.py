@@ -1,4 +1,4 @@
-"""The processes that train together under torchrun; alone, every operation is one of this process with itself."""
+"""The processes that train together under torchrun; a single process exchanges nothing."""
 
 import os
 from typing import Any, NamedTuple
@@ -17,15 +17,15 @@ class Processes(NamedTuple):
 
     @property
     def first(self) -> bool:
-        """Writes the files and speaks to the user."""
+        """Whether this process writes the files and prints messages."""
         return self.rank == 0
 
 
 def start(device: str) -> tuple[Processes, torch.device]:
-    """Joins the processes that torchrun started, if it did, and chooses this one's device.
+    """Joins the process group if torchrun started this process, and chooses this process's device.
 
     Raises:
-        ValueError: ``device`` is not there, or names one GPU for several processes.
+        ValueError: ``device`` does not exist, or names one GPU for several processes.
     """
     processes = Processes(*(int(os.environ.get(name, default)) for name, default in
                             (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))  # fmt: skip
@@ -38,7 +38,7 @@ def start(device: str) -> tuple[Processes, torch.device]:
 
 
 def stop() -> None:
-    """Leaves the other processes."""
+    """Leaves the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -55,7 +55,7 @@ def _device(name: str, processes: Processes) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device must be there, got {name!r} with {torch.cuda.device_count()} GPUs")
+        raise ValueError(f"device must exist, got {name!r} with {torch.cuda.device_count()} GPUs")
     if device.type == "cuda" and processes.count > 1 and device.index != processes.local_rank:
         raise ValueError(f"device must be auto, cpu or cuda for several processes, got {name!r}")
     return device
@@ -69,7 +69,7 @@ def sum_over(values: Tensor) -> Tensor:
 
 
 def largest_of(values: list[int], device: torch.device) -> list[int]:
-    """The largest over the processes, number by number: what one process wants, all do."""
+    """The element-wise maximum over the processes: what one process requests, all do."""
     if not dist.is_initialized():
         return values
     tensor = torch.tensor(values, device=device)
@@ -78,7 +78,7 @@ def largest_of(values: list[int], device: torch.device) -> list[int]:
 
 
 def gather(value: Any) -> list[Any]:
-    """The value of every process, by rank, in every process."""
+    """The values of all processes, by rank, in every process."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -87,13 +87,13 @@ def gather(value: Any) -> list[Any]:
 
 
 def wait() -> None:
-    """Returns when all processes are here."""
+    """Waits until all processes have called it."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def average_statistics(model: nn.Module) -> None:
-    """Averages the running statistics of batch norms over the processes, each of which saw samples of its own."""
+    """Averages the running statistics of batch norms over the processes, each of which saw its own samples."""
     if dist.is_initialized():
         for buffer in model.buffers():
             if buffer.is_floating_point():

@@ -1,7 +1,7 @@
-"""The training loop: a student, perhaps a frozen teacher, a method; accuracy after every epoch.
+"""The training loop: trains a student with a method, and a frozen teacher if there is one; evaluates after every epoch.
 
-Weights, order and augmentation come from the seed, each from random numbers of its own: two methods with one seed start from
-the same weights and see the same images in the same order. A run goes on from any step as if it had never stopped.
+Weights, order and augmentation are derived from the seed independently of each other: two methods with one seed start from
+the same weights and see the same images in the same order. A run resumes from any step as if it had never stopped.
 """
 
 import math
@@ -32,7 +32,7 @@ from training.observer import Observer, StepReport
 from training.state import EpochRecord, OwnState, State, best_epoch
 
 STEPS_UNCHECKED = 50
-"""Steps on a GPU between two looks at the loss, each of which waits for the device."""
+"""Steps on a GPU between two checks of the loss, each of which waits for the device."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -47,7 +47,7 @@ class Measured(NamedTuple):
 
 
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A model whose weights depend on the seed alone; the global random state is left as it was."""
+    """A model whose weights depend only on the seed; the global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
@@ -57,16 +57,16 @@ class Trainer:
     """One run in progress.
 
     Args:
-        config: the recipe, the seed, and how the run is executed.
+        config: the recipe, the seed and the execution settings.
         splits: the data.
-        student: is trained in place, on ``device``.
+        student: trained in place, on ``device``.
         method: the loss; set up for student and teacher.
         teacher: None for a method without one.
         device: of student, method and teacher.
-        processes: those that train together.
-        observer: is told of steps and epochs.
-        save: writes a state; called in the first process alone.
-        interruption: tells of signals.
+        processes: the processes that train together.
+        observer: receives reports of steps and epochs.
+        save: writes a state; called only in the first process.
+        interruption: records signals.
     """
 
     def __init__(
@@ -100,15 +100,15 @@ class Trainer:
 
     @property
     def network(self) -> Network:
-        """What is evaluated: the student, or the moving average of its weights."""
+        """The network that is evaluated: the student, or the moving average of its weights."""
         return self.learner.student if self.average is None else cast(Network, self.average.module)
 
     def train(self) -> list[EpochRecord]:
         """Trains to the end and returns the record of every epoch.
 
         Raises:
-            NonFiniteLossError: names the epoch, the step and the terms at fault.
-            UnreadableImageError: an image with ``strict_data``, or all of an epoch.
+            NonFiniteLossError: names the epoch, the step and the non-finite terms.
+            UnreadableImageError: with ``strict_data`` an image could not be read, or otherwise no image of an epoch.
             Interrupted: after a signal and a save.
         """
         if self.phase.stage is not None:
@@ -128,7 +128,7 @@ class Trainer:
                 self._save()
 
     def _train_one_epoch(self) -> None:
-        """Takes the steps that are left of an epoch, and looks at their losses from time to time."""
+        """Executes the remaining steps of an epoch, and checks their losses from time to time."""
         view = self._view()
         batches = self.loader.batches(self._parts(), view)
         self.learner.train()
@@ -144,10 +144,10 @@ class Trainer:
             raise UnreadableImageError(f"no image of epoch {self.epoch} could be read")
 
     def train_step(self, batches: Iterator[Batch], view: View) -> None:
-        """Changes the weights once, by the gradient of the next ``accumulate`` batches, the parts of a step.
+        """Updates the weights once, with the gradient of the next ``accumulate`` micro-batches.
 
-        Parts and processes weigh by their images, so that the gradient is that of the whole batch, less what could not be
-        read. A step without any image changes nothing.
+        Micro-batches and processes are weighted by their numbers of images, so that the gradient is that of the whole batch
+        without unreadable images. A step without any image does not change the weights.
         """
         parts = [next(batches) for _ in range(self.config.accumulate)]
         counts = self._count(parts)
@@ -165,13 +165,13 @@ class Trainer:
             self.average.update(self.learner.student)
 
     def _count(self, parts: list[Batch]) -> list[int]:
-        """The images of each part in all processes; counts and names what could not be read.
+        """The number of images of each micro-batch over all processes; counts and reports unreadable images.
 
         Raises:
-            UnreadableImageError: with ``strict_data``, an image could not be read, by whichever process.
+            UnreadableImageError: with ``strict_data``, an image could not be read in any of the processes.
         """
         broken = [message for batch in parts for message in batch.broken]
-        # Between the hosts, none of which waits for its device.
+        # The hosts exchange the counts, so that none of them waits for its device.
         *counts, all_broken = sum_over(torch.tensor([*(len(batch.labels) for batch in parts), len(broken)])).tolist()
         if all_broken:
             refuse_broken(broken or ["an image of another process could not be read"], self.config)
@@ -180,7 +180,7 @@ class Trainer:
         return counts
 
     def _add_gradient(self, batch: Batch, count: int, total: int, view: View) -> None:
-        """Adds the gradient of a part, which has ``count`` of the ``total`` images of the step in all processes."""
+        """Adds the gradient of a micro-batch, which has ``count`` of the step's ``total`` images over all processes."""
         phase, method, own = self.phase, self.learner.method, len(batch.labels)
         index = transfer(batch.index, self.device)
         share = own * self.processes.count / count
@@ -203,9 +203,9 @@ class Trainer:
         return View(self.config.seed, (self.epoch - 1) % views if self.phase.stage is None else -self.epoch)
 
     def _parts(self) -> list[Tensor]:
-        """The positions of the samples of every part of the steps that are left, this process's share of each; where samples
-        are mixed, also those of their partners."""
-        # Negative epochs, as of the view: the student's training sees the same with a first stage as without.
+        """The sample positions of this process for every micro-batch of the remaining steps; with mixing, also those of the
+        samples' partners."""
+        # Negative epochs, as in the view: the student's training sees the same images with and without a first stage.
         epoch = self.epoch if self.phase.stage is None else -self.epoch
         order = epoch_order(len(self.splits.train), self.config.seed, epoch)
         if self.config.mixing:
@@ -222,13 +222,13 @@ class Trainer:
             self.observer.on_broken(broken)
 
     def _check(self) -> None:
-        """Stops where a loss is not finite or a signal came, and saves where it is time; all processes do the same."""
+        """Stops if a loss is not finite or a signal arrived, and saves when due; all processes act alike."""
         wrong = self.tally.first_non_finite()
         due = self.processes.first and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
         wanted = [int(wrong is not None), self.interruption.number, int(due)]
         is_wrong, number, is_due = largest_of(wanted, self.device)
         if is_wrong:
-            raise NonFiniteLossError(self._told(wrong.step, wrong.values) if wrong else "a loss of another process")
+            raise NonFiniteLossError(self._told(wrong.step, wrong.values) if wrong else "non-finite loss in another process")
         if number or (is_due and self.step < self.steps):
             self._save()
         if number:
@@ -236,7 +236,7 @@ class Trainer:
 
     def _told(self, step: int, values: dict[str, float]) -> str:
         wrong = {name: value for name, value in values.items() if name != "loss" and not math.isfinite(value)}
-        named = ", ".join(f"{name} = {value}" for name, value in wrong.items()) or "no single term"
+        named = ", ".join(f"{name} = {value}" for name, value in wrong.items()) or "the sum of finite terms"
         return f"loss {values['loss']} in epoch {self.epoch}, step {step}: {named} is not finite"
 
     def _report(self, images_per_second: float) -> None:
@@ -251,7 +251,7 @@ class Trainer:
         )  # fmt: skip
 
     def _evaluate(self) -> None:
-        """Measures the student, and records what the epoch came to."""
+        """Evaluates the student and records the results of the epoch."""
         start = time.perf_counter()
         average_statistics(self.network)
         if self.average is not None:
@@ -261,7 +261,7 @@ class Trainer:
         self._record(validation, test, time.perf_counter() - start)
 
     def _measure(self, split: Split) -> Measured:
-        """The accuracy on a split, and how many of its images could not be read by any process."""
+        """The accuracy on a split, and the number of its unreadable images over all processes."""
         broken: list[str] = []
         measured = accuracy(self.network, split, self.config, self.device, self.processes, broken.extend)
         self._tell_broken(broken)
@@ -302,7 +302,7 @@ class Trainer:
 
     def state(self) -> State:
         """Everything that the rest of the run depends on; every process must call it."""
-        # From the CPU: what is gathered from a GPU would come back on that GPU, in every process.
+        # On the CPU: tensors gathered from a GPU would be restored on that GPU, in every process.
         statistics = [buffer.cpu() for buffer in self._statistics()]
         own: OwnState = {"random": random_state.capture(), "statistics": statistics, "tally": self.tally.state()}
         return {
@@ -324,14 +324,14 @@ class Trainer:
         }
 
     def load_state(self, state: State) -> None:
-        """Goes back to where ``state`` was taken.
+        """Restores ``state``.
 
         Raises:
-            ValueError: it was taken by another number of processes.
+            ValueError: another number of processes saved it.
         """
         if len(state["ranks"]) != self.processes.count:
             raise ValueError(
-                f"resume: the run was saved by {len(state['ranks'])} processes, this is one of {self.processes.count}"
+                f"resume: the run was saved by {len(state['ranks'])} processes, but is resumed by {self.processes.count}"
             )
         self.learner.load_state_dict(state["learner"])
         if self.phase.name != state["stage"]:
@@ -352,7 +352,7 @@ class Trainer:
         random_state.restore(own["random"])
 
     def _statistics(self) -> Iterator[Tensor]:
-        """The buffers that every process has values of its own for."""
+        """The buffers whose values differ between processes."""
         yield from self.learner.student.buffers()
         if self.average is not None:
             yield from self.average.module.buffers()

@@ -1,6 +1,6 @@
-"""What a network reaches on a split: accuracies, calibration, agreement with its teacher.
+"""Evaluates a network on a split: accuracies, calibration, agreement with its teacher.
 
-The processes share the images of the split; images and networks have the memory format of the run.
+The processes share the images of the split; images and networks use the memory format of the run.
 """
 
 import warnings
@@ -22,7 +22,7 @@ from training.models import Network
 BATCH = 250
 
 BINS = 15
-"""Of the calibration error."""
+"""Number of bins of the calibration error."""
 
 OnBroken = Callable[[Sequence[str]], None]
 
@@ -32,11 +32,11 @@ class UnreadableImageError(OSError):
 
 
 class Quality(NamedTuple):
-    """What a model reaches on a split, in percent; ``pictures`` are those that could be read.
+    """The quality of a model on a split, in percent; ``pictures`` is the number of images that could be read.
 
-    ``calibration_error`` is the expected calibration error: by 15 equal bins of the largest probability, the mean difference
-    between that probability and the accuracy. ``agreement`` is the share of pictures for which student and teacher name the
-    same class, None without a teacher.
+    ``calibration_error`` is the expected calibration error: the mean difference between the largest probability and the
+    accuracy, over 15 equal bins of that probability. ``agreement`` is the share of images for which student and teacher
+    predict the same class, None without a teacher.
     """
 
     top1: float
@@ -47,7 +47,7 @@ class Quality(NamedTuple):
 
 
 def warn_of_broken(messages: Sequence[str]) -> None:
-    """Names images that were left out, where nobody else is told of them."""
+    """Warns of images that were left out, for callers without an observer."""
     for message in messages:
         warnings.warn(f"left out: {message}", stacklevel=2)
 
@@ -60,11 +60,11 @@ def accuracy(
     processes: Processes,
     on_broken: OnBroken = warn_of_broken,
 ) -> float:
-    """Top-1 accuracy in percent, in evaluation mode; every process takes a part of the split.
+    """Top-1 accuracy in percent, in evaluation mode; every process evaluates a part of the split.
 
     Raises:
-        UnreadableImageError: with ``strict_data``, an image could not be read. Without it, it is left out and ``on_broken``
-            told of it; that none could be read is an error too.
+        UnreadableImageError: with ``strict_data``, an image could not be read. Without it the image is left out and reported
+            to ``on_broken``; it is an error if no image could be read.
     """
     metric = MulticlassAccuracy(num_classes=network.classes, average="micro", validate_args=False).to(device)
     read = torch.zeros((), dtype=torch.int64, device=device)
@@ -85,10 +85,10 @@ def measure(
     on_broken: OnBroken = warn_of_broken,
     teacher: Network | None = None,
 ) -> Quality:
-    """All that ``Quality`` has, in evaluation mode; every process takes a part of the split.
+    """All values of ``Quality``, in evaluation mode; every process evaluates a part of the split.
 
     Raises:
-        UnreadableImageError: as of ``accuracy``.
+        UnreadableImageError: as in ``accuracy``.
     """
     classes = network.classes
     metrics = MetricCollection(
@@ -123,8 +123,8 @@ def predictions(
     processes: Processes,
     on_broken: OnBroken = warn_of_broken,
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Logits ``(B, C)`` float32 of each network and labels ``(B,)`` of this process's part of a split; the networks' modes
-    are restored."""
+    """Logits ``(B, C)`` float32 of each network and labels ``(B,)``, for this process's part of a split; restores the
+    networks' modes."""
     modes = [network.training for network in networks]
     for network in networks:
         network.eval()
@@ -143,7 +143,7 @@ def predictions(
 
 
 def refuse_broken(broken: Sequence[str], config: Config) -> None:
-    """Stops at images that could not be read, if the run is strict about that."""
+    """Raises an error for images that could not be read, if the run is strict."""
     if broken and config.strict_data:
         raise UnreadableImageError(f"strict_data: {'; '.join(broken)}")
 
@@ -154,6 +154,6 @@ def formatted(images: Tensor, config: Config) -> Tensor:
 
 
 def network_on(device: torch.device, model: nn.Module, classes: int, config: Config) -> Network:
-    """The network of a model of ``classes``, in the memory format of the run."""
+    """A model with ``classes`` outputs as a ``Network``, in the memory format of the run."""
     network = Network(model, classes).to(device)
     return network.to(memory_format=torch.channels_last) if config.channels_last else network

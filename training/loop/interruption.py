@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they are noted, and the run saves and leaves at the end of its step."""
+"""Signals that ask a run to stop: they are recorded, and the run saves a checkpoint and exits after the current step."""
 
 import signal
 from types import FrameType, TracebackType
@@ -7,10 +7,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
-    """A run was saved and left because of a signal.
+    """A run was saved and stopped because of a signal.
 
     Attributes:
-        number: of the signal.
+        number: the signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -19,7 +19,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 
 class Interruption:
-    """Notes signals while it is entered; a second one has its usual effect, at once."""
+    """A context manager that records signals; a second signal has its usual effect immediately."""
 
     def __init__(self) -> None:
         self.number = 0

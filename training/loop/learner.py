@@ -1,4 +1,4 @@
-"""Student and method as one module: the forward pass of a step, and what DistributedDataParallel wraps."""
+"""Student and method as one module, which computes a step's forward pass and which DistributedDataParallel wraps."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Step(NamedTuple):
-    """The loss of a step, its unweighted terms, and how many samples the student has right, of mixed ones the
-    label with the larger share; all on the device."""
+    """The loss of a step, its unweighted terms, and the number of samples that the student classifies correctly (for mixed
+    samples, the label with the larger share); all on the device."""
 
     loss: Tensor
     terms: Terms
@@ -21,14 +21,14 @@ class Step(NamedTuple):
 
 
 class Learner(nn.Module):
-    """What is trained: the student, and the heads of the method if it has any. The teacher is no part of it."""
+    """The trained modules: the student, and the heads of the method if it has any. The teacher is not included."""
 
     def __init__(self, student: Network, method: Method, precision: str = "float32") -> None:
         super().__init__()
         self.student, self.method, self.precision = student, method, precision
 
     def forward(self, images: Tensor, teacher: Output | None, samples: Samples, first_stage: bool = False) -> Step:
-        """One step on ``images`` ``(V B, channels, height, width)``, the method's views of ``B`` samples."""
+        """The forward pass on ``images`` ``(V B, channels, height, width)``, the method's views of ``B`` samples."""
         if not len(samples.target):
             return self._without_samples(samples, first_stage)
         if first_stage:
@@ -41,7 +41,7 @@ class Learner(nn.Module):
         return Step(loss, terms, (upright.argmax(dim=1) == target).sum())
 
     def _without_samples(self, samples: Samples, first_stage: bool) -> Step:
-        """The step of a process that has no sample while others have: all that they exchange, and a gradient of 0."""
+        """The step of a process without samples while others have some: it joins all exchanges, with a gradient of 0."""
         if not first_stage:
             self.method.without_samples(self.student.classes, samples)
         nothing = torch.zeros((), device=samples.target.device)

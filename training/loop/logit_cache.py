@@ -1,8 +1,8 @@
 """A teacher's logits on disk, by view and sample.
 
-A folder holds description.json, and for each view two files: ``view-0.logits`` of N x C float32, and ``view-0.checksums`` of
-N uint64, 0 where nothing was written yet and else 1 + the CRC-32 of the sample's logits. A row whose checksum does not match
-is as if it were not there, so that neither a killed run nor several processes writing at once can leave a wrong one.
+A folder holds description.json, and two files for each view: ``view-0.logits`` with N x C float32, and ``view-0.checksums``
+with N uint64, which are 0 for missing logits and otherwise 1 + the CRC-32 of the sample's logits. A row whose checksum does
+not match counts as missing, so neither a killed run nor processes that write at the same time can leave wrong logits.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ class LogitCache:
     """The logits of one teacher for some augmentations of one training split.
 
     Args:
-        folder: is made if it is not there.
-        description: what the logits depend on, plain values by name.
+        folder: created if it does not exist.
+        description: everything that the logits depend on, plain values by name.
         views: number of augmentations.
         samples: N of the training split.
         classes: C.
 
     Raises:
-        ValueError: the folder has logits of another teacher, data set or augmentation, or its description is damaged.
-        OSError: a file of it is a symbolic link.
+        ValueError: the folder holds logits of another teacher, data set or augmentation, or its description is damaged.
+        OSError: a file in it is a symbolic link.
     """
 
     def __init__(self, folder: Path, description: dict[str, Any], *, views: int, samples: int, classes: int) -> None:
@@ -41,7 +41,7 @@ class LogitCache:
         self.checksums = [self._map(f"view-{view}.checksums", np.uint64, (samples,)) for view in range(views)]
 
     def get(self, view: int, index: Tensor) -> Tensor | None:
-        """Logits ``(B, C)`` of the samples ``index`` ``(B,)``, or None if one of them is not there."""
+        """Logits ``(B, C)`` of the samples ``index`` ``(B,)``, or None if any of them is missing."""
         rows = index.numpy()
         logits = self.logits[view][rows]
         if not np.array_equal(self.checksums[view][rows], _checksums(logits)):
@@ -49,7 +49,7 @@ class LogitCache:
         return torch.from_numpy(logits)
 
     def put(self, view: int, index: Tensor, logits: Tensor) -> None:
-        """Keeps logits ``(B, C)`` float32 of the samples ``index`` ``(B,)``."""
+        """Stores logits ``(B, C)`` float32 of the samples ``index`` ``(B,)``."""
         rows, values = index.numpy(), logits.numpy()
         self.logits[view][rows] = values
         self.checksums[view][rows] = _checksums(values)
@@ -57,7 +57,7 @@ class LogitCache:
     def _map(self, name: str, dtype: type, shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
         path = self.folder / name
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        # Appending makes the file without emptying one that another process has just made; what is not written is 0.
+        # Append mode creates the file without emptying one that another process just created; unwritten values are 0.
         with files.append(path) as file:
             if file.tell() != size:
                 file.truncate(size)
@@ -73,11 +73,11 @@ class LogitCache:
         try:
             kept = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"teacher_cache {folder} is damaged or no cache: {error}") from error
+            raise ValueError(f"teacher_cache {folder} is damaged or not a cache: {error}") from error
         other = [name for name in description if kept.get(name) != description[name]]
         if other:
-            told = "; ".join(f"{name} {kept.get(name)!r} there, {description[name]!r} here" for name in other)
-            raise ValueError(f"teacher_cache {folder} was made under other conditions: {told}; choose another folder")
+            told = "; ".join(f"{name} {kept.get(name)!r} in the cache, {description[name]!r} now" for name in other)
+            raise ValueError(f"teacher_cache {folder} was made with other settings: {told}; choose another folder")
 
 
 def fingerprint(model: nn.Module) -> str:

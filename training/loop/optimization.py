@@ -1,8 +1,8 @@
-"""Optimizer, gradient clipping, learning rate schedule and moving average of the weights.
+"""Optimizer, gradient clipping, learning-rate schedule and moving average of the weights.
 
-cosine: lr(s) = learning_rate / 2 (1 + cos(pi (s - w) / (S - w)));   step: lr(s) = learning_rate / 10^(milestones behind)
+cosine: lr(s) = learning_rate / 2 (1 + cos(pi (s - w) / (S - w)));   step: lr(s) = learning_rate / 10^(milestones passed)
 
-``s`` steps are done of ``S``, ``w`` are of the warm-up, in which lr(s) = learning_rate (s + 1) / w.
+``s`` of ``S`` steps are done; during the ``w`` warm-up steps lr(s) = learning_rate (s + 1) / w.
 """
 
 import bisect
@@ -21,17 +21,17 @@ from training.config import Config, Recipe
 from training.methods import Stage
 
 NORMS = (nn.LayerNorm, nn.RMSNorm)
-"""Those whose parameters may have more than one dimension."""
+"""Norms whose parameters may have more than one dimension."""
 
 
 def make_optimizer(module: nn.Module, config: Config, stage: Stage | None = None) -> Optimizer:
-    """The optimizer of the parameters of ``module`` that have gradients: SGD, with Nesterov's momentum where there is any,
-    or AdamW. The first stage of a method has its published learning rate, which is one of SGD."""
+    """The optimizer for the parameters of ``module`` that require gradients: SGD, with Nesterov momentum if momentum is not
+    0, or AdamW. A method's first stage always uses SGD, for which its learning rate was published."""
     weight_decay = config.weight_decay
     if stage is None and config.optimizer == "adamw":
         return AdamW(parameter_groups(module, config, weight_decay), lr=config.learning_rate)
     if config.optimizer == "adamw":
-        # AdamW's weight decay is not scaled as that of SGD is.
+        # AdamW's weight decay is scaled differently from SGD's.
         weight_decay = Recipe.weight_decay
     rate = config.learning_rate if stage is None else stage.learning_rate
     return SGD(
@@ -40,7 +40,7 @@ def make_optimizer(module: nn.Module, config: Config, stage: Stage | None = None
 
 
 def parameter_groups(module: nn.Module, config: Config, weight_decay: float) -> list[dict[str, Any]]:
-    """The parameters that have gradients: in one group, or norms and biases in another, which is without weight decay."""
+    """The parameters that require gradients, in one group, or with norms and biases in a second one without weight decay."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if config.decay_norms_and_biases:
         return [{"params": trained, "weight_decay": weight_decay}]
@@ -56,7 +56,7 @@ def parameter_groups(module: nn.Module, config: Config, weight_decay: float) -> 
 
 
 def clip(optimizer: Optimizer, scaler: torch.amp.GradScaler, largest: float | None) -> None:
-    """Scales the gradient of a whole step to the norm ``largest``, where it is longer."""
+    """Scales the gradient of a whole step down to the norm ``largest`` if it exceeds it."""
     if largest is None:
         return
     scaler.unscale_(optimizer)
@@ -64,10 +64,10 @@ def clip(optimizer: Optimizer, scaler: torch.amp.GradScaler, largest: float | No
 
 
 def make_schedule(optimizer: Optimizer, config: Config, steps: int, stage: Stage | None) -> LambdaLR:
-    """The schedule of a training of ``steps`` an epoch, or that of a method's first stage; it steps with the optimizer.
+    """The schedule for ``steps`` steps per epoch, or that of a method's first stage; it advances with the optimizer.
 
     Raises:
-        ValueError: the warm-up has as many steps as the whole training.
+        ValueError: the warm-up has at least as many steps as the whole training.
     """
     if stage is not None:
         return LambdaLR(optimizer, lambda done: step_factor(done, [steps * epoch for epoch in stage.milestones]))
@@ -79,7 +79,7 @@ def make_schedule(optimizer: Optimizer, config: Config, steps: int, stage: Stage
 
 
 def schedule_factor(done: int, config: Config, steps: int) -> float:
-    """What the learning rate is multiplied by after ``done`` steps, ``steps`` being those of an epoch."""
+    """The factor of the learning rate after ``done`` steps, with ``steps`` steps per epoch."""
     warmup = config.warmup_steps or config.warmup_epochs * steps
     if done < warmup:
         return (done + 1) / warmup
@@ -89,25 +89,25 @@ def schedule_factor(done: int, config: Config, steps: int) -> float:
 
 
 def step_factor(done: int, milestones: list[int]) -> float:
-    """A tenth for every milestone, in steps, that is behind."""
+    """A factor of 1/10 for every milestone, in steps, that has passed."""
     return 0.1 ** bisect.bisect_right(milestones, done)
 
 
 class MovingAverage(nn.Module):
     """An exponential moving average of a model's weights and statistics, in ``module``.
 
-    After ``n`` updates the decay is min(decay, (1 + n) / (10 + n)): a short training, or the beginning of a long one, is
-    averaged over a part of its steps, and the weights that it began with are soon forgotten.
+    After ``n`` updates the decay is min(decay, (1 + n) / (10 + n)): in a short run, or at the beginning of a long one, the
+    average covers a part of the steps, and the initial weights soon lose their influence.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__()
-        # The number of updates is kept off the device, which nothing must wait for.
+        # The number of updates is kept on the host, so that nothing waits for the device.
         self.module, self.decay, self.updates = copy.deepcopy(model).requires_grad_(False), decay, 0
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Averages in what ``model`` is now."""
+        """Updates the average with the current weights and statistics of ``model``."""
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -134,5 +134,5 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 
 def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """Keeps small gradients of float16 from vanishing; does nothing in another precision."""
+    """A gradient scaler that keeps small float16 gradients from vanishing; it does nothing in another precision."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

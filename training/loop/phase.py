@@ -1,4 +1,4 @@
-"""A phase of a run, the student's training or a method's first stage before it: what is trained, and what trains it."""
+"""A phase of a run, which is the student's training or a method's first stage before it: its module and its optimizer."""
 
 import contextlib
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from training.methods import Stage
 
 @dataclass
 class Phase:
-    """What a step changes; ``stage`` is None in the student's training."""
+    """The objects that a step updates; ``stage`` is None in the student's training."""
 
     stage: Stage | None
     epochs: int
@@ -31,7 +31,7 @@ class Phase:
         return "main" if self.stage is None else "first"
 
     def backward_of_part(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """For a part of a step: the processes exchange the gradient with the last one only."""
+        """The context of a micro-batch's backward pass: only the last one of a step all-reduces the gradient."""
         if isinstance(self.module, DistributedDataParallel) and not last:
             return self.module.no_sync()
         return contextlib.nullcontext()
@@ -40,7 +40,7 @@ class Phase:
 def begin_phase(
     stage: Stage | None, learner: Learner, config: Config, steps: int, processes: Processes, device: torch.device
 ) -> Phase:
-    """The phase at its start, of ``steps`` an epoch; parameters of the other phase lose their gradients."""
+    """A new phase with ``steps`` steps per epoch; the parameters of the other phase are frozen."""
     before = {id(parameter) for parameter in learner.method.first_stage_parameters()}
     for parameter in learner.parameters():
         parameter.requires_grad_((id(parameter) in before) == (stage is not None))
@@ -54,7 +54,7 @@ def _over_processes(learner: Learner, processes: Processes, device: torch.device
     if processes.count == 1:
         return learner
     module = DistributedDataParallel(learner, device_ids=[device] if device.type == "cuda" else None)
-    # Batch norms keep statistics of their own, averaged before they are used; memory banks agree already. The
-    # constructor's argument for it would leave them out of the first broadcast, or is unknown before PyTorch 2.13.
+    # Each process keeps its own batch norm statistics, averaged before they are used; memory banks agree already. The
+    # constructor argument for this would exclude them from the first broadcast, or does not exist before PyTorch 2.13.
     module.broadcast_buffers = False
     return module

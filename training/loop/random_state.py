@@ -1,4 +1,4 @@
-"""The state of every random number generator that a run may use, as tensors and plain values."""
+"""The states of all random number generators that a run may use, as tensors and plain values."""
 
 import random
 from typing import Any
@@ -18,20 +18,20 @@ def seed_everything(seed: int, rank: int) -> None:
 
 
 def capture() -> dict[str, Any]:
-    """The present states."""
+    """The current states."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, following = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        # weights_only loading takes no NumPy arrays.
+        # weights_only loading does not accept NumPy arrays.
         "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
         "python": [version, list(internal), following],
     }
 
 
 def restore(states: dict[str, Any]) -> None:
-    """Goes back to ``capture``'s states; GPUs that are not there now are left out."""
+    """Restores the states that ``capture`` returned, except those of GPUs that no longer exist."""
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available():
         for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):

@@ -1,4 +1,4 @@
-"""Running sums of an epoch's loss terms, kept on the device, and the check that every one of them is finite."""
+"""Running sums of an epoch's loss terms, kept on the device, and a check that all of them are finite."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,15 +10,15 @@ from training.loop.distributed import gather
 
 
 class NonFinite(NamedTuple):
-    """The first step that has a value which is not finite, and all of its values by name."""
+    """The first step with a non-finite value, and all values of that step by name."""
 
     step: int
     values: dict[str, float]
 
 
 class Means(NamedTuple):
-    """What the sums of a training come to: ``loss`` and ``terms`` are means over the samples, as each part has them for its
-    own, ``accuracy`` is the student's in percent, ``samples`` were trained on and ``skipped`` left out."""
+    """The means of the sums: ``loss`` and ``terms`` are means over the samples, where each micro-batch contributes its own
+    mean; ``accuracy`` is the student's in percent; ``samples`` were trained on and ``skipped`` left out."""
 
     loss: float
     terms: dict[str, float]
@@ -28,8 +28,8 @@ class Means(NamedTuple):
 
 
 def means(totals: dict[str, float]) -> Means:
-    """The means of a tally's totals: of the values ``loss``, ``right`` and the terms, weighted by the samples of their
-    parts, and the counts ``samples`` and ``skipped``."""
+    """The means of a tally's totals, which hold the values ``loss``, ``right`` and the terms, weighted by the number of
+    samples of each micro-batch, and the counts ``samples`` and ``skipped``."""
     terms = dict(totals)
     samples, skipped = (terms.pop(name) for name in ("samples", "skipped"))
     terms = {name: total / samples for name, total in terms.items()}
@@ -37,13 +37,13 @@ def means(totals: dict[str, float]) -> Means:
 
 
 class Tally:
-    """Sums over the parts of an epoch's steps, of values that are on the device and of counts that are not.
+    """Sums over the micro-batches of an epoch: of values on the device, and of counts on the host.
 
-    Nothing waits for the device until ``first_non_finite`` or ``totals`` is called. Every part has the same names; a process
-    may have no part at all.
+    Nothing waits for the device until ``first_non_finite`` or ``totals`` is called. Every micro-batch has the same names; a
+    process may have no micro-batch at all.
 
     Args:
-        state: to go on from, as ``state`` gives it.
+        state: to continue from, as returned by ``state``.
     """
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
@@ -54,7 +54,7 @@ class Tally:
         self.pending: list[tuple[int, Tensor]] = []
 
     def add(self, step: int, values: dict[str, Tensor], *, weight: int = 1) -> None:
-        """Adds ``weight`` times the values of a part of ``step``, which are checked."""
+        """Adds ``weight`` times the values of a micro-batch of ``step``; they are checked later."""
         added = torch.stack([value.detach().double() for value in values.values()])
         self.pending.append((step, added))
         weighted = weight * added
@@ -67,7 +67,7 @@ class Tally:
             self.counts[name] = self.counts.get(name, 0) + count
 
     def first_non_finite(self) -> NonFinite | None:
-        """The first step since the last call that has a value which is not finite."""
+        """The first step since the last call that has a non-finite value."""
         pending, self.pending = self.pending, []
         for step, added in pending:
             values = dict(zip(self.names, added.tolist(), strict=True))
@@ -80,7 +80,7 @@ class Tally:
         return {**dict(zip(self.names, self.sums.tolist(), strict=True)), **self.counts}
 
     def totals_over_processes(self) -> dict[str, float]:
-        """The sums so far, over all processes; every one of them must call it."""
+        """The sums so far, over all processes; every process must call it."""
         summed: dict[str, float] = {}
         for totals in gather(self.totals()):
             for name, value in totals.items():
@@ -88,5 +88,5 @@ class Tally:
         return summed
 
     def state(self) -> dict[str, Any]:
-        """What another tally goes on from, on the CPU."""
+        """The state from which another tally continues, on the CPU."""
         return {"names": self.names, "sums": self.sums.cpu(), "counts": dict(self.counts)}

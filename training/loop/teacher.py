@@ -1,4 +1,4 @@
-"""The frozen teacher of a run: loaded, checked, and asked for its output, by way of a cache where there is one."""
+"""The frozen teacher of a run: loads it, checks it and computes its output, through a cache if there is one."""
 
 import pickle
 from pathlib import Path
@@ -22,21 +22,21 @@ from training.models import MODELS, Network, Output
 from training.storage import checkpoint, files
 
 TOLERANCE = 0.5
-"""Percent by which a teacher's accuracy may differ from its checkpoint's, on another device or in another precision."""
+"""Percentage points by which a teacher's accuracy may differ from its checkpoint's, due to another device or precision."""
 
 MARGIN, SIGNIFICANCE = 0.05, 0.01
-"""A teacher is near chance unless it is this share of the way from chance to perfection, with this risk of being wrong."""
+"""A teacher is near chance unless its accuracy is significantly above MARGIN of the way from chance to 1."""
 
 
 class Teacher:
     """A frozen network in evaluation mode.
 
     Args:
-        network: the model; its parameters lose their gradients.
+        network: the model; its parameters are frozen.
         accuracy: on the test split, in percent.
         precision: of its forward pass.
-        cache: of its logits for the images of a batch.
-        near_chance: its accuracy cannot be told from that of a guess.
+        cache: of its logits.
+        near_chance: whether its accuracy cannot be distinguished from guessing.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, view: int, *, features: bool) -> Output:
-        """The output for ``images`` ``(B, channels, height, width)`` of the samples ``index`` ``(B,)``, on the CPU, in
-        ``view``."""
+        """The output for ``images`` ``(B, channels, height, width)`` in ``view``; ``index`` ``(B,)``, on the CPU, has
+        their positions in the training split."""
         if self.cache is None:
             return run(self.network, images, precision=self.precision, features=features)
         kept = self.cache.get(view, index)
@@ -59,7 +59,7 @@ class Teacher:
 
 
 def freeze(network: Network) -> Network:
-    """The network in evaluation mode, its parameters without gradients."""
+    """The network in evaluation mode, with frozen parameters."""
     network.eval().requires_grad_(False)
     return network
 
@@ -72,13 +72,13 @@ def load_teacher(
     console: Console,
     on_broken: OnBroken = warn_of_broken,
 ) -> Teacher | None:
-    """The teacher that ``config`` asks for, after its accuracy was measured, compared with its checkpoint's and printed.
+    """Loads the teacher that ``config`` selects, measures and prints its accuracy, and compares it with its checkpoint's.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
+        FileNotFoundError: the checkpoint does not exist.
         OSError: published weights could not be downloaded.
-        ValueError: it has other classes than the data set, or is not as accurate as when it was saved with images of this
-            size: a different data set, or damaged weights.
+        ValueError: the teacher has other classes than the data set, or its accuracy differs from when it was saved with
+            images of this size: a different data set, or damaged weights.
     """
     if config.teacher_checkpoint is None and config.teacher is None:
         return None
@@ -110,10 +110,10 @@ def load_teacher(
 
 
 def near_chance(accuracy: float, pictures: int, classes: int) -> bool:
-    """Whether an accuracy in percent cannot be told from one that is hardly above 1 / classes.
+    """Whether an accuracy in percent cannot be distinguished from one barely above 1 / classes.
 
-    The hypothesis that a picture is right with a probability of 1 / classes and MARGIN of the way from there to 1 is tested
-    against larger ones: logits in another order of the classes have a few of them right by accident.
+    Tests the hypothesis that an image is classified correctly with the probability that lies MARGIN of the way from
+    1 / classes to 1, against larger probabilities: logits in another class order have a few classes right by accident.
     """
     chance = 1 / classes
     right = round(accuracy / 100 * pictures)
@@ -121,17 +121,17 @@ def near_chance(accuracy: float, pictures: int, classes: int) -> bool:
 
 
 def _warning(trained: checkpoint.Trained, measured: float, splits: Splits) -> str:
-    cause = "its images were normalized or scaled in another way, or its weights are damaged"
+    cause = "its training images were normalized or scaled differently, or its weights are damaged"
     if not trained.class_names:
         first = ", ".join(splits.identity.class_names[:3])
         cause = (
             "its classes are in another order than those of the data"
-            f"{f', which begin with {first},' if first else ''} as its file does not name them; or {cause}"
+            f"{f', which begin with {first}' if first else ''} (its file does not name its classes); or {cause}"
         )
     return (
-        f"WARNING: teacher {trained.name} is near chance, {measured:.2f} % on {len(splits.test)} pictures of "
+        f"WARNING: teacher {trained.name} is near chance, {measured:.2f} % on {len(splits.test)} images of "
         f"{splits.classes} classes, where chance is {100 / splits.classes:.2f} %: a student learns nothing from it. "
-        f"Likely {cause}."
+        f"Likely cause: {cause}."
     )
 
 
@@ -146,17 +146,17 @@ def _read(config: Config, splits: Splits, processes: Processes) -> checkpoint.Tr
         wait()
     model = published(config.teacher)
     if processes.first:
-        # The others find the weights downloaded.
+        # The other processes find the weights already downloaded.
         wait()
     return checkpoint.Trained(model, config.teacher, 1000, None)
 
 
 def published(name: str) -> nn.Module:
-    """A model of torchvision with its published weights for ImageNet, the first ones, which the literature used.
+    """A torchvision model with its first published ImageNet weights, which the literature used.
 
     Raises:
-        ValueError: torchvision has no weights for it, or what is on this machine is damaged or holds more than weights.
-        OSError: they are not on this machine and could not be downloaded.
+        ValueError: torchvision has no weights for it, or the local file is damaged or holds more than weights.
+        OSError: the weights are not on this machine and could not be downloaded.
     """
     if name in MODELS:
         raise ValueError(f"teacher_checkpoint must be given for teacher {name!r}, got None")
@@ -168,7 +168,7 @@ def published(name: str) -> nn.Module:
     try:
         return torchvision_models.get_model(name, weights=weights)
     except OSError as error:
-        raise OSError(f"the weights of teacher {name} could not be had ({error}); give --teacher-checkpoint") from error
+        raise OSError(f"the weights of teacher {name} could not be obtained ({error}); give --teacher-checkpoint") from error
     except (pickle.UnpicklingError, RuntimeError) as error:
         told = files.refusal(Path(torch.hub.get_dir()), error)
         raise ValueError(f"the weights of teacher {name} on this machine are damaged: {told}") from error

@@ -1,1 +1,1 @@
-"""What is on the disk: files written whole, trained models, the state of an unfinished run, its numbers, its description."""
+"""Files of a run: atomic writes, trained models, the state of an unfinished run, its metrics, its description."""

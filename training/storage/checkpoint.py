@@ -1,4 +1,4 @@
-"""Trained models on disk: weights, and what they were trained on."""
+"""Trained models on disk: their weights and the data that they were trained on."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ FIELDS = {"format", "name", "dataset", "channels", "classes", "test_accuracy", "
 KINDS = {"name": str, "dataset": str, "channels": int, "classes": int, "test_accuracy": float, "state": dict}
 
 TRAINED, AVERAGE = "the trained weights", "the moving average of the weights"
-"""What the state of a checkpoint is; beside an average, ``trained_state`` has the trained weights."""
+"""What the state of a checkpoint holds; with a moving average, ``trained_state`` holds the trained weights."""
 
 
 class Origin(NamedTuple):
-    """What a model is and was trained on; ``class_names`` in the order of its logits, empty where nobody said,
-    ``test_accuracy`` in percent, and ``image_size`` where that is a setting of the data."""
+    """A model's name and training data; ``class_names`` in the order of its logits, empty if unknown; ``test_accuracy`` in
+    percent; ``image_size`` if the data set has that setting."""
 
     name: str
     dataset: str
@@ -37,7 +37,7 @@ class Origin(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """The content of a file: weights, and where this suite wrote them what they are and what they were trained on."""
+    """The content of a file: weights, and if this suite wrote the file, their origin and kind."""
 
     weights: Weights
     origin: Origin | None = None
@@ -45,8 +45,8 @@ class Saved(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained model and what it was trained on; ``test_accuracy`` in percent, None where nobody said; ``notes`` are parts
-    of its file that it did not take."""
+    """A trained model and its training data; ``test_accuracy`` in percent, None if unknown; ``notes`` are the parts of its
+    file that were left out."""
 
     model: nn.Module
     name: str
@@ -59,7 +59,7 @@ class Trained(NamedTuple):
 
 
 def save(path: Path, model: nn.Module, origin: Origin, trained: nn.Module | None = None) -> None:
-    """Writes a checkpoint atomically; ``trained`` has the trained weights where those of ``model`` are their average."""
+    """Writes a checkpoint atomically; if the weights of ``model`` are a moving average, ``trained`` has the trained ones."""
     content = {
         "format": FORMAT,
         **origin._asdict(),
@@ -72,11 +72,11 @@ def save(path: Path, model: nn.Module, origin: Origin, trained: nn.Module | None
 
 
 def export(path: Path, model: nn.Module, origin: Origin, *, average: bool) -> None:
-    """Writes the weights as a .safetensors file, under the names that they have in ``model``, atomically."""
+    """Writes the weights atomically as a .safetensors file, under their names in ``model``."""
     metadata = {
         "format": "pt",
         "model": origin.name,
-        # The format has no place for bytes that are in no encoding, as names of folders may have.
+        # Folder names may contain undecodable bytes, which the format cannot store.
         "dataset": printable(origin.dataset),
         "channels": str(origin.channels),
         "classes": str(origin.classes),
@@ -85,7 +85,7 @@ def export(path: Path, model: nn.Module, origin: Origin, *, average: bool) -> No
         "image_size": json.dumps(origin.image_size),
         "weights": AVERAGE if average else TRAINED,
     }
-    # Tensors that share memory, or have their channels last, are no plain array each.
+    # The format needs a contiguous array per tensor, without shared memory or channels-last strides.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     files.write(path, lambda file: file.write(safetensors.torch.save(state, metadata)))
 
@@ -94,12 +94,12 @@ def read(path: Path, setting: str = "teacher_checkpoint") -> Saved:
     """A file that ``save`` or ``export`` wrote, or one with weights from elsewhere.
 
     Args:
-        path: of a file of torch.save or in the .safetensors format.
-        setting: that names the file, for messages.
+        path: of a file written by torch.save or in the .safetensors format.
+        setting: the setting that names the file, for messages.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds no weights or more than weights.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, holds no weights, or holds more than weights.
     """
     if not path.is_file():
         advice = "; train one with --method ce" if setting == "teacher_checkpoint" else ""
@@ -129,16 +129,16 @@ def load(
 
     Args:
         path: a file that ``save`` or ``export`` wrote, or one with the weights of model ``name``.
-        dataset: the data set that the model must have been trained on; compared where no names of classes are known.
-        class_names: those of the data set, in the order of their numbers.
-        name: the model that the file must hold; None accepts any that ``save`` wrote.
-        channels: of the images, for weights from elsewhere.
-        classes: of the data set, for weights from elsewhere.
-        setting: that names the file, for messages.
+        dataset: the data set that the model must have been trained on; compared if class names are unknown.
+        class_names: the class names of the data set, in label order.
+        name: the model that the file must hold; None accepts any model that ``save`` wrote.
+        channels: number of image channels, for weights from elsewhere.
+        classes: number of classes of the data set, for weights from elsewhere.
+        setting: the setting that names the file, for messages.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or no checkpoint, its model is another one, or it was trained on other classes.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or not a checkpoint, holds another model, or was trained on other classes.
     """
     return restore(
         read(path, setting), path, dataset=dataset, class_names=class_names, name=name, channels=channels, classes=classes,
@@ -157,15 +157,15 @@ def restore(
     classes: int,
     setting: str,
 ) -> Trained:
-    """The model in what ``read`` has read of ``path``; the rest is as of ``load``.
+    """The model in ``saved``, which ``read`` returned for ``path``; the other arguments are as in ``load``.
 
     Raises:
-        ValueError: its model is another one, or it was trained on other classes.
+        ValueError: the file holds another model, or was trained on other classes.
     """
     origin = saved.origin
     if origin is None:
         if name is None:
-            raise ValueError(f"teacher must name the model of {setting} {path}, which does not say what it is; got None")
+            raise ValueError(f"teacher must name the model of {setting} {path}, which does not name it, got None")
         _refuse_other_classes(f"{setting} {path}", saved.weights, dataset, class_names)
         model: Any = make_model(name, channels, classes)
         if hasattr(model, "transform_input"):
@@ -188,10 +188,10 @@ def restore(
 def fill(
     saved: Saved, model: nn.Module, classes: int, path: Path, setting: str, *, new_classifier: bool | None = None
 ) -> Fit:  # fmt: skip
-    """Puts the weights of a file into ``model``, and tells what was left out and what stays untrained.
+    """Loads the weights of a file into ``model``, and returns what was left out and what stays untrained.
 
     Raises:
-        ValueError: they do not fit.
+        ValueError: the weights do not fit.
     """
     try:
         fitted = weights.fit(saved.weights, model, classes, path, new_classifier=new_classifier)
@@ -202,7 +202,7 @@ def fill(
 
 
 def _well_formed(content: dict[str, Any]) -> bool:
-    """Whether the entries are what ``save`` writes; a file from elsewhere may have anything there."""
+    """Whether the entries have the types that ``save`` writes; a file from elsewhere may hold anything."""
     state, names = content["state"], content.get("class_names") or []
     return (
         all(isinstance(content[entry], kind) for entry, kind in KINDS.items())
@@ -214,7 +214,7 @@ def _well_formed(content: dict[str, Any]) -> bool:
 
 
 def _from_elsewhere(content: Any, path: Path) -> Saved:
-    """The weights in a file of another program, or of ``export``, whose metadata say what they are."""
+    """The weights in a file from another program, or from ``export``, whose metadata describe them."""
     found = weights.find(content, path)
     told: Any = content.get("metadata") if isinstance(content, dict) else None
     try:
@@ -234,9 +234,9 @@ def _own(content: dict[str, Any]) -> Saved:
 
 
 def _refuse_other_classes(file: str, there: Origin | Weights, dataset: str, here: tuple[str, ...]) -> None:
-    """Refuses a model whose logits are of other classes, or of the same in another order.
+    """Refuses a model for other classes, or for the same classes in another order.
 
-    Where the names of either are not known, what the data sets are called decides, if that is known.
+    If the class names of either are unknown, compares the names of the data sets, if known.
     """
     called = there.dataset if isinstance(there, Origin) else None
     if there.class_names and here:

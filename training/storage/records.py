@@ -1,4 +1,4 @@
-"""The numbers of a run on disk: metrics.jsonl, a line an epoch, and scalars for TensorBoard."""
+"""The metrics of a run on disk: metrics.jsonl, one line per epoch, and scalars for TensorBoard."""
 
 import json
 from pathlib import Path
@@ -14,16 +14,16 @@ from training.storage.run_folder import METRICS, TENSORBOARD
 
 
 class Records(Observer):
-    """Writes into a run's folder.
+    """Writes the metrics to a run's folder.
 
-    ``before`` are the epochs that a resumed run has behind it; others in the file are dropped.
+    ``before`` are the completed epochs of a resumed run; other epochs in the file are dropped.
     """
 
     def __init__(self, folder: Path, before: list[EpochRecord]) -> None:
         self.path = folder / METRICS
         files.write_text(self.path, "".join(_line(record) for record in before))
         files.make_folder(folder / TENSORBOARD)
-        # Scalars of later epochs are of a run that was killed before it saved them.
+        # Scalars of later epochs come from a run that was killed before it saved them.
         self.writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=len(before) + 1)
 
     def on_epoch(self, record: EpochRecord, network: Network, trained: Network) -> None:

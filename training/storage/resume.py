@@ -1,4 +1,4 @@
-"""The state that an interrupted run goes on from: last.pt, and previous.pt in case that last.pt is damaged."""
+"""The checkpoint from which an interrupted run resumes: last.pt, or previous.pt if last.pt is damaged."""
 
 import os
 import warnings
@@ -12,7 +12,7 @@ from training.storage.run_folder import LAST, PREVIOUS
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Writes last.pt atomically; the one before is then previous.pt."""
+    """Writes last.pt atomically, and keeps the one before as previous.pt."""
     last = folder / LAST
     if last.exists():
         os.replace(last, folder / PREVIOUS)
@@ -20,7 +20,7 @@ def save_state(folder: Path, state: State) -> None:
 
 
 def load_state(folder: Path, config: Config) -> State | None:
-    """The last state in ``folder`` that is not damaged, or None if there is none at all.
+    """The latest undamaged state in ``folder``, or None if the folder has no state.
 
     Raises:
         ValueError: every state is damaged, or the run had other settings than ``config``.
@@ -31,30 +31,30 @@ def load_state(folder: Path, config: Config) -> State | None:
         try:
             state = files.read(path)
         except ValueError as error:
-            warnings.warn(f"{error}; trying the save before it", stacklevel=2)
+            warnings.warn(f"{error}; trying the previous checkpoint", stacklevel=2)
             continue
         _refuse_other_settings(folder, state["config"], config)
         return state
     if found:
-        raise ValueError(f"resume: no save in {folder} can be read; start anew in another folder")
+        raise ValueError(f"resume: no checkpoint in {folder} can be read; start a new run in another folder")
     return None
 
 
 def refuse_other_data(folder: Path, state: State, identity: Identity) -> None:
-    """Refuses to go on with other data than that of ``state``: what was held out would be drawn anew, from trained samples.
+    """Refuses to resume with other data than that of ``state``: the held-out split could then contain trained samples.
 
     Raises:
-        ValueError: says what is different.
+        ValueError: names the differences.
     """
     if "data" not in state:
-        raise ValueError(f"resume: the save in {folder} does not tell its data; start anew in another folder")
+        raise ValueError(f"resume: the checkpoint in {folder} does not record its data; start a new run in another folder")
     found = Identity.from_dict(state["data"]).differences(identity)
     if found:
         raise ValueError(f"resume: the run in {folder} had other data: {'; '.join(found)}")
 
 
 def remove_states(folder: Path) -> None:
-    """Removes what only an unfinished run needs."""
+    """Removes the files that only an unfinished run needs."""
     for name in (LAST, PREVIOUS):
         (folder / name).unlink(missing_ok=True)
 

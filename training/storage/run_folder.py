@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, its description and its result, and whether there is a run in it already."""
+"""The folder of a run: its file names, its description and its result, and whether it already holds a run."""
 
 import importlib.metadata
 import json
@@ -14,34 +14,34 @@ from training.config import Config
 from training.storage import files
 
 CONFIG = "config.yaml"
-"""The settings, as ``--config`` takes them."""
+"""The settings, as ``--config`` reads them."""
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
-"""A line an epoch."""
+"""One line per epoch."""
 TENSORBOARD = "tensorboard"
 LAST, PREVIOUS = "last.pt", "previous.pt"
-"""While the run is unfinished: the state that it goes on from, and the one before."""
+"""While the run is unfinished: the state from which it resumes, and the one before."""
 BEST = "best.pt"
 """The student of the best epoch on the validation split."""
 CHECKPOINT, EXPORT, CURVES, RESULT = "checkpoint.pt", "student.safetensors", "curves.png", "result.json"
-"""Of a finished run: the trained student, the same for other programs, its accuracies and loss terms, its result."""
+"""Of a finished run: the trained student, the same for other programs, plots of accuracies and loss terms, the result."""
 
 PACKAGES = ("torchvision", "triton", "timm", "scikit-learn", "numpy", "torchmetrics", "jsonargparse", "datasets")
 
 
 def refuse_used(config: Config) -> None:
-    """Refuses a folder that has a run, unless it is to be resumed.
+    """Refuses a folder that already holds a run, unless the run is to be resumed.
 
     Raises:
-        ValueError: says how to go on.
+        ValueError: says how to continue.
     """
     used = [name for name in (RESULT, LAST, PREVIOUS) if (config.output / name).exists()]
     if used and not config.resume:
-        raise ValueError(f"output {config.output} has a run already: go on with it by --resume, or choose another folder")
+        raise ValueError(f"output {config.output} already holds a run: continue it with --resume, or choose another folder")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """What a finished run came to, or None for one that is not finished."""
+    """The result of a finished run, or None if it is not finished."""
     path = folder / RESULT
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -86,7 +86,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the repository of this file, or None outside of one."""
+    """The output of git for this file's repository, or None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,8 +1,8 @@
-"""Weights that other programs wrote: a ``state_dict`` in the usual wrappings, and its fit to a model by name and shape.
+"""Weights from other programs: finds the ``state_dict`` in a file, and fits it to a model by name and shape.
 
-Only weights are ever loaded. Names are compared as they are, then without the prefixes of wrappers (``module.``,
+Only weights are ever loaded. Names are compared unchanged, then without the prefixes of wrappers (``module.``,
 ``_orig_mod.``, ``module.student.``), then under the layer names of published checkpoints. The order of the tensors never
-decides.
+matters.
 """
 
 import json
@@ -23,23 +23,23 @@ CONTAINERS = (
     "state_dict", "model", "model_state_dict", "student", "net", "network", "weights", "params", "model_ema", "ema",
     "state_dict_ema", "params_ema", "average", "learner",
 )  # fmt: skip
-"""Entries that hold a state_dict, the first of them that is there."""
+"""Entries that may hold the state_dict; the first one present is used."""
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Parts of a name that DataParallel, DistributedDataParallel, torch.compile and the like add, at the front or within."""
+"""Name parts that DataParallel, DistributedDataParallel, torch.compile and the like add at the start or in the middle."""
 
 AUXILIARY = frozenset({"aux1", "aux2", "AuxLogits"})
-"""Classifiers of torchvision's googlenet and inception_v3 that help their training alone."""
+"""Auxiliary classifiers of torchvision's googlenet and inception_v3, which only training uses."""
 
 BOOKKEEPING = frozenset({"n_averaged", "total_ops", "total_params"})
-"""What averages and profilers leave in a state_dict."""
+"""Entries that weight averages and profilers leave in a state_dict."""
 
 DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
-"""How torchvision's published densenets call what it calls ``norm1`` since."""
+"""The old layer names in torchvision's published densenets, such as ``norm.1`` for what is now ``norm1``."""
 
 
 class Weights(NamedTuple):
-    """Tensors by name, the names of the classes if the file has them, and what in the file was not taken."""
+    """Tensors by name, the class names if the file has them, and notes on what was left out."""
 
     state: dict[str, Tensor]
     class_names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Weights(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A state that its model takes: what was left out of the file, and layers of the model that stay untrained."""
+    """A state that fits the model, notes on what was left out of the file, and the layers that stay untrained."""
 
     state: dict[str, Tensor]
     notes: tuple[str, ...]
@@ -55,7 +55,7 @@ class Fit(NamedTuple):
 
 
 def read(path: Path) -> Any:
-    """The content of a file of ``torch.save``, or of the .safetensors format, as tensors and plain values.
+    """The content of a file written by ``torch.save`` or in the .safetensors format, as tensors and plain values.
 
     Raises:
         ValueError: the file is damaged, or holds more than tensors and plain values.
@@ -67,7 +67,7 @@ def find(content: Any, path: Path) -> Weights:
     """The weights in the content of a file.
 
     Raises:
-        ValueError: there are none, or several that nothing tells apart.
+        ValueError: there are none, or several candidates that cannot be told apart.
     """
     found = list(_states(content))
     if not found:
@@ -76,21 +76,21 @@ def find(content: Any, path: Path) -> Weights:
     (entry, state), others = found[0], [name for name, _ in found[1:]]
     if others and entry.rpartition(".")[2] not in CONTAINERS:
         raise ValueError(f"{path} must hold one state_dict, or one under 'model', got {', '.join([entry, *others])}")
-    notes = tuple(f"{name} of the file, beside {entry}" for name in others)
+    notes = tuple(f"{name} of the file, because {entry} is used" for name in others)
     return Weights(state, _class_names(content), notes)
 
 
 def fit(weights: Weights, model: nn.Module, classes: int, path: Path, *, new_classifier: bool | None = None) -> Fit:
-    """The weights under the names of ``model``, every one of them with the shape that it has there.
+    """The weights under the names, and with the shapes, that they have in ``model``.
 
     Args:
         classes: number of logits of the model.
         path: of the file, for messages.
-        new_classifier: leave the classifier as it is where that of the file is of another size, or not there; None where
-            that cannot be asked for.
+        new_classifier: keep the model's classifier if that of the file has another size or is missing; None if the user
+            has no such option.
 
     Raises:
-        ValueError: names the first tensor that is missing, has another shape, or that the model has no place for.
+        ValueError: names the first tensor that is missing, has another shape, or does not exist in the model.
     """
     expected = model.state_dict()
     candidates = [_Candidate(named, expected, rest) for named, rest in _readings(weights.state, model)]
@@ -108,7 +108,7 @@ def fit(weights: Weights, model: nn.Module, classes: int, path: Path, *, new_cla
 
 
 class _Candidate:
-    """One reading of a file's names: by the name in the model the name in the file and the tensor, and what it leaves."""
+    """One interpretation of a file's names: for each name in the model the name in the file and the tensor; and the rest."""
 
     def __init__(self, named: dict[str, tuple[str, Tensor]], expected: dict[str, Tensor], rest: list[str]) -> None:
         self.named, self.expected, self.rest = named, expected, rest
@@ -118,11 +118,11 @@ class _Candidate:
 
     @property
     def distance(self) -> tuple[int, int]:
-        """How far it is from a fit; of two that fit, the one that leaves less."""
+        """How far it is from a fit; between two that fit, the one that leaves out less is closer."""
         return len(self.missing) + len(self.other), len(self.unknown) + len(self.rest)
 
     def trouble(self, heads: list[str]) -> str | None:
-        """The first thing that keeps the model from taking it, but for the layers ``heads``."""
+        """The first reason why it does not fit the model, except in the layers ``heads``."""
         for name in self.expected:
             if _layer(name) in heads:
                 continue
@@ -130,18 +130,18 @@ class _Candidate:
                 there, tensor = self.named[name]
                 wanted = self.expected[name]
                 return (
-                    f"{there!r} is {tuple(tensor.shape)} {tensor.dtype} there, and {name!r} of the model is "
+                    f"{there!r} of the file is {tuple(tensor.shape)} {tensor.dtype}, and {name!r} of the model is "
                     f"{tuple(wanted.shape)} {wanted.dtype}"
                 )
             if name in self.missing:
                 return f"{name!r} of the model is not in the file, whose first tensors are {self._first()}"
         for there in self.unknown:
             if not _dispensable(there):
-                return f"the model has no place for {there!r} of the file"
+                return f"{there!r} of the file does not exist in the model"
         return None
 
     def left_out(self) -> list[str]:
-        """The parts of the file that are not taken, by their first names."""
+        """The parts of the file that are left out, by the first part of their names."""
         left = [name for name in (*self.rest, *self.unknown) if name.rpartition(".")[2] not in BOOKKEEPING]
         roots = Counter(next((part for part in name.split(".") if part not in WRAPPERS), name) for name in left)
         return [f"{root} ({count} tensors)" for root, count in roots.items()]
@@ -151,7 +151,7 @@ class _Candidate:
 
 
 def _readings(state: dict[str, Tensor], model: nn.Module) -> Iterator[tuple[dict[str, tuple[str, Tensor]], list[str]]]:
-    """The ways in which the names of a file may be meant, likelier ones first, each with the names that it leaves."""
+    """The possible interpretations of a file's names, likelier ones first, each with the names that it leaves out."""
     yield {name: (name, tensor) for name, tensor in state.items()}, []
     bare = {_unwrapped(name): (name, tensor) for name, tensor in state.items()}
     if len(bare) < len(state):
@@ -167,7 +167,7 @@ def _readings(state: dict[str, Tensor], model: nn.Module) -> Iterator[tuple[dict
 
 
 def _prefixes(names: Mapping[str, Any], model: nn.Module) -> list[str]:
-    """The beginnings that enough names share to be a whole model; a student before a teacher."""
+    """The prefixes that enough names share to form a whole model; a student's before a teacher's."""
     parameters = sum(1 for _ in model.parameters())
     counts: dict[str, int] = {"": len(names)}
     for name in names:
@@ -175,7 +175,7 @@ def _prefixes(names: Mapping[str, Any], model: nn.Module) -> list[str]:
         for length in range(1, len(parts)):
             prefix = ".".join(parts[:length]) + "."
             counts[prefix] = counts.get(prefix, 0) + 1
-    # Two tensors may belong to a classifier, which a file need not have.
+    # Two tensors may belong to a classifier, which the file may lack.
     enough = [prefix for prefix, count in counts.items() if count >= parameters - 2]
     return sorted(enough or [""], key=lambda prefix: ("teacher." in prefix, "student." not in prefix, len(prefix)))
 
@@ -195,7 +195,7 @@ def _renamed(name: str, published: Mapping[str, str]) -> str:
 
 
 def _heads(candidate: _Candidate, model: nn.Module, classes: int) -> list[str]:
-    """The classifiers that the file has in another size, or has not."""
+    """The classifiers that have another size in the file or are missing from it."""
     classifier = classifier_of(model, classes)
     own = [name for name, module in model.named_modules() if module is classifier]
     heads = {_layer(name) for name in candidate.other if _is_head(candidate, name, classes)}
@@ -214,7 +214,7 @@ def _of_another_size(head: str, candidate: _Candidate) -> str:
     if name not in candidate.named:
         return f"it has no classifier {head!r}"
     there, tensor = candidate.named[name]
-    return f"its classifier {_layer(there)!r} is of {tensor.shape[0]} classes, and {head!r} of the model of {wanted}"
+    return f"its classifier {_layer(there)!r} has {tensor.shape[0]} classes, and {head!r} of the model has {wanted}"
 
 
 def _alike(there: Tensor, here: Tensor) -> bool:
@@ -231,7 +231,7 @@ def _layer(name: str) -> str:
 
 
 def _states(content: Any, place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The dictionaries of tensors in what a file holds, with the entries that lead to them, those of CONTAINERS first."""
+    """The dictionaries of tensors in a file's content, with the entries that lead to them, those of CONTAINERS first."""
     if not isinstance(content, Mapping):
         return
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
@@ -241,13 +241,13 @@ def _states(content: Any, place: str = "") -> Iterator[tuple[str, dict[str, Tens
         return
     known = [name for name in CONTAINERS if name in content]
     for name in [*known, *(name for name in content if name not in known)]:
-        # The states of optimizers are no weights, though they have their shapes.
+        # Optimizer states are not weights, although they have the same shapes.
         if isinstance(name, str) and not re.search("optim|sched|scaler", name):
             yield from _states(content[name], f"{place}.{name}" if place else name)
 
 
 def _class_names(content: Any) -> tuple[str, ...]:
-    """The names of the classes, by what other programs call them."""
+    """The class names, from any of the entries in which other programs store them."""
     if not isinstance(content, Mapping):
         return ()
     index = content.get("class_to_idx")
@@ -261,7 +261,7 @@ def _class_names(content: Any) -> tuple[str, ...]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By its content, a length in eight bytes and a JSON object; its name may be any."""
+    """Detects the format by its content, a length in eight bytes and a JSON object, or by the file name."""
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or start[4:] == b"\0\0\0\0{"
@@ -273,7 +273,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
         names = json.loads(metadata.get("class_names", "[]"))
-    # The library has errors of its own for a damaged header, and RuntimeError for types that PyTorch does not have.
+    # The library raises its own errors for a damaged header, and RuntimeError for types that PyTorch does not have.
     except Exception as error:
-        raise ValueError(f"{path} is damaged or no .safetensors file: {error}") from error
+        raise ValueError(f"{path} is damaged or not a .safetensors file: {error}") from error
     return {"state_dict": state, "class_names": names, "metadata": metadata}

@@ -206,7 +206,7 @@ def test_jobs_run_beside_each_other_and_share_the_cores(
     assert max(beside) >= 2
     moments = [call["start"] for call in calls]
     assert max(sum(call["start"] <= moment < call["end"] for call in calls) for moment in moments) == 2
-    assert "shared by up to 2 runs" in (tmp_path / "output/results.md").read_text()
+    assert "Up to 2 runs shared the machine" in (tmp_path / "output/results.md").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -228,7 +228,7 @@ def test_a_signal_stops_the_runs_and_the_same_command_resumes_them(
     thread.start()
     assert compare(methods="ce") == 128 + number
     thread.join()
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
     (state,) = (tmp_path / "output").glob("*/last.pt")
     assert not (state.parent / "failure.json").exists()
     assert "unfinished runs: 2" in (tmp_path / "output/results.md").read_text()

@@ -64,9 +64,9 @@ def test_the_report_tells_the_optimizer_and_a_teacher_near_chance(tmp_path: Path
     finish(report(comparison, "kd", 0), 1.0, teacher_near_chance=True)
     results = load_results(comparison, TEACHER)
     told = tables.document(results)
-    assert "AdamW, weight decay 0.0005 without norms and biases" in told
-    assert "gradients of a norm of at most 2" in told
-    assert "30 steps of linear warmup" in told
+    assert "AdamW, weight decay 0.0005 (norms and biases excluded)" in told
+    assert "gradients clipped to norm 2" in told
+    assert "30 steps of linear warm-up" in told
     assert any(note.startswith("WARNING: the teacher is near chance") for note in tables.notes(results))
 
 
@@ -112,8 +112,8 @@ def test_the_settings_are_the_fixed_and_the_searched_ones(results: Results) -> N
 def test_the_protocol_names_data_models_teacher_and_recipe(results: Results) -> None:
     text = tables.document(results)
     for part in (
-        "digits100", "student cnn_small", "teacher cnn_large, 81.25 %", "12 epochs", "batches of 64", "learning rate 0.05",
-        "momentum 0.9", "Seeds 0 to 2", "No settings were chosen", "relative to ce",
+        "digits100", "student cnn_small", "teacher cnn_large, 81.25 %", "12 epochs", "batch size 64", "learning rate 0.05",
+        "momentum 0.9", "Seeds 0 to 2", "No settings were tuned", "relative to ce",
     ):  # fmt: skip
         assert part in text
     assert "| kd | ce_weight 0.1, kd_weight 0.9 | 71.00 ± 1.00 (n = 3) |" in text
@@ -125,9 +125,9 @@ def test_the_protocol_tells_of_repeated_views_and_of_cached_logits(tmp_path: Pat
     plain = Comparison(methods=("ce", "kd", "rkd"), output=tmp_path)
     cached = Comparison(methods=("ce", "kd", "rkd"), views=8, output=tmp_path)
     texts = [tables.document(load_results(comparison, TEACHER)) for comparison in (plain, cached)]
-    assert "Epochs repeat" not in texts[0]
+    assert "Epochs cycle" not in texts[0]
     assert "from disk" not in texts[0]
-    assert "Epochs repeat 8 augmented versions of each image in turn." in texts[1]
+    assert "Epochs cycle through 8 augmented versions of each image." in texts[1]
     assert "Runs of kd read the teacher's logits from disk" in texts[1]
 
 
@@ -148,7 +148,7 @@ def test_figures_of_the_students_are_over_the_seeds_that_have_them(comparison: C
 
 def test_times_beside_other_runs_are_said_to_be_so(comparison: Comparison, results: Results) -> None:
     (report(comparison, "kd", 1).folder / "launch.json").write_text('{"jobs": 4}')
-    assert "shared by up to 4 runs at a time" in tables.document(load_results(comparison, TEACHER))
+    assert "Up to 4 runs shared the machine" in tables.document(load_results(comparison, TEACHER))
 
 
 def test_missing_runs_are_marked_and_pairs_are_of_seeds_that_both_have(comparison: Comparison) -> None:
@@ -225,7 +225,7 @@ def test_tuned_settings_have_a_table_of_their_own(tuned: Comparison) -> None:
     kd_weight = trials(parse_variant("kd"), 3)[2]["kd_weight"]
     assert chosen["kd"]["settings"].endswith(f"kd_weight {kd_weight:g}")
     text = tables.document(results)
-    assert "best of 3 trials for each method, all from seed 1000" in text
+    assert "best of 3 trials for each method, all with seed 1000" in text
     assert "bickd: trials are missing, no settings were chosen" in text
 
 

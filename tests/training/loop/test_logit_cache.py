@@ -41,7 +41,7 @@ def test_a_row_that_was_changed_on_the_disk_is_not_there(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("teacher", "views", "expected"), [("xyz", 2, "teacher 'abc' there, 'xyz' here"), ("abc", 3, "views 2")]
+    ("teacher", "views", "expected"), [("xyz", 2, "teacher 'abc' in the cache, 'xyz' now"), ("abc", 3, "views 2")]
 )
 def test_a_cache_made_under_other_conditions_is_refused(tmp_path: Path, teacher: str, views: int, expected: str) -> None:
     open_cache(tmp_path)

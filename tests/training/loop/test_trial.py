@@ -34,8 +34,8 @@ def attempt(model: nn.Module, split: Split, *, name: str = "mine", view: View | 
 def test_a_network_of_one_input_size_is_refused_with_model_setting_and_size() -> None:
     model = make_model("vit_b_32", 3, 3)
     told = (
-        r"^student vit_b_32 does not take the images of folder:x, 3 x 64 x 64 with image_size 64: Wrong image height! .*"
-        r"it is made for image_size 224$"
+        r"^student vit_b_32 does not accept the images of folder:x, 3 x 64 x 64 with image_size 64: Wrong image height! .*"
+        r"it expects image_size 224$"
     )
     with pytest.raises(ValueError, match=told):
         attempt(model, Blank(32), name="vit_b_32", image_size=64)
@@ -47,12 +47,12 @@ def test_a_network_of_one_input_size_is_refused_with_model_setting_and_size() ->
         (nn.Sequential(nn.Flatten(), nn.Linear(5, 3)), "mat1 and mat2 shapes cannot be multiplied"),
         (nn.Conv2d(1, 3, 3), "to have 1 channels"),
         (nn.MaxPool2d(999), "too small"),
-        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), r"it gives \(2, 4\) in place of \(2, 3\) logits"),
-        (nn.ReLU(), r"it gives \(2, 3, 16, 16\) in place of \(2, 3\) logits"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), r"it returns \(2, 4\) instead of \(2, 3\) logits"),
+        (nn.ReLU(), r"it returns \(2, 3, 16, 16\) instead of \(2, 3\) logits"),
     ],
 )
 def test_whatever_a_network_does_about_a_size_is_told(model: nn.Module, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^student mine does not take the images of folder:x, 3 x 16 x 16 .*{told}"):
+    with pytest.raises(ValueError, match=f"^student mine does not accept the images of folder:x, 3 x 16 x 16 .*{told}"):
         attempt(model, Blank(8))
 
 
@@ -78,7 +78,7 @@ def test_the_images_are_those_of_the_view() -> None:
 
 
 def test_images_that_cannot_be_read_are_passed_over() -> None:
-    with pytest.raises(ValueError, match="does not take"):
+    with pytest.raises(ValueError, match="does not accept"):
         attempt(nn.Conv2d(1, 3, 3), Blank(8, broken=5))
     # Where none of the first can be read, the run itself says so.
     attempt(nn.Conv2d(1, 3, 3), Blank(8, broken=40))

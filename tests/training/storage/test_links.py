@@ -104,7 +104,7 @@ def test_metrics_and_scalars_are_not_written_through_links(folder: Path, elsewhe
 @pytest.mark.parametrize("name", ["description.json", "view-0.logits", "view-0.checksums"])
 def test_a_cache_is_not_written_through_a_link(name: str, folder: Path, elsewhere: Path) -> None:
     (folder / name).symlink_to(elsewhere / "file")
-    with pytest.raises((OSError, ValueError), match=r"symbolic link|damaged or no cache"):
+    with pytest.raises((OSError, ValueError), match=r"symbolic link|damaged or not a cache"):
         LogitCache(folder, {}, views=1, samples=3, classes=4)
     assert untouched(elsewhere)
 

@@ -84,5 +84,5 @@ def test_a_run_with_other_data_is_refused_by_name(now: Identity, told: str, fold
 
 
 def test_a_save_that_does_not_tell_its_data_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="does not tell its data"):
+    with pytest.raises(ValueError, match="does not record its data"):
         refuse_other_data(folder, {}, DATA)  # type: ignore[typeddict-item]
