@@ -1,6 +1,6 @@
 """What the tests of the kernels share: one training step by the kernels, and the errors they are allowed.
 
-The bounds are those that the backend promises: products of float32 grade have an error of the gradient below 2e-6 of its
+The bounds are those that the backend promises: products with float32-level error have a gradient error below 2e-6 of its
 largest entry, products of single float16 operands one below 1.5e-3, before the gradient is rounded to the student's dtype.
 """
 

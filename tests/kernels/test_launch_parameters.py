@@ -15,7 +15,7 @@ SHAPE = (70, 140)
 """Samples and classes of 2 and 3 tiles, the last of each not full."""
 
 COLUMN_OF_TILES = 4 * 64 * 64 * 3
-"""The bytes of the derivatives of one column of tiles of classes, of float32 grade."""
+"""The bytes of the derivatives of one column of class tiles, with float32-level error."""
 
 
 def check(kind: str, inputs: Inputs, launches: int, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Products of float32 grade keep their errors on tensor cores, which cut off what a float32 sum rounds.
+"""Split-fp16 products keep their float32-level error on tensor cores, which truncate where a float32 sum rounds.
 
 The kernels are executed after the lowering for a GPU, so that a compiler that joined sums again would show. Errors are root
 mean squares over two batches, of students that know nothing of their teacher or have nearly its logits. The latter have
