@@ -74,7 +74,7 @@ def list_classes(folder: Path) -> Listing:
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
-    """What was left out and how often, such as ``12 .txt, 1 name with a dot in front``."""
+    """What was left out and how often, such as ``12 .txt, 1 hidden (a dot in front)``."""
     return ", ".join(f"{count} {what}" for what, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0])))
 
 

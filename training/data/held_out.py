@@ -1,11 +1,11 @@
-"""Which samples are trained on: some are held out for validation, and of the others there may be a number of each class."""
+"""Selects the training samples: holds some out for validation, and may limit the number of samples per class."""
 
 import torch
 from torch import Tensor
 
 
 def check_held_out(held_out: float | None) -> None:
-    """Refuses a share that is none.
+    """Refuses a share outside [0, 1).
 
     Raises:
         ValueError: names held_out.

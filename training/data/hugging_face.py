@@ -42,9 +42,9 @@ IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("fine_label", "label", "labels")
 TESTS = ("test", "validation", "valid", "val")
 SMALL = 64
-"""Pixels a side up to which images are held in memory."""
+"""Maximum side length in pixels of images that are held in memory."""
 HELD_OUT = 0.01
-"""Of images that are read one by one."""
+"""Default for images that are read one by one."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Published(NamedTuple):
 
 
 class RowsSplit(ImageFolderSplit):
-    """Images that are decoded from rows when they are loaded; arguments as of ``ImageFolderSplit``.
+    """Images that are decoded from rows when they are loaded; other arguments as in ``ImageFolderSplit``.
 
     Args:
         rows: that the positions are of.

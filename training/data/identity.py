@@ -1,4 +1,4 @@
-"""What a data set is, wherever it lies: its classes and its contents, by which runs, teachers and caches recognize it."""
+"""The identity of a data set, independent of its path: classes and contents, by which runs, teachers and caches know it."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence

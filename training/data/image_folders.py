@@ -1,8 +1,8 @@
 """``imagenet``, and ``folder:PATH`` for other images in the same layout: a folder for each class with its images.
 
-A view crops a random part of the image to the wanted size and flips it or not; without a view the centre is cropped from
-the image scaled to 256/224 of that size. Which files are images says class_folders.py, and how their pixels become RGB
-pixels.py. An image that cannot be read is left out of its batch, and the batch says so.
+A view crops a random part of the image to the requested size and flips it at random; without a view the centre is cropped
+from the image scaled to 256/224 of that size. class_folders.py decides which files are images, and pixels.py converts their
+pixels to RGB. An image that cannot be read is left out of its batch, and the batch reports it.
 """
 
 import os
@@ -177,12 +177,12 @@ def _split(
 
 
 def training_transform(size: int, augmenting: Augmenting) -> Transform:
-    """A tensor of a picture, augmented."""
+    """The transform from a picture to an augmented tensor."""
     return of_pictures(augmenting, size, _to_normalized_tensor())
 
 
 def evaluation_transform(size: int) -> Transform:
-    """A tensor of the centre of a picture."""
+    """The transform from a picture to a tensor of its centre."""
     return v2.Compose([*centred(size), *_to_normalized_tensor()])
 
 
@@ -195,5 +195,5 @@ def _describe(split: ImageFolderSplit) -> str:
 
 
 def one_line(transform: Transform) -> str:
-    """What a transform does."""
+    """A one-line description of a transform."""
     return " ".join(repr(transform).split())

@@ -1,8 +1,8 @@
-"""Batches of a split in a given order, on the device of the training: taken there where the split is in memory, and else
-read by worker processes or in this one.
+"""Batches of a split in a given order, on the training device: gathered there if the split is in memory, otherwise read by
+worker processes or by this process.
 
-Workers give their batches through shared memory. That there is enough of it is checked before the first batch, because a
-worker that finds none is killed by a signal. A worker that died, or gives nothing for long, ends the run with a message.
+Workers return their batches through shared memory. Its size is checked before the first batch, because a signal kills a
+worker that finds too little. A worker that dies, or returns nothing for too long, ends the run with a message.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from training.data.transfer import transfer
 from training.seeds import derived_seed
 
 GRACE = 20
-"""Seconds that a worker goes on for after it was told to end, if the trainer does not end it before."""
+"""Seconds that a worker continues after SIGTERM, unless the trainer ends it before."""
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ PREFETCHED = 2
 """Batches that each worker reads ahead."""
 
 START_SECONDS, IMAGE_SECONDS = 60, 1
-"""How long a worker may take for its first batch, and for each image."""
+"""Seconds that a worker may take for its first batch, and for each image."""
 
 STOPPED_SECONDS = 10
 """How much longer the trainer waits for a worker that does not even answer."""
@@ -47,7 +47,7 @@ Key = tuple[Tensor, View | None]
 
 
 class WorkerError(OSError):
-    """A process that reads images died, or gave nothing for too long."""
+    """A process that reads images died, or returned nothing for too long."""
 
 
 class Loader:
@@ -156,7 +156,7 @@ class Loader:
 
 @contextlib.contextmanager
 def worker_failures() -> Iterator[None]:
-    """Makes a ``WorkerError`` of what PyTorch raises, at any place, when a worker dies or gives nothing for too long."""
+    """Turns the error that PyTorch raises when a worker dies or returns nothing for too long into a ``WorkerError``."""
     try:
         yield
     except RuntimeError as error:
@@ -167,13 +167,14 @@ def worker_failures() -> Iterator[None]:
 
 def _failure(told: str) -> WorkerError:
     return WorkerError(
-        f"a process that reads images failed: {told}. Its files may not answer, or its memory be too small: give the "
-        "container more (docker run --shm-size), or use fewer --workers, 0 for none. --resume goes on from the last save"
+        f"a process that reads images failed: {told}. Its files may be unreachable or its memory too small: give the "
+        "container more (docker run --shm-size), or use fewer --workers, 0 for none. --resume continues from the last "
+        "checkpoint"
     )
 
 
 def refuse_small_memory(split: Split, batch: int, *, workers: int, batches: int, held: int = 1) -> None:
-    """Refuses workers whose batches do not fit into shared memory, beside those of the other processes on this machine.
+    """Refuses workers whose batches do not fit into shared memory, together with those of the machine's other processes.
 
     Args:
         split: that is read.

@@ -3,8 +3,8 @@
 mixed image = w * own + (1 - w) * partner's;   probabilities = l * one-hot of own + (1 - l) * one-hot of the partner's label
 
 Of mixup w = l is one number, drawn from Beta(alpha, alpha); of CutMix w is 0 within a random rectangle and 1 outside of it,
-and l is its mean. l and the rectangle depend on seed, view and sample. The samples of an epoch are partners by twos, in its
-order: what a sample is mixed with depends on neither the number of processes nor the parts of a step.
+and l is its mean. l and the rectangle depend on seed, view and sample. The samples of an epoch are paired in its order, so
+the partner of a sample depends neither on the number of processes nor on the micro-batches.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from training.seeds import derived_seed
 
 @dataclass(frozen=True)
 class Mixing:
-    """How samples are mixed; with both, one of them by a fair coin for each sample.
+    """How samples are mixed; with both, each sample uses one of the two, with probability 1/2.
 
     Attributes:
         mixup: alpha of mixup, 0 for none.

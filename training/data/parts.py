@@ -1,4 +1,4 @@
-"""Images and labels in memory, and the splits that are made of them."""
+"""Images and labels in memory, and the splits built from them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -35,11 +35,11 @@ def checked(name: str, part: Part, classes: int) -> Part:
     """The part, if it has a label of ``classes`` for each image.
 
     Raises:
-        ValueError: it has not.
+        ValueError: labels are missing, superfluous or out of range.
     """
     images, labels = part.images, part.labels
     if len(images) != len(labels):
-        raise ValueError(f"{name} files must have a label an image, got {len(images)} images and {len(labels)} labels")
+        raise ValueError(f"{name} files must have one label per image, got {len(images)} images and {len(labels)} labels")
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"{name} labels must be in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
     return part

@@ -21,7 +21,7 @@ WIDE = {
 
 
 class UndefinedRangeError(ValueError):
-    """The values of an image have no range that its file tells."""
+    """The file of an image does not define the range of its values."""
 
 
 def read_rgb(path: "str | PathLike[str]") -> Image.Image:

@@ -1,4 +1,4 @@
-"""Augmentations by name: the published recipes, and what may come on top of them.
+"""Augmentations by name: the published recipes, and additional augmentations.
 
 ``cifar``: zeros around the image, a random crop of its size, a flip. ``imagenet``: a random resized crop, a flip.
 """
@@ -21,7 +21,7 @@ PADDING = 8
 
 @dataclass(frozen=True)
 class Augmenting:
-    """What a run makes of the training images.
+    """How a run augments the training images.
 
     Attributes:
         recipe: one of ``RECIPES``; None for the data set's own augmentation.

@@ -1,9 +1,9 @@
 """A split of a data set: labels, and images that are a function of a seed, a view and the sample alone.
 
-image = normalize(augment(stored image, random numbers of (seed, view, sample)));   one view an epoch
+image = normalize(augment(stored image, random numbers of (seed, view, sample)));   one view per epoch
 
-No image depends on the batch it is in, on the number of workers or of processes. A run that is resumed sees what it would
-have seen, and logits that a teacher gave for a view are right whenever the view comes again.
+No image depends on its batch, the number of workers or the number of processes. A resumed run sees the same images as an
+uninterrupted one, and a teacher's logits for a view are valid whenever the view is used again.
 """
 
 from abc import ABC, abstractmethod
@@ -65,7 +65,7 @@ class Augmentation(Protocol):
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation a channel, which become 0 and 1."""
+    """Mean and standard deviation per channel, which become 0 and 1."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -167,8 +167,8 @@ class Splits(NamedTuple):
 
     ``train`` is augmented when it is loaded with a view; ``validation`` is for choosing, None where nothing is held out;
     ``test`` is for reporting. ``transform`` describes, for a cache of logits, what a view does to an image, with a checksum
-    of the training samples. ``identity`` is what the data set is recognized by. ``left_out`` says what was found beside the
-    samples and is none, a line a part.
+    of the training samples. ``identity`` is what the data set is recognized by. ``left_out`` says which other files were
+    found, one line per part.
     """
 
     train: Split
@@ -181,7 +181,7 @@ class Splits(NamedTuple):
     left_out: tuple[str, ...] = ()
 
     def summary(self) -> list[str]:
-        """What there is and what was left out, a line each."""
+        """The classes, the splits and what was left out, one line each."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return [
             f"{self.classes} classes: {some(self.identity.class_names) or 'without names'}",

@@ -1,4 +1,4 @@
-"""Copies to the device of the training that nobody waits for."""
+"""Asynchronous copies to the training device."""
 
 import torch
 from torch import Tensor

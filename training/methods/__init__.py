@@ -1,4 +1,4 @@
-"""The methods, by name. Weights and temperatures are the literature's, of bickd those of ``bickd_loss``."""
+"""The methods, by name. Weights and temperatures are the literature's; those of bickd are the defaults of ``bickd_loss``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,11 +32,11 @@ def make_method(
     logit_standardization: bool = False,
     label_smoothing: float = 0.0,
 ) -> Method:
-    """The method ``name`` with its defaults, with ``logit_standardization`` the published ones for that, and ``settings``
-    over both.
+    """The method ``name`` with its defaults, or the settings published for ``logit_standardization``; ``settings`` override
+    both.
 
     Raises:
-        ValueError: no such method, a setting that it does not have or refuses, or a switch that it does not know.
+        ValueError: the method does not exist, lacks or refuses a setting, or does not support a switch.
     """
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(sorted(METHODS))}, got {name!r}")

@@ -9,7 +9,7 @@ from training.models.output import Output
 
 
 class CrossEntropy(Method):
-    """Needs no teacher; ``ce_weight`` is there so that tuning gives it the step size it gives the others."""
+    """Needs no teacher; ``ce_weight`` lets tuning vary the effective step size, as it does for the other methods."""
 
     needs_teacher: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[float, float]]] = {"ce_weight": (0.1, 10.0)}

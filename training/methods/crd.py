@@ -31,8 +31,8 @@ from training.models.output import Output
 
 
 class ContrastiveRepresentationDistillation(Method):
-    """Settings as published for CIFAR-100. The banks are updated with every batch that is trained on, of all processes, and
-    the normalizers come from the first; without a gradient or in evaluation both stay as they are."""
+    """Settings as published for CIFAR-100. Every training batch, over all processes, updates the banks, and the first one
+    sets the normalizers; without gradients or in evaluation mode neither changes."""
 
     needs_features: ClassVar[bool] = True
     caches_logits: ClassVar[bool] = False
@@ -105,8 +105,8 @@ class ContrastiveRepresentationDistillation(Method):
 
 
 def contrast(bank: MemoryBank, embeddings: Tensor, index: Tensor, learns: bool) -> Tensor:
-    """NCE of ``embeddings`` ``(B, d)`` with the vectors of ``bank`` at ``index`` ``(B, 1 + K)``; where the bank has no
-    normalizer yet, with that of this batch, of all processes and kept for good if it ``learns``."""
+    """NCE of ``embeddings`` ``(B, d)`` with the vectors of ``bank`` at ``index`` ``(B, 1 + K)``. If the bank has no
+    normalizer yet, uses that of this batch; if it ``learns``, the normalizer covers all processes and is kept."""
     if bank.has_normalizer:
         return bank.contrast(embeddings, index, bank.log_normalizer)
     means = bank.log_means(embeddings, index)

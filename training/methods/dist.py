@@ -3,8 +3,8 @@
 loss = ce_weight * CE(x, l) + dist_weight * (beta * inter_class + gamma * intra_class)
 inter_class = T^2 (1 - mean_a pearson(p_a:, q_a:)),   intra_class = T^2 (1 - mean_c pearson(p_:c, q_:c))
 
-p, q = softmax of x/T, y/T. A row or column that is constant, as every column of a single sample, is correlated with none:
-its correlation is 0, and so is its gradient.
+p, q = softmax of x/T, y/T. A constant row or column, such as every column of a single sample, has correlation 0 and
+gradient 0.
 """
 
 from typing import ClassVar
@@ -54,7 +54,7 @@ def standard_rows(values: Tensor) -> Tensor:
     """Rows of ``(n, m)`` with mean 0 and length 1, or 0 where a row is constant."""
     centered = values - values.mean(dim=1, keepdim=True)
     squares = centered.square().sum(dim=1, keepdim=True)
-    # What a constant row differs from its mean is rounding: scaled to length 1 it would be noise with a huge gradient.
+    # A constant row differs from its mean only by rounding, which scaled to length 1 would be noise with a huge gradient.
     rounding = 4 * torch.finfo(values.dtype).eps * values.detach().square().sum(dim=1, keepdim=True).sqrt()
     constant = squares.detach().sqrt() <= rounding
     return torch.where(constant, 0.0, centered) / torch.where(constant, 1.0, squares).sqrt()

@@ -68,7 +68,7 @@ class DecoupledKnowledgeDistillation(Method):
 
 
 def check_classes(classes: int) -> None:
-    """Refuses what has no two classes beside the target, where NCKD compares nothing.
+    """Refuses fewer than two classes besides the target, for which NCKD compares nothing.
 
     Raises:
         ValueError: there are 2 classes or less.

@@ -8,7 +8,7 @@ from bickd_kernels.processes.exchange import Ranks, gather_rows
 
 
 def rows_of_all(*tensors: Tensor) -> list[Tensor]:
-    """Of tensors ``(n, ...)`` the rows of every process, by rank, in every process; ``n`` may differ. Alone, their own.
+    """All-gathers the rows of tensors ``(n, ...)``, by rank; ``n`` may differ. A single process gets its own rows.
 
     No gradient flows through it.
     """

@@ -1,4 +1,4 @@
-"""A memory bank: the last embedding of every training sample, and what a batch is contrasted with it for."""
+"""A memory bank: the last embedding of every training sample, and the contrastive loss of a batch with it."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK_ELEMENTS = 2**24
-"""Most elements of a tensor for a block of samples, of one sample at least."""
+"""Maximum number of elements of a tensor for a block of samples; a block has at least one sample."""
 
 
 class MemoryBank(nn.Module):
@@ -38,7 +38,7 @@ class MemoryBank(nn.Module):
     @property
     def has_normalizer(self) -> bool:
         """Whether log Z was estimated."""
-        # Asked once of the device, which would wait in every step otherwise.
+        # Cached, because otherwise every step would wait for the device.
         self.estimated = self.estimated or not bool(self.log_normalizer.isnan())
         return self.estimated
 
@@ -71,7 +71,7 @@ class MemoryBank(nn.Module):
         if differentiated:
             # The second factor is 0 and has derivative 1: the sum has the value of the loss and the gradient found for it.
             total = total + (torch.cat(gradients) * (embeddings - embeddings.detach())).sum()
-        # Of no samples, as a process may have, the sum is 0.
+        # A process may have no samples; then the sum is 0.
         return total / max(1, len(index))
 
     @torch.no_grad()

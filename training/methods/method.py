@@ -1,4 +1,4 @@
-"""What a method is: the loss of one step, and what it needs for it."""
+"""The interface of a method: the loss of one step, and its inputs."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
@@ -13,11 +13,11 @@ Terms = dict[str, Tensor]
 
 
 class Samples(NamedTuple):
-    """What is known of the samples of a step beside the networks' outputs.
+    """The samples of a step, without the networks' outputs.
 
-    ``target`` ``(B,)`` int64 classes, or of mixed samples ``(B, C)`` float32 probabilities; ``index`` ``(B,)`` int64
-    positions in the training split; ``epochs`` the epochs of training that are behind, with the part of the present one;
-    ``share`` is this process's number of samples over the mean of all processes.
+    ``target`` holds ``(B,)`` int64 classes, or for mixed samples ``(B, C)`` float32 probabilities; ``index`` ``(B,)`` int64
+    positions in the training split; ``epochs`` is the number of epochs trained so far, including the fraction of the current
+    one; ``share`` is this process's number of samples divided by the mean over all processes.
     """
 
     target: Tensor
@@ -27,7 +27,7 @@ class Samples(NamedTuple):
 
 
 class Dimensions(NamedTuple):
-    """What heads and memory banks are sized by.
+    """The sizes from which heads and memory banks are built.
 
     ``student_features`` and ``teacher_features`` are the widths of the pooled features; ``labels`` ``(N,)`` int64 those
     of the whole training split.
@@ -51,9 +51,9 @@ class Stage(NamedTuple):
 class Method(nn.Module, ABC):
     """A loss of student, teacher and samples.
 
-    It is a module because some methods train heads and keep memory banks: what is a parameter or a buffer here is trained,
-    moved and saved with the student. ``parameters()`` of a method are trained beside the student's, without those of
-    ``first_stage_parameters()``.
+    It is a module because some methods train heads and keep memory banks: its parameters and buffers are trained, moved and
+    saved with the student. The parameters of a method, except ``first_stage_parameters()``, are trained together with the
+    student's.
 
     Attributes:
         needs_teacher: the teacher's output is used.
@@ -84,11 +84,11 @@ class Method(nn.Module, ABC):
 
     @property
     def spans_processes(self) -> bool:
-        """Whether the loss is that of the samples of all processes; else it is the mean over a process's own."""
+        """Whether the loss covers the samples of all processes; otherwise it is the mean over the process's own samples."""
         return False
 
     def without_samples(self, classes: int, samples: Samples) -> None:
-        """What a process does in a step without samples while others have some: the exchanges of ``forward``.
+        """Takes part in the exchanges of ``forward`` in a step in which only other processes have samples.
 
         Args:
             classes: of the logits.

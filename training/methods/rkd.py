@@ -18,7 +18,7 @@ from training.methods.method import Method, Samples, Terms, check_weights, featu
 from training.models.output import Output
 
 BLOCK_ELEMENTS = 2**22
-"""Most elements of a tensor for a block of anchors i, of one anchor at least."""
+"""Maximum number of elements of a tensor for a block of anchors i; a block has at least one anchor."""
 
 COINCIDING = 1e-14
 """Squared distance, over the sum of the squared lengths, below which two features are the same but for rounding."""
@@ -56,8 +56,8 @@ class RelationalKnowledgeDistillation(Method):
 
 
 def relational_losses(student: Tensor, teacher: Tensor, block_elements: int = BLOCK_ELEMENTS) -> tuple[Tensor, Tensor]:
-    """The distance and the angle part of features ``(B, D)`` and ``(B, E)``; at once in memory are B x B elements and a few
-    tensors of ``block_elements``, in the backward pass too."""
+    """The distance and angle losses of features ``(B, D)`` and ``(B, E)``; memory holds B x B elements and a few tensors of
+    ``block_elements`` at a time, in the backward pass too."""
     count = len(student)
     anchors = max(1, block_elements // count**2)
     inner = inner_products(student), inner_products(teacher)

@@ -1,4 +1,4 @@
-"""The models by name: those of this suite, and by way of torchvision and timm those of ImageNet; never their weights."""
+"""The models by name: those of this suite, and the ImageNet models of torchvision and timm; without weights."""
 
 import importlib
 from collections.abc import Callable
