@@ -48,7 +48,7 @@ def test_a_file_that_would_execute_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious()))
     torch.save({"state": Malicious()}, tmp_path / "archive.pt")
     for name in ("plain.pt", "archive.pt"):
-        with pytest.raises(ValueError, match="is damaged or not a (weights-only )?checkpoint"):
+        with pytest.raises(ValueError, match=r"is damaged or not a (weights-only )?checkpoint"):
             files.read(tmp_path / name)
     assert not (tmp_path / "written").exists()
 

@@ -163,7 +163,9 @@ def test_a_tensor_of_another_shape_is_named_with_both(source: nn.Module, target:
         "features.4.weight": torch.zeros(2),
         "features.3.first.weight": torch.zeros(64, 31, 3, 3),
     }
-    with pytest.raises(ValueError, match=r"'features.3.first.weight' of the file is \(64, 31, 3, 3\) .* is \(64, 32, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"'features.3.first.weight' of the file is \(64, 31, 3, 3\) .* is \(64, 32, 3, 3\)"
+    ):
         fit(state, target, tmp_path / "file.pt")
 
 
