@@ -41,7 +41,7 @@ def check_name(name: str) -> None:
 
 
 def without_path(name: str) -> str:
-    """What kind of data set it is: ``folder:`` of ``folder:PATH``, ``hf:`` of ``hf:PATH_OR_NAME``; another name as it is."""
+    """The kind of data set: ``folder:`` for ``folder:PATH``, ``hf:`` for ``hf:PATH_OR_NAME``, otherwise the name itself."""
     return next((prefix for prefix in (FOLDER, HUGGING_FACE) if name.startswith(prefix)), name)
 
 
@@ -59,13 +59,13 @@ def load_splits(
 
     Args:
         name: one of ``DATASETS``, ``folder:PATH`` or ``hf:PATH_OR_NAME``.
-        folder: that has the files of the named data sets.
-        held_out: share of the training samples, or of the originals that they are made of, that is held out for validation;
+        folder: the folder with the files of the named data sets.
+        held_out: share of the training samples, or of the originals that they are made of, to hold out for validation;
             0 for none, by default the data set's own share.
-        image_size: pixels a side, of ``imagenet``, ``folder:PATH`` and ``hf:PATH_OR_NAME`` only; 224 by default.
-        columns: of images and labels, of ``hf:PATH_OR_NAME`` and of CIFAR in Parquet files only.
-        augmenting: of the training images.
-        train_per_class: training samples of each class, the first in the order of the split; None for all.
+        image_size: side length in pixels, for ``imagenet``, ``folder:PATH`` and ``hf:PATH_OR_NAME`` only; 224 by default.
+        columns: image and label columns, for ``hf:PATH_OR_NAME`` and CIFAR in Parquet files only.
+        augmenting: augmentation of the training images.
+        train_per_class: training samples per class, the first in the order of the split; None for all.
 
     Raises:
         FileNotFoundError: files are missing; the message says what goes where.

@@ -1,5 +1,4 @@
-"""Random crops, flips and erased rectangles of images in memory, a whole batch at once, each image by the random numbers of
-its own sample."""
+"""Random crops, flips and erasing for images in memory: batched, with separate random numbers for each sample."""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +11,16 @@ from training.data.splits import Augmentation, Draws, as_float, channel_values
 from training.data.transfer import transfer
 
 ATTEMPTS = 10
-"""Random rectangles, of which the first that fits into the image is taken."""
+"""Number of random rectangles to try; the first that fits into the image is used."""
 
 
 @dataclass(frozen=True)
 class ShiftAndFlip:
-    """A random crop of the image with ``largest`` pixels of zeros around it, and a mirror image of every second one.
+    """A random crop of the image zero-padded by ``largest`` pixels, and a random horizontal flip.
 
     Attributes:
-        largest: pixels that the image is shifted by at most, each way.
-        flip: whether left and right are exchanged with probability 1/2.
+        largest: maximum shift in pixels in each direction.
+        flip: whether to flip horizontally with probability 1/2.
     """
 
     largest: int
@@ -39,12 +38,12 @@ class ShiftAndFlip:
 
 @dataclass(frozen=True)
 class ResizedCropAndFlip:
-    """A random rectangle of the image scaled to the size of the image, and a mirror image of every second one.
+    """A random rectangle of the image, resized to the image size, and a horizontal flip with probability 1/2.
 
     Attributes:
         height: of the images.
         width: of the images.
-        scale: the smallest and the largest part of the image's area.
+        scale: the smallest and the largest fraction of the image area.
         ratio: the smallest and the largest width over height.
     """
 
@@ -54,7 +53,7 @@ class ResizedCropAndFlip:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """Rectangles ``(count, 4)`` as of ``rectangles``, and booleans ``(count,)``."""
+        """Rectangles ``(count, 4)`` as in ``rectangles``, and booleans ``(count,)``."""
         boxes, fits = draw_rectangles(count, self.height, self.width, self.scale, self.ratio, generator)
         boxes = torch.where(fits[:, None], boxes, self._central())
         return boxes, torch.rand(count, generator=generator) < 0.5
@@ -66,13 +65,13 @@ class ResizedCropAndFlip:
         y = _scaled(self.height, images.device, rows) + top
         x = _scaled(self.width, images.device, columns) + left
         x = torch.where(flipped[:, None], x.flip(1), x)
-        # Of bilinear interpolation, which scales up alone here; no pixel outside of the rectangle takes part.
+        # For bilinear interpolation, which only scales up here; no pixel outside the rectangle contributes.
         places = torch.broadcast_tensors((2 * x / self.width - 1)[:, None, :], (2 * y / self.height - 1)[:, :, None])
         cropped = F.grid_sample(images.float(), torch.stack(places, dim=3), mode="bilinear", align_corners=False)
         return cropped.round().to(torch.uint8) if images.dtype == torch.uint8 else cropped
 
     def _central(self) -> Tensor:
-        """The largest rectangle in the centre of a permitted shape, where no attempt fits."""
+        """The largest centred rectangle with a permitted aspect ratio, used if no attempt fits."""
         rows, columns = self.height, self.width
         if columns / rows < self.ratio[0]:
             rows = round(columns / self.ratio[0])
@@ -83,14 +82,14 @@ class ResizedCropAndFlip:
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """A random rectangle becomes the colour that normalization makes 0 (arXiv 1708.04896).
+    """Fills a random rectangle with the colour that normalization maps to 0 (arXiv 1708.04896).
 
     Attributes:
-        probability: that an image loses a rectangle.
+        probability: probability of erasing a rectangle of an image.
         height: of the images.
         width: of the images.
-        colour: a number a channel, in [0, 1].
-        scale: the smallest and the largest part of the image's area.
+        colour: one value per channel, in [0, 1].
+        scale: the smallest and the largest fraction of the image area.
         ratio: the smallest and the largest height over width.
     """
 
@@ -102,7 +101,7 @@ class RandomErasing:
     ratio: tuple[float, float] = (0.3, 3.3)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """Rectangles ``(count, 4)`` as of ``rectangles``, with 0 rows where nothing is erased."""
+        """Rectangles ``(count, 4)`` as in ``rectangles``, with 0 rows where nothing is erased."""
         shape = (1 / self.ratio[1], 1 / self.ratio[0])
         boxes, fits = draw_rectangles(count, self.height, self.width, self.scale, shape, generator)
         erased = fits & (torch.rand(count, generator=generator) < self.probability)
@@ -116,7 +115,7 @@ class RandomErasing:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Augmentations one after the other."""
+    """Applies augmentations in sequence."""
 
     steps: tuple[Augmentation, ...]
 
@@ -137,7 +136,7 @@ def draw_offsets(count: int, largest: int, generator: torch.Generator) -> Tensor
 
 
 def shift_each(images: Tensor, offsets: Tensor, largest: int, flipped: Tensor | None = None) -> Tensor:
-    """Moves each image ``(B, channels, height, width)`` by up to ``largest`` pixels each way; what comes in is 0.
+    """Moves each image ``(B, channels, height, width)`` by up to ``largest`` pixels in each direction, filling with 0.
 
     Args:
         offsets: ``(B, 2)`` int64 from 0 to ``2 * largest``, vertical and horizontal; ``largest`` moves nothing.
@@ -170,10 +169,10 @@ def rectangles(boxes: Tensor, height: int, width: int) -> Tensor:
 def draw_rectangles(
     count: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random rectangles ``(count, 4)`` as of ``rectangles``, and which of them ``(count,)`` fit into their image.
+    """Random rectangles ``(count, 4)`` as in ``rectangles``, and which of them ``(count,)`` fit into their image.
 
-    The area is uniform between the parts ``scale`` of the image's, the logarithm of width over height between those of
-    ``ratio``.
+    The area is uniform in the range ``scale``, as a fraction of the image area; the logarithm of width over height is
+    uniform between those of ``ratio``.
     """
     area, shape, y, x = torch.rand(4, count, ATTEMPTS, generator=generator)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
@@ -181,13 +180,13 @@ def draw_rectangles(
     rows, columns = (area / shape).sqrt().round(), (area * shape).sqrt().round()
     fits = (rows > 0) & (rows <= height) & (columns > 0) & (columns <= width)
     boxes = torch.stack(((y * (height - rows + 1)).floor(), (x * (width - columns + 1)).floor(), rows, columns), dim=2)
-    # The first attempt that fits: the largest of the booleans, whose first place argmax does not promise.
+    # The first attempt that fits; argmax of the booleans would not guarantee the first.
     first = torch.where(fits, torch.arange(ATTEMPTS, 0, -1), 0).argmax(dim=1)
     return boxes[torch.arange(count), first].long(), fits.any(dim=1)
 
 
 def _scaled(size: int, device: torch.device, sides: Tensor) -> Tensor:
-    """Where ``size`` pixels are in rectangles of ``sides`` ``(B, 1)`` pixels, ``(B, size)``, from their first edge on and no
-    nearer to an edge than the middle of a pixel."""
+    """The positions ``(B, size)`` of ``size`` pixels in rectangles of ``sides`` ``(B, 1)`` pixels, relative to the first
+    edge and at least half a pixel from either edge."""
     places = (torch.arange(size, device=device) + 0.5) * sides / size
     return torch.minimum(places.clamp(min=0.5), sides - 0.5)

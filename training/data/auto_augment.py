@@ -1,8 +1,8 @@
-"""RandAugment (arXiv 1909.13719) and TrivialAugment (arXiv 2103.10158) of a whole batch, as torchvision has them.
+"""RandAugment (arXiv 1909.13719) and TrivialAugment (arXiv 2103.10158) for a whole batch, as defined by torchvision.
 
-torchvision draws an operation for each image and applies it to that image. Here the images of a batch that drew the same
-operation go through it together, each with its own magnitude; the random numbers are on the CPU, so that the sizes of these
-groups are known without asking the device.
+torchvision draws an operation for each image and applies it to that image. Here each operation is applied
+together to all images of a batch that drew it, each with its own magnitude. The random numbers are on the CPU, so the sizes
+of these groups are known without synchronizing with the device.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from training.data.splits import Draws
 from training.data.transfer import transfer
 
 BINS = 31
-"""Magnitudes of an operation."""
+"""Number of magnitudes of an operation."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The largest magnitudes: of shears, translations in pixels of height and width, rotations in degrees, changes of
-    brightness, colour, contrast and sharpness, and the bits that a colour loses."""
+    """The largest magnitudes: shears, vertical and horizontal translations in pixels, rotations in degrees, changes of
+    brightness, colour, contrast and sharpness, and the number of bits that posterizing drops."""
 
     shear: float
     translate: tuple[float, float]
@@ -45,12 +45,12 @@ class Space:
 
 @dataclass(frozen=True)
 class AutoAugment:
-    """``count`` operations drawn for each image, at one magnitude or at one that is drawn too.
+    """Draws ``count`` operations for each image, with a fixed or a random magnitude.
 
     Attributes:
         space: the largest magnitudes.
-        count: operations, one after the other.
-        magnitude: from 0 to ``BINS - 1``; None draws it.
+        count: number of operations, applied in sequence.
+        magnitude: index from 0 to ``BINS - 1``; None draws it at random.
     """
 
     space: Space
@@ -69,7 +69,7 @@ class AutoAugment:
         return operation, sign * self.space.magnitudes()[operation, strength]
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augmented images uint8; ``images`` float32 of 0 to 1 are rounded to it."""
+        """Augmented uint8 images; float32 ``images`` in [0, 1] are rounded to uint8."""
         operations, magnitudes = draws
         images = as_bytes(images)
         for step in range(self.count):
@@ -88,12 +88,12 @@ def trivial_augment() -> AutoAugment:
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Images uint8 of 0 to 255, of such or of float32 of 0 to 1."""
+    """uint8 images in [0, 255] from uint8 images, or from float32 images in [0, 1]."""
     return images if images.dtype == torch.uint8 else (255 * images).round().clamp(0, 255).to(torch.uint8)
 
 
 def _apply_each(images: Tensor, operations: Tensor, magnitudes: Tensor) -> Tensor:
-    """Applies to each image ``(B, channels, height, width)`` uint8 its operation ``(B,)`` with its magnitude ``(B,)``."""
+    """Applies to each uint8 image of ``(B, channels, height, width)`` its operation ``(B,)`` with its magnitude ``(B,)``."""
     order = torch.argsort(operations, stable=True)
     sizes = torch.bincount(operations, minlength=len(OPERATIONS)).tolist()
     rows = transfer(order, images.device)
@@ -134,14 +134,14 @@ def _rotate(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns ``(width,)`` and rows ``(height, 1)`` of the pixels, from the centre of the image."""
+    """The columns ``(width,)`` and rows ``(height, 1)`` of the pixels, relative to the image centre."""
     height, width = images.shape[2:]
     rows = torch.arange(height, device=images.device, dtype=torch.float32) - (height - 1) / 2
     return torch.arange(width, device=images.device, dtype=torch.float32) - (width - 1) / 2, rows[:, None]
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The nearest pixel to each place, 0 outside of the image."""
+    """The pixel nearest to each position, 0 outside the image."""
     height, width = images.shape[2:]
     places = torch.broadcast_tensors(x / (0.5 * width), y / (0.5 * height), torch.empty_like(images[:, 0], dtype=x.dtype))
     sampled = F.grid_sample(images.float(), torch.stack(places[:2], dim=3), mode="nearest", align_corners=False)
@@ -164,7 +164,7 @@ def _sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
     if min(images.shape[2:]) <= 2:
         return images
     sharpened, inner = images.float(), images[:, :, 1:-1, 1:-1].float()
-    # The mean over 3 x 3 pixels, of which the middle one counts five times.
+    # The mean over 3 x 3 pixels, with weight 5 for the middle one.
     blurred = ((9 * F.avg_pool2d(sharpened, 3, stride=1) + 4 * inner) / 13).round()
     sharpened[:, :, 1:-1, 1:-1] = inner - (blurred - inner) * magnitude
     return sharpened.clamp(0, 255).to(torch.uint8)
@@ -187,7 +187,7 @@ def _equalize(images: Tensor, _: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """The luminance ``(B, 1, height, width)`` float32 in whole numbers."""
+    """The luminance ``(B, 1, height, width)`` float32, rounded down to integers."""
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.float().unbind(dim=1)

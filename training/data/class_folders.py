@@ -1,8 +1,7 @@
-"""A folder with a folder for each class: its classes and images, and what is left out.
+"""Lists the classes and images of a folder with one subfolder per class, and counts what is left out.
 
-A class is a folder, or a link to one; its images lie in it and in the folders below. An image is a file whose ending, in
-small or capital letters, Pillow reads. Names that begin with a dot, and folders that systems make by themselves, are no part
-of it.
+A class is a folder, or a link to one; its images are in it and in its subfolders. An image is a file whose extension, in
+lower or upper case, Pillow reads. Names that begin with a dot, and folders that systems create, are ignored.
 """
 
 import os
@@ -15,22 +14,22 @@ from training.data.identity import Part, part_of_files, some
 from training.data.pixels import ENDINGS
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-"""Made by archives, storage servers and file systems; some hold copies of the images beside them."""
+"""Created by archivers, storage servers and file systems; some hold copies of the neighbouring images."""
 
 UNKNOWN = -1
-"""The size of a file that cannot be asked for it."""
+"""The size of a file whose size cannot be read."""
 
 
 class Listing(NamedTuple):
-    """What is in the folder of one part of a data set.
+    """The contents of one part of a data set.
 
     Attributes:
-        folder: that the paths start from.
+        folder: the folder that the paths are relative to.
         classes: names, sorted.
-        paths: of the images, sorted by class and then by name.
-        sizes: of the images' files in bytes.
-        labels: positions of the images' classes.
-        left_out: how often what was left out, in words.
+        paths: image paths, sorted by class and then by name.
+        sizes: sizes of the image files in bytes.
+        labels: index of each image's class in ``classes``.
+        left_out: counts of what was left out, by description.
     """
 
     folder: Path
@@ -42,7 +41,7 @@ class Listing(NamedTuple):
 
     @property
     def part(self) -> Part:
-        """The part of an identity."""
+        """The part of an ``Identity``."""
         return part_of_files(zip(map(os.fsencode, self.paths), self.sizes, strict=True))
 
 
@@ -83,7 +82,7 @@ def _told(left_out: Counter[str]) -> str:
 
 
 def _entries(folder: Path, left_out: Counter[str]) -> "list[os.DirEntry[str]]":
-    """What is in a folder, sorted by name, without what is no part of a data set."""
+    """The entries of a folder, sorted by name, without hidden entries and system folders."""
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     kept = []
@@ -100,19 +99,19 @@ def _entries(folder: Path, left_out: Counter[str]) -> "list[os.DirEntry[str]]":
 def _is_class(entry: "os.DirEntry[str]", left_out: Counter[str]) -> bool:
     if entry.is_dir():
         return True
-    left_out["link to nothing" if _leads_nowhere(entry) else f"{_ending(entry.name)} beside the classes"] += 1
+    left_out["broken link" if _leads_nowhere(entry) else f"{_ending(entry.name)} outside the class folders"] += 1
     return False
 
 
 def _images(
     folder: Path, relative: str, above: tuple[tuple[int, int], ...], left_out: Counter[str]
 ) -> Iterator[tuple[str, int]]:
-    """The images in a folder and then in those below it, with their sizes; ``relative`` is the folder's own path, ``above``
-    are the device and the inode of each folder around it."""
+    """The images in a folder and then in its subfolders, with their sizes; ``relative`` is the folder's own path, ``above``
+    the device and inode of each parent folder."""
     status = folder.stat()
     own = status.st_dev, status.st_ino
     if own in above:
-        left_out["link to a folder around it"] += 1
+        left_out["link to a parent folder"] += 1
         return
     below = []
     for entry in _entries(folder, left_out):
@@ -120,7 +119,7 @@ def _images(
         if entry.is_dir():
             below.append(path)
         elif _ending(entry.name) not in ENDINGS:
-            left_out["link to nothing" if _leads_nowhere(entry) else _ending(entry.name)] += 1
+            left_out["broken link" if _leads_nowhere(entry) else _ending(entry.name)] += 1
         else:
             yield path, _size(entry)
     for path in below:
@@ -128,7 +127,7 @@ def _images(
 
 
 def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or "without an ending"
+    return os.path.splitext(name)[1].lower() or "without an extension"
 
 
 def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:

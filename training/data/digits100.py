@@ -15,7 +15,7 @@ from training.data.pairs import Members, Originals, Recipe, make_splits
 from training.data.splits import Normalization, Splits
 
 SEED = 20260202
-"""Of the split and the pairs: the data set is the same in every run."""
+"""Seed of the split and the pairs: the data set is the same in every run."""
 
 PAIRS = {"train": 8000, "validation": 2000, "test": 4000}
 FRACTIONS = {"train": 0.6, "validation": 0.15, "test": 0.25}

@@ -1,7 +1,7 @@
 """``fashion100``: the ordered pairs of Fashion-MNIST's 10 classes, two articles side by side.
 
 The pairs are made by pairs.py. The canvas of 32 x 60, two images of 28 x 28 and a margin of 2, is averaged over squares of
-2 x 2 and kept as uint8: at 16 x 30, comparisons are possible on a CPU. Test pairs come from the test file only, validation
+2 x 2 and kept as uint8: at 16 x 30, comparisons are feasible on a CPU. Test pairs come from the test file only, validation
 pairs from a random tenth of the training file, which no training pair comes from.
 """
 
@@ -15,7 +15,7 @@ from training.data.splits import Normalization, Splits
 from training.data.torchvision_sets import FASHION_CLASSES, read_fashion_mnist
 
 SEED = 20260202
-"""Of the split and the pairs: the data set is the same in every run."""
+"""Seed of the split and the pairs: the data set is the same in every run."""
 
 PAIRS = {"train": 10000, "validation": 2000, "test": 5000}
 HELD_OUT = 0.1
@@ -35,7 +35,7 @@ def load_fashion100(folder: Path, *, held_out: float | None = None) -> Splits:
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not belong together.
+        ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not match.
     """
     check_held_out(held_out)
     train, test = read_fashion_mnist(folder)

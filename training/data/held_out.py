@@ -20,14 +20,14 @@ def number_held_out(count: int, held_out: float) -> int:
 
 
 def hold_out(count: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Positions of the samples to train on and of those held out, int64, in a random order that ``seed`` alone decides."""
+    """Positions of the samples to train on and of those held out, int64, in a random order that depends only on ``seed``."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held = number_held_out(count, held_out)
     return order[held:], order[:held]
 
 
 def balanced(labels: Tensor, count: int, classes: int) -> Tensor:
-    """Positions, rising, of the first ``count`` samples of every class in ``labels`` ``(N,)``.
+    """Positions, in ascending order, of the first ``count`` samples of every class in ``labels`` ``(N,)``.
 
     Raises:
         ValueError: names train_per_class; a class has fewer.

@@ -1,8 +1,8 @@
 """``hf:PATH_OR_NAME``: data sets in the layout of the Hugging Face hub, read by the ``datasets`` library.
 
-PATH is a folder, such as one of Parquet files, and is read without a network; NAME is one of the hub, which the library
-downloads. Each row has an image and a label. Images of one small size are held in memory; others are read one by one and
-cropped like those of ``imagenet``.
+PATH is a folder, for example of Parquet files, and is read without network access; NAME is a data set on the hub, which the
+library downloads. Each row has an image and a label. Images of one small size are held in memory; others are read one by one
+and cropped like those of ``imagenet``.
 """
 
 import importlib
@@ -49,7 +49,7 @@ HELD_OUT = 0.01
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns of images and labels; None chooses."""
+    """The names of the image and label columns; None selects a column automatically."""
 
     image: str | None = None
     label: str | None = None
@@ -64,12 +64,12 @@ class Rows(NamedTuple):
     labels: Tensor
 
     def open(self, row: int) -> BinaryIO:
-        """The file of the image."""
+        """Opens the image file."""
         stored = self.rows[row][self.image]
         return open(stored["path"], "rb") if stored["bytes"] is None else io.BytesIO(stored["bytes"])
 
     def names_and_sizes(self) -> list[tuple[bytes, int]]:
-        """Of each image its row, label and name, and the number of its bytes, without reading them."""
+        """The row, label and name of each image, and its size in bytes, without reading the images."""
         column = self.rows.with_format("arrow")[:].column(self.image)
         names, sizes = [], []
         for chunk in column.chunks:
@@ -77,18 +77,18 @@ class Rows(NamedTuple):
             sizes += importlib.import_module("pyarrow.compute").binary_length(chunk.field("bytes")).to_pylist()
         listed = []
         for row, (label, name, size) in enumerate(zip(self.labels.tolist(), names, sizes, strict=True)):
-            # Of images that are files of their own the library knows no more than the path.
+            # For images in separate files the library stores only the path.
             size = os.path.getsize(name) if size is None else size
             listed.append((encode(f"{row} {label} {os.path.basename(name or '')}"), size))
         return listed
 
     def told(self, row: int, error: Exception) -> str:
-        """That the image cannot be read."""
+        """The message for an image that cannot be read."""
         return f"{self.name}, row {row}: {type(error).__name__}: {error}"
 
 
 class Published(NamedTuple):
-    """The labelled splits of a data set; ``validation`` is None where it has none of its own beside ``test``."""
+    """The labelled splits of a data set; ``validation`` is None if only ``train`` and ``test`` are labelled."""
 
     train: Rows
     validation: Rows | None
@@ -100,7 +100,7 @@ class RowsSplit(ImageFolderSplit):
     """Images that are decoded from rows when they are loaded; other arguments as in ``ImageFolderSplit``.
 
     Args:
-        rows: that the positions are of.
+        rows: the rows that ``positions`` refers to.
         positions: ``(N,)`` int64.
     """
 
@@ -129,16 +129,16 @@ def load_hugging_face(
     augmenting: Augmenting = OWN,
     columns: Columns | None = None,
 ) -> Splits:
-    """The splits of the data set ``source``, a folder or a name of the hub.
+    """The splits of the data set ``source``, a folder or a name on the hub.
 
-    The test split is ``test``, or ``validation`` where that has no labels. A validation split beside it is used unless
+    The test split is ``test``, or ``validation`` if ``test`` has no labels. A separate validation split is used unless
     ``held_out`` is given.
 
     Args:
-        held_out: share of the training images that is for validation.
-        image_size: pixels a side; with it images are read one by one, whatever their size.
-        augmenting: of images that are read one by one.
-        columns: of images and labels.
+        held_out: share of the training images to hold out for validation.
+        image_size: side length in pixels; if given, images are read one by one, whatever their size.
+        augmenting: augmentation of images that are read one by one.
+        columns: names of the image and label columns.
 
     Raises:
         FileNotFoundError: there is no such data set.
@@ -157,7 +157,7 @@ def load_hugging_face(
 
 
 def read_published(source: str, columns: Columns) -> Published:
-    """The rows of a data set, and what their labels mean; arguments and errors as of ``load_hugging_face``."""
+    """The rows and classes of a data set; arguments and errors as in ``load_hugging_face``."""
     found = _load(source)
     if "train" not in found:
         raise ValueError(f"hf:{source} must have a split named train, got {', '.join(found)}")
@@ -179,7 +179,7 @@ def read_published(source: str, columns: Columns) -> Published:
 
 
 def decode(rows: Rows) -> Part:
-    """All images of rows, which must have one size; of one channel if they all are grey.
+    """All images of ``rows``, which must have the same size; with one channel if they are all grey.
 
     Raises:
         ValueError: their sizes differ, or none of them can be read.
@@ -190,7 +190,7 @@ def decode(rows: Rows) -> Part:
         try:
             with rows.open(row) as file:
                 pixels = np.asarray(decode_rgb(file))
-        # A decoder that meets a damaged file raises whatever goes wrong in it.
+        # Decoders raise arbitrary exceptions on damaged files.
         except Exception as error:
             unreadable[row] = rows.told(row, error)
             continue
@@ -252,7 +252,7 @@ def _load(source: str) -> Mapping[str, Any]:
             raise
         raise ValueError(f"dataset hf:{source} needs the datasets library: pip install datasets") from error
     datasets.disable_progress_bars()
-    # It warns of every folder without a README.
+    # It warns about every folder without a README.
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
         folder = Path(source).expanduser()
@@ -263,7 +263,7 @@ def _load(source: str) -> Mapping[str, Any]:
     try:
         return datasets.load_dataset(str(folder.resolve()) if folder.is_dir() else source)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"hf:{source}: no folder of data files, nor a data set of the hub ({error})") from error
+        raise FileNotFoundError(f"hf:{source}: neither a folder of data files nor a hub data set ({error})") from error
     except OSError as error:
         raise OSError(f"hf:{source} is no folder, and the hub cannot be reached: {error}") from error
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -315,7 +315,7 @@ def _check_labels(rows: Rows, classes: int) -> None:
 
 
 def _is_small(rows: Rows) -> bool:
-    """Whether the first image that can be read is."""
+    """Whether the first readable image is small."""
     for row in range(len(rows.labels)):
         try:
             with rows.open(row) as file, Image.open(file, formats=FORMATS) as image:

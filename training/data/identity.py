@@ -1,4 +1,4 @@
-"""The identity of a data set, independent of its path: classes and contents, by which runs, teachers and caches know it."""
+"""The identity of a data set, independent of its path: its classes and contents. Runs, teachers and caches compare it."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 NAMED = 5
-"""Classes that a message names."""
+"""Maximum number of classes that a message names."""
 
 
 class Part(NamedTuple):
@@ -20,23 +20,23 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes two data sets the same. No path is part of it: data that moved is the same data.
+    """Two data sets with equal identities are the same. Paths are not included: moved data is the same data.
 
     Attributes:
         class_names: in the order of the labels.
-        parts: by name, such as train and test, as the data set is published: no part depends on what is held out.
+        parts: by name, such as train and test, as published: independent of which samples are held out.
     """
 
     class_names: tuple[str, ...]
     parts: Mapping[str, Part]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, which ``from_dict`` takes."""
+        """Plain values that ``from_dict`` accepts."""
         return {"class_names": list(self.class_names), "parts": {name: list(part) for name, part in self.parts.items()}}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Identity":
-        """What ``as_dict`` gave."""
+        """The identity that ``as_dict`` returned."""
         return cls(tuple(content["class_names"]), {name: Part(*part) for name, part in content["parts"].items()})
 
     def checksum(self) -> str:
@@ -45,7 +45,7 @@ class Identity:
         return checksum(*map(encode, [*self.class_names, *parts]))
 
     def differences(self, now: "Identity") -> list[str]:
-        """What is different ``now``, in words; nothing of the same data set."""
+        """The differences to ``now``, in words; empty for the same data set."""
         found = class_differences(self.class_names, now.class_names)
         for name in sorted({*self.parts, *now.parts}):
             then, here = self.parts.get(name), now.parts.get(name)
@@ -55,7 +55,7 @@ class Identity:
 
 
 def class_differences(then: Sequence[str], now: Sequence[str]) -> list[str]:
-    """How the classes ``now`` differ from those ``then``, in words; nothing of the same classes in the same order."""
+    """How the classes ``now`` differ from those ``then``, in words; empty for the same classes in the same order."""
     if tuple(then) == tuple(now):
         return []
     gone, new = (sorted(set(one) - set(other)) for one, other in ((then, now), (now, then)))
@@ -67,21 +67,21 @@ def class_differences(then: Sequence[str], now: Sequence[str]) -> list[str]:
 
 
 def some(names: Sequence[str]) -> str:
-    """The names, or where they are many the first of them and their number."""
+    """The names, or if there are more than ``NAMED``, the first of them and their number."""
     return ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])}, ... ({len(names)})"
 
 
 def part_of_tensors(images: Tensor, labels: Tensor) -> Part:
-    """The part of images ``(N, ...)`` and labels ``(N,)`` in memory, by every value."""
+    """The part of images ``(N, ...)`` and labels ``(N,)`` in memory, from all their values."""
     stored = f"{tuple(images.shape)} {images.dtype}".encode()
     return Part(len(labels), checksum(stored, *(tensor.contiguous().numpy().tobytes() for tensor in (images, labels))))
 
 
 def part_of_files(files: Iterable[tuple[bytes, int]]) -> Part:
-    """The part of files, each a name relative to the part's folder and a size in bytes.
+    """The part made of files, each a name relative to the part's folder and a size in bytes.
 
-    The bytes themselves are not read, which would take hours for millions of files: a file that was replaced by another of
-    its size goes unnoticed.
+    File contents are not read, because that would take hours for millions of files: a replacement of the same size goes
+    unnoticed.
     """
     named = sorted(files)
     return Part(len(named), checksum(*(b"%d %s" % (size, name) for name, size in named)))
@@ -97,7 +97,7 @@ def checksum(*parts: bytes) -> str:
 
 
 def encode(text: str) -> bytes:
-    """Also names of files that are in no known encoding."""
+    """Encodes text, including file names in unknown encodings."""
     return text.encode(errors="surrogatepass")
 
 

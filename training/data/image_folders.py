@@ -39,13 +39,13 @@ class ImageFolderSplit(Split):
     """Images that are read from files when they are loaded.
 
     Args:
-        folder: that the paths start from.
+        folder: the folder that the paths are relative to.
         paths: N relative paths.
         labels: ``(N,)`` int64.
-        size: pixels a side of what ``evaluation`` and ``training`` give.
-        evaluation: makes a tensor of an image; for loading without a view.
-        training: the same with random numbers of torch's generator, for loading with a view; without it a view changes
-            nothing.
+        size: side length in pixels of the results of ``evaluation`` and ``training``.
+        evaluation: converts an image to a tensor; for loading without a view.
+        training: the same with random numbers from torch's generator, for loading with a view; without it a view has no
+            effect.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ImageFolderSplit(Split):
     ) -> None:
         self.folder, self.labels, self.size = folder, labels, size
         self.evaluation, self.training = evaluation, training
-        # One block of memory, because a million strings with their counts of references would be copied into every worker.
+        # One block of memory: a million strings, with their reference counts, would be copied into every worker.
         self.paths = np.array([os.fsencode(path) for path in paths])
 
     def load(self, index: Tensor, view: View | None = None) -> Batch:
@@ -67,7 +67,7 @@ class ImageFolderSplit(Split):
         for sample in index.tolist():
             try:
                 image = self._read(sample)
-            # A decoder that meets a damaged file raises whatever goes wrong in it.
+            # Decoders raise arbitrary exceptions on damaged files.
             except Exception as error:
                 broken.append(f"{self._name(sample)}: {type(error).__name__}: {error}")
                 continue
@@ -92,7 +92,7 @@ class ImageFolderSplit(Split):
         if view is None or self.training is None:
             return self.evaluation(image)
         with torch.random.fork_rng(devices=[]):
-            # Unlike torch.manual_seed, this leaves the generators of the GPUs alone.
+            # Unlike torch.manual_seed, this does not change the GPU generators.
             torch.default_generator.manual_seed(derived_seed("sample", view.seed, view.number, sample))
             return self.training(image)
 
@@ -103,9 +103,9 @@ def load_imagenet(
     """ImageNet, or a part of it with fewer classes: ``train`` and ``val`` below ``folder/imagenet`` or ``folder``.
 
     Args:
-        held_out: share of the training images that is for validation; ``val`` is the test split.
-        image_size: pixels a side.
-        augmenting: of the training images; ``imagenet`` is their own recipe.
+        held_out: share of the training images to hold out for validation; ``val`` is the test split.
+        image_size: side length in pixels.
+        augmenting: augmentation of the training images; their own recipe is ``imagenet``.
 
     Raises:
         FileNotFoundError: a folder is missing or has no images; the message says what goes where.
@@ -118,10 +118,10 @@ def load_imagenet(
 def load_folder(
     folder: Path, *, held_out: float | None = None, image_size: int = IMAGE_SIZE, augmenting: Augmenting = OWN
 ) -> Splits:
-    """Images in ``train``, and for testing in ``val`` or ``test``; arguments and errors as of ``load_imagenet``.
+    """Images in ``train``, and for testing in ``val`` or ``test``; arguments and errors as in ``load_imagenet``.
 
     Raises:
-        ValueError: besides, ``folder`` has both ``val`` and ``test``.
+        ValueError: also if ``folder`` has both ``val`` and ``test``.
     """
     present = [name for name in ("val", "test") if (folder / name).is_dir()]
     if len(present) == 2:

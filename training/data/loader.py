@@ -27,7 +27,7 @@ from training.data.transfer import transfer
 from training.seeds import derived_seed
 
 GRACE = 20
-"""Seconds that a worker continues after SIGTERM, unless the trainer ends it before."""
+"""Seconds that a worker continues after SIGTERM, unless the trainer ends it earlier."""
 
 CPU = torch.device("cpu")
 
@@ -38,10 +38,10 @@ START_SECONDS, IMAGE_SECONDS = 60, 1
 """Seconds that a worker may take for its first batch, and for each image."""
 
 STOPPED_SECONDS = 10
-"""How much longer the trainer waits for a worker that does not even answer."""
+"""Additional seconds that the trainer waits for a worker that does not answer at all."""
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps it."""
+"""The location of shared memory on Linux."""
 
 Key = tuple[Tensor, View | None]
 
@@ -70,10 +70,10 @@ class Loader:
         self.loader: DataLoader[Batch] = DataLoader(
             _Batches(split), batch_size=None, sampler=self.plan, num_workers=workers, persistent_workers=workers > 0,
             prefetch_factor=PREFETCHED if workers else None,
-            # By the thread that takes batches from the workers, where there are any.
+            # By the thread that receives batches from the workers, if there are any.
             pin_memory=device.type == "cuda" and workers > 0,
             collate_fn=_unchanged, worker_init_fn=_prepare_worker,
-            # Of its own, because a loader without one takes a number from the global generator, resumed or not.
+            # Its own generator: a loader without one draws from the global generator, resumed or not.
             generator=torch.Generator(),
         )  # fmt: skip
 
@@ -116,7 +116,7 @@ class Loader:
 
     @contextlib.contextmanager
     def _time_limit(self) -> Iterator[None]:
-        """Ends what PyTorch itself waits for without a limit: a stopped worker's part in handing over shared memory."""
+        """Limits a wait that PyTorch itself does not limit: for a stopped worker to hand over shared memory."""
         if not self.workers or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -134,7 +134,7 @@ class Loader:
             signal.signal(signal.SIGALRM, before)
 
     def close(self) -> None:
-        """Ends the workers, also those that do not listen."""
+        """Ends the workers, including those that do not respond."""
         if self.reading is not None:
             self.reading.close()
         iterator: Any = getattr(self.loader, "_iterator", None)
@@ -177,11 +177,11 @@ def refuse_small_memory(split: Split, batch: int, *, workers: int, batches: int,
     """Refuses workers whose batches do not fit into shared memory, together with those of the machine's other processes.
 
     Args:
-        split: that is read.
-        batch: samples of a batch.
-        workers: that read it.
-        batches: that are read, in all.
-        held: batches that are in use at a time.
+        split: the split to read.
+        batch: samples per batch.
+        workers: number of workers.
+        batches: total number of batches to read.
+        held: number of batches in use at a time.
 
     Raises:
         ValueError: says what would help.
@@ -201,13 +201,13 @@ def refuse_small_memory(split: Split, batch: int, *, workers: int, batches: int,
 
 
 def sample_bytes(split: Split) -> int:
-    """Bytes of a sample as a worker gives it."""
+    """Bytes of a sample as a worker returns it."""
     none = split.load(torch.zeros(0, dtype=torch.int64))
     return sum(tensor.element_size() * tensor.shape[1:].numel() for tensor in none[:3])
 
 
 def free_shared_memory() -> int | None:
-    """Bytes that are left of it, or None where the system does not tell."""
+    """Free bytes of shared memory, or None if the system does not report them."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except OSError:
@@ -250,7 +250,7 @@ class _Batches(Dataset[Batch]):
         if not len(others.index):
             return batch
         images, labels, index = (torch.cat(pair) for pair in zip(batch[:3], others[:3], strict=True))
-        # A partner that cannot be read is told where it is a sample itself.
+        # An unreadable partner is reported where it is a sample itself.
         return Batch(images, labels, index, batch.broken)
 
 
@@ -260,7 +260,7 @@ def _unchanged(batch: Any) -> Any:
 
 def _prepare_worker(worker: int) -> None:
     _leave_signals_to_the_trainer()
-    # A batch that cannot be sent, such as for want of shared memory, would be waited for until the time limit.
+    # The trainer would wait until the time limit for a batch that cannot be sent, for example for lack of shared memory.
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
 

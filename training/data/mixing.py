@@ -2,7 +2,7 @@
 
 mixed image = w * own + (1 - w) * partner's;   probabilities = l * one-hot of own + (1 - l) * one-hot of the partner's label
 
-Of mixup w = l is one number, drawn from Beta(alpha, alpha); of CutMix w is 0 within a random rectangle and 1 outside of it,
+For mixup, w = l is one number drawn from Beta(alpha, alpha); for CutMix, w is 0 within a random rectangle and 1 outside it,
 and l is its mean. l and the rectangle depend on seed, view and sample. The samples of an epoch are paired in its order, so
 the partner of a sample depends neither on the number of processes nor on the micro-batches.
 """
@@ -57,7 +57,7 @@ class Mixer:
     """Mixes the batches of a split.
 
     Args:
-        mixing: how.
+        mixing: the settings.
         count: number of samples of the split.
         classes: number of its classes.
     """
@@ -67,13 +67,13 @@ class Mixer:
         self._drawn: tuple[View, Tensor] | None = None
 
     def __call__(self, batch: Batch, part: Tensor, view: View) -> Batch:
-        """The samples of a part mixed with their partners.
+        """Mixes the samples of a micro-batch with their partners.
 
         Args:
             batch: has the samples ``part[0]`` that could be read, in their order, and those of ``part[1]`` anywhere.
-            part: ``(2, B)`` int64, positions and those of their partners, as of ``with_partners``. A sample whose partner
+            part: ``(2, B)`` int64, positions and those of their partners, as in ``with_partners``. A sample whose partner
                 could not be read is not mixed.
-            view: of the epoch.
+            view: the view of the epoch.
         """
         if not len(batch.index):
             return batch._replace(probabilities=batch.images.new_zeros(0, self.classes))
@@ -84,7 +84,7 @@ class Mixer:
         device = batch.images.device
         own, other, keep, boxes = (transfer(each, device) for each in (own, other, keep, boxes))
         cut = rectangles(boxes, height, width)
-        # Of CutMix the rectangle alone is the partner's, of mixup the whole image is mixed.
+        # CutMix takes only the rectangle from the partner; mixup mixes the whole image.
         weight = torch.where((boxes[:, 2:3] >= 0)[:, :, None, None], (~cut).float(), keep[:, None, None, None])
         labels = F.one_hot(batch.labels, self.classes).float()
         return batch._replace(
@@ -102,7 +102,7 @@ class Mixer:
 
 def with_partners(order: Tensor) -> Tensor:
     """The samples of an epoch and their partners, ``(2, N)``: first and second, third and fourth, and so on in ``order``
-    ``(N,)``; the last of an odd number is its own."""
+    ``(N,)``; the last of an odd number is its own partner."""
     place = (torch.arange(len(order)) ^ 1).clamp(max=len(order) - 1)
     return torch.stack((order, order[place]))
 

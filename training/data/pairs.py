@@ -1,8 +1,8 @@
-"""100 classes from 10: pairs of images of a 10-class set side by side, made hard enough to learn something from a teacher.
+"""100 classes from 10: pairs of images of a 10-class set side by side, made hard enough that a student gains from a teacher.
 
-The originals are split first, and the pairs of a split are drawn from its own originals only: no original of the test split
-was ever trained on. A pair is placed on a canvas with a margin; each view of it is shifted, loses a random patch, and gets
-noise. Validation and test images are disturbed once, when they are made.
+The originals are split first, and the pairs of a split are drawn only from its own originals: no original of the test split
+appears in training. A pair is placed on a canvas with a margin; each view shifts it, occludes a random patch and adds noise.
+Validation and test images are disturbed once, when they are created.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Originals(NamedTuple):
 
 
 class Members(NamedTuple):
-    """Positions int64 of the originals of each split; ``validation`` is empty where nothing is held out."""
+    """Positions int64 of the originals of each split; ``validation`` is empty if nothing is held out."""
 
     train: Tensor
     validation: Tensor
@@ -41,9 +41,9 @@ class Disturbance:
     Attributes:
         height: of the canvas.
         width: of the canvas.
-        shift: pixels that a canvas is shifted by at most, each way.
-        patch: pixels a side of the square that is set to 0.
-        noise: standard deviation of the Gaussian noise that is added.
+        shift: maximum shift in pixels in each direction.
+        patch: side length in pixels of the square that is set to 0.
+        noise: standard deviation of the added Gaussian noise.
     """
 
     height: int
@@ -89,7 +89,7 @@ class Recipe:
     normalization: Normalization
 
     def disturbance(self, canvas: Tensor) -> Disturbance:
-        """What happens to canvases of the size of ``canvas`` ``(N, 1, height, width)``."""
+        """The disturbance for canvases of the size of ``canvas`` ``(N, 1, height, width)``."""
         return Disturbance(canvas.shape[2], canvas.shape[3], self.shift, self.patch, self.noise)
 
 
@@ -99,7 +99,7 @@ def draw_pairs(members: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 
 def label_pairs(pairs: Tensor, labels: Tensor) -> Tensor:
-    """The numbers ``(N,)`` from 0 to 99 that the classes of pairs ``(N, 2)`` make, the left one being the tens."""
+    """Labels ``(N,)`` from 0 to 99 of pairs ``(N, 2)``; the left class is the tens digit."""
     return 10 * labels[pairs[:, 0]] + labels[pairs[:, 1]]
 
 
@@ -126,7 +126,7 @@ def make_splits(originals: Originals, members: Members, counts: dict[str, int], 
     generator = torch.Generator().manual_seed(seed)
     train = _pairs(originals, members.train, counts["train"], recipe, generator)
     train = TensorSplit(train.images, train.labels, recipe.normalization, recipe.disturbance(train.images))
-    # Where nothing is held out, the random numbers are used up all the same: the test images must not depend on it.
+    # Validation pairs are drawn even if nothing is held out: the test images must not depend on that.
     validation = _disturbed(
         originals, members.validation if len(members.validation) else members.train, counts["validation"], recipe, generator
     )

@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 
 def checked(name: str, part: Part, classes: int) -> Part:
-    """The part, if it has a label of ``classes`` for each image.
+    """Returns the part if each image has a label below ``classes``.
 
     Raises:
         ValueError: labels are missing, superfluous or out of range.
@@ -54,8 +54,8 @@ def make_splits(
     augmentation: Augmentation,
     validation: Part | None = None,
 ) -> Splits:
-    """The splits of published ones; ``held_out`` of ``train``, by default a tenth, is for validation, unless ``validation``
-    is given."""
+    """The splits made from published ones; ``held_out`` of ``train``, by default a tenth, is held out for validation unless
+    ``validation`` is given."""
     whole = TensorSplit(train.images, train.labels, normalization, augmentation, train.unreadable)
     share = HELD_OUT if held_out is None else held_out
     kept, held = hold_out(len(train.labels), 0 if validation is not None else share, SEED)
@@ -77,7 +77,7 @@ def statistics(images: Tensor) -> Normalization:
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in images.unbind(dim=1):
-        # In whole numbers, so that the order of the images does not matter.
+        # In integers, so that the order of the images does not matter.
         shares = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
         mean = (shares * levels).sum()
         means.append(round(float(mean), 4))

@@ -1,7 +1,7 @@
-"""Files of images as Pillow reads them, in RGB of 8 bits; a file of several images gives its first.
+"""Reads image files with Pillow as 8-bit RGB; a file with several images yields the first.
 
-Values of 16 bits are scaled to 8. Where nothing says which value is white, as in floating-point images, an image is refused.
-Transparency is dropped, and the orientation is the one that the pixels are stored in, as torchvision reads ImageNet.
+16-bit values are scaled to 8 bits. An image whose white level is undefined, such as a floating-point image, is refused.
+Transparency is dropped, and the stored orientation of the pixels is kept, as torchvision does for ImageNet.
 """
 
 from os import PathLike
@@ -17,15 +17,15 @@ WIDE = {
     **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), frozenset({"PNG", "TIFF", "JPEG2000"})),
     "I": frozenset({"PNG", "PPM"}),
 }
-"""Modes of more than 8 bits, and the formats of which Pillow gives them from 0 to 65535, of TIFF up to its own maximum."""
+"""Modes of more than 8 bits, and the formats for which Pillow returns [0, 65535], or for TIFF up to its own maximum."""
 
 
 class UndefinedRangeError(ValueError):
-    """The file of an image does not define the range of its values."""
+    """An image file does not define the range of its values."""
 
 
 def read_rgb(path: "str | PathLike[str]") -> Image.Image:
-    """The image in the file at ``path``; errors as of ``decode_rgb``."""
+    """The image in the file at ``path``; errors as in ``decode_rgb``."""
     with open(path, "rb") as file:
         return decode_rgb(file)
 
@@ -34,7 +34,7 @@ def decode_rgb(file: BinaryIO) -> Image.Image:
     """The image in an open file.
 
     Raises:
-        Exception: whatever a decoder raises at a damaged file.
+        Exception: whatever a decoder raises for a damaged file.
         UndefinedRangeError: black and white are not defined.
     """
     with Image.open(file, formats=FORMATS) as image:
@@ -49,7 +49,7 @@ def decode_rgb(file: BinaryIO) -> Image.Image:
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """Unsigned integers as 8 bits, rounded."""
+    """Unsigned integers scaled to 8 bits and rounded."""
     bits, inverted = 16, False
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 
 def _readable_formats() -> list[str]:
-    """The formats that Pillow decodes by itself: not those that another program has to draw, or that nothing decodes."""
+    """The formats that Pillow decodes by itself, without those that need another program or that nothing decodes."""
     Image.init()
     factories = {name: factory for name, (factory, _) in Image.OPEN.items()}
     stubs = {
@@ -75,4 +75,4 @@ def _readable_formats() -> list[str]:
 
 FORMATS = _readable_formats()
 ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
-"""In small letters; MPO is read as the JPEG that it begins with."""
+"""In lower case; MPO is read as the JPEG that it begins with."""

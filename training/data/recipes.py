@@ -1,6 +1,6 @@
 """Augmentations by name: the published recipes, and additional augmentations.
 
-``cifar``: zeros around the image, a random crop of its size, a flip. ``imagenet``: a random resized crop, a flip.
+``cifar``: zero padding, a random crop to the image size, a flip. ``imagenet``: a random resized crop, a flip.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from training.data.splits import Augmentation, TensorSplit
 RECIPES = ("none", "cifar", "imagenet")
 AUTO_AUGMENT = ("randaugment", "trivialaugment")
 PADDING = 8
-"""Images have 1/8 of their height as zeros around them for ``cifar``: 4 pixels of 32."""
+"""``cifar`` pads images with zeros by 1/8 of their height: 4 pixels for 32."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Augmenting:
     Attributes:
         recipe: one of ``RECIPES``; None for the data set's own augmentation.
         auto_augment: one of ``AUTO_AUGMENT``, or None.
-        random_erasing: the probability that an image loses a rectangle.
+        random_erasing: the probability of erasing a rectangle of an image.
 
     Raises:
         ValueError: names the setting, what it got and what is allowed.
@@ -48,7 +48,7 @@ class Augmenting:
 
 
 def of_images(augmenting: Augmenting, split: TensorSplit) -> Augmentation | None:
-    """What happens to the images of a split in memory; ``split.augmentation`` is its own."""
+    """The augmentation for a split in memory; ``split.augmentation`` is the data set's own."""
     height, width = split.images.shape[2:]
     own = split.augmentation
     if augmenting.recipe is not None:
@@ -57,7 +57,7 @@ def of_images(augmenting: Augmenting, split: TensorSplit) -> Augmentation | None
     steps: list[Augmentation] = [] if own is None else [own]
     if augmenting.auto_augment is not None:
         auto = rand_augment(height, width) if augmenting.auto_augment == "randaugment" else trivial_augment()
-        # Noise comes last: it is outside of the range that the operations are defined for.
+        # Noise comes last: it is outside the range that the operations are defined for.
         steps.insert(0 if isinstance(own, Disturbance) else len(steps), auto)
     if augmenting.random_erasing:
         steps.append(RandomErasing(augmenting.random_erasing, height, width, split.normalization.mean))
@@ -67,10 +67,10 @@ def of_images(augmenting: Augmenting, split: TensorSplit) -> Augmentation | None
 
 
 def of_pictures(augmenting: Augmenting, size: int, normalize: list[Any]) -> v2.Transform:
-    """What happens to pictures of any size that are read one by one; ``imagenet`` unless a recipe says otherwise.
+    """The transform for pictures of any size that are read one by one; ``imagenet`` unless a recipe is given.
 
     Args:
-        size: pixels a side of the result.
+        size: side length of the result in pixels.
         normalize: makes a normalized tensor of a picture.
     """
     own: dict[str, list[v2.Transform]] = {

@@ -1,4 +1,4 @@
-"""A split of a data set: labels, and images that are a function of a seed, a view and the sample alone.
+"""A split of a data set: labels, and images that depend only on the seed, the view and the sample.
 
 image = normalize(augment(stored image, random numbers of (seed, view, sample)));   one view per epoch
 
@@ -20,7 +20,7 @@ from training.data.transfer import transfer
 from training.seeds import derived_seed
 
 Draws = tuple[Any, ...]
-"""Random numbers on the CPU, each ``(N, ...)``: row ``a`` belongs to sample ``a``; or tuples of such."""
+"""Random numbers on the CPU, each ``(N, ...)``: row ``a`` belongs to sample ``a``; or tuples of these."""
 
 
 class View(NamedTuple):
@@ -48,24 +48,24 @@ class Batch(NamedTuple):
 
     @property
     def target(self) -> Tensor:
-        """What the student is taught: labels, or the probabilities of mixed samples."""
+        """The student's training target: labels, or the probabilities of mixed samples."""
         return self.labels if self.probabilities is None else self.probabilities
 
 
 class Augmentation(Protocol):
-    """Random numbers for a whole split, and what they do to images. Its ``repr`` says what that is."""
+    """Draws random numbers for a whole split and augments images with them. Its ``repr`` describes the augmentation."""
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         """The random numbers of ``count`` samples."""
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augmented images of stored ones ``(B, channels, height, width)``, either of them uint8 of 0 to 255 or float32;
-        ``draws`` are the rows of these samples."""
+        """Augments stored images ``(B, channels, height, width)``; input and result are uint8 in [0, 255] or float32;
+        ``draws`` holds the rows of these samples."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation per channel, which become 0 and 1."""
+    """Mean and standard deviation per channel, which normalization maps to 0 and 1."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -77,7 +77,7 @@ class Normalization:
 
 @lru_cache
 def channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A number for each channel, ``(channels, 1, 1)``."""
+    """One value per channel, ``(channels, 1, 1)``."""
     return transfer(torch.tensor(values).view(-1, 1, 1), device)
 
 
@@ -99,13 +99,13 @@ class Split(ABC):
 
 
 class TensorSplit(Split):
-    """A split in memory, on one device: a batch is taken and augmented there, and nothing waits for it.
+    """A split in memory, on one device: batches are gathered and augmented there, without synchronization.
 
     Args:
-        images: ``(N, channels, height, width)`` as they are stored, uint8 of 0 to 255, or float32.
+        images: ``(N, channels, height, width)`` as stored, uint8 in [0, 255] or float32.
         labels: ``(N,)`` int64.
-        normalization: comes last.
-        augmentation: for loading with a view; without it a view changes nothing.
+        normalization: applied last.
+        augmentation: applied when loading with a view; without it a view has no effect.
         unreadable: a message for each sample whose image could not be read; it is left out of every batch.
     """
 
@@ -132,7 +132,7 @@ class TensorSplit(Split):
         return Batch(self.normalization(as_float(images)), self._labels_there[rows], index, broken)
 
     def move(self, device: torch.device) -> None:
-        """Has the samples on ``device`` from now on."""
+        """Moves the samples to ``device``."""
         self.images, self._labels_there = self.images.to(device), self._labels_there.to(device)
 
     def subset(self, positions: Tensor) -> "TensorSplit":
@@ -153,7 +153,7 @@ class TensorSplit(Split):
         return self._drawn[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Whoever receives it draws the same numbers sooner than it receives them.
+        # For the receiving process, drawing the same numbers is faster than receiving them.
         return {**self.__dict__, "_drawn": None}
 
 
@@ -165,10 +165,10 @@ def rows_of(draws: Draws, index: Tensor) -> Draws:
 class Splits(NamedTuple):
     """The splits of a data set.
 
-    ``train`` is augmented when it is loaded with a view; ``validation`` is for choosing, None where nothing is held out;
-    ``test`` is for reporting. ``transform`` describes, for a cache of logits, what a view does to an image, with a checksum
-    of the training samples. ``identity`` is what the data set is recognized by. ``left_out`` says which other files were
-    found, one line per part.
+    ``train`` is augmented when it is loaded with a view; ``validation`` is for model selection, None if nothing is held out;
+    ``test`` is for reporting. ``transform`` describes, for the logit cache, what a view does to an image, with a checksum of
+    the training samples. ``identity`` identifies the data set. ``left_out`` lists the other files that were found, one line
+    per part.
     """
 
     train: Split

@@ -1,7 +1,7 @@
 """``fashion_mnist``, ``cifar10`` and ``cifar100`` from files on disk, read by torchvision; nothing is downloaded.
 
-CIFAR is read from the Parquet files of the Hugging Face hub too. A random tenth of the training images, always the same, is
-held out for validation unless ``held_out`` says otherwise.
+CIFAR can also be read from the Parquet files of the Hugging Face hub. By default a fixed random tenth of the training images
+is held out for validation; ``held_out`` sets another share.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not belong together.
+        ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not match.
     """
     check_held_out(held_out)
     classes = Classes(10, FASHION_CLASSES)
@@ -37,22 +37,22 @@ def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits
 
 
 def load_cifar10(folder: Path, *, held_out: float | None = None, columns: Columns | None = None) -> Splits:
-    """CIFAR-10, ``(N, 3, 32, 32)``, 10 classes; a view is a crop with 4 pixels around it, flipped or not.
+    """CIFAR-10, ``(N, 3, 32, 32)``, 10 classes; a view is a random crop after padding by 4 pixels, with a random flip.
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: held_out is not in [0, 1), or images and labels do not belong together.
+        ValueError: held_out is not in [0, 1), or images and labels do not match.
     """
     files = "data_batch_1 to data_batch_5, test_batch and batches.meta"
     return _load_cifar("cifar10", datasets.CIFAR10, files, folder, 10, held_out, columns, CIFAR10)
 
 
 def load_cifar100(folder: Path, *, held_out: float | None = None, columns: Columns | None = None) -> Splits:
-    """CIFAR-100, ``(N, 3, 32, 32)``, 100 classes; a view is a crop with 4 pixels around it, flipped or not.
+    """CIFAR-100, ``(N, 3, 32, 32)``, 100 classes; a view is a random crop after padding by 4 pixels, with a random flip.
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: held_out is not in [0, 1), or images and labels do not belong together.
+        ValueError: held_out is not in [0, 1), or images and labels do not match.
     """
     files = "train, test and meta"
     return _load_cifar("cifar100", datasets.CIFAR100, files, folder, 100, held_out, columns, CIFAR100)
@@ -63,7 +63,7 @@ def read_fashion_mnist(folder: Path) -> tuple[Part, Part]:
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: a file is damaged, or images and labels do not belong together.
+        ValueError: a file is damaged, or images and labels do not match.
     """
     parts = _open(
         lambda train: datasets.FashionMNIST(str(folder), train=train, download=False),
@@ -105,7 +105,7 @@ def _load_cifar(
 
 
 def _parquet_folder(folder: Path, name: str) -> Path | None:
-    """Where the Parquet files are: in the folder, or in one of those that a repository of the hub has them in."""
+    """The folder of the Parquet files: ``folder``, or one of the subfolders that hub repositories use."""
     for candidate in (folder, folder / name, folder / "data", folder / "plain_text"):
         if any(candidate.glob("*.parquet")):
             return candidate

@@ -89,7 +89,7 @@ def schedule_factor(done: int, config: Config, steps: int) -> float:
 
 
 def step_factor(done: int, milestones: list[int]) -> float:
-    """A factor of 1/10 for every milestone, in steps, that has passed."""
+    """A factor of 1/10 for every milestone (in steps) that has passed."""
     return 0.1 ** bisect.bisect_right(milestones, done)
 
 
@@ -134,5 +134,5 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 
 def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """A gradient scaler that keeps small float16 gradients from vanishing; it does nothing in another precision."""
+    """A gradient scaler that keeps small float16 gradients from vanishing; disabled in other precisions."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

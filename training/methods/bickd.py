@@ -3,7 +3,7 @@
 loss = ce_weight * CE + kd_weight * KD + bilateral_weight * bilateral
 bilateral = class_wise_weight * class_wise + sample_wise_weight * sample_wise
 
-See docs/loss.md. With logit standardization all but the cross-entropy is of the standardized logits.
+See docs/loss.md. With logit standardization all terms except the cross-entropy use standardized logits.
 """
 
 from typing import Any, ClassVar
@@ -20,10 +20,10 @@ from training.models.output import Output
 
 
 class BicKD(Method):
-    """Options and defaults are those of ``bickd_loss``; ``positives`` None is the label where samples have one, and of mixed
-    samples, which have none, each is its own only positive.
+    """Options and defaults are those of ``bickd_loss``. With ``positives`` None, positives share the label; a mixed
+    sample has no label and is its own only positive.
 
-    With ``global_batch`` processes that train together contrast the samples of all of them, and without it each its own.
+    With ``global_batch`` the loss contrasts the samples of all processes, otherwise each process contrasts only its own.
     """
 
     search: ClassVar[dict[str, tuple[float, float]]] = {
@@ -80,12 +80,12 @@ class BicKD(Method):
             return loss, terms._asdict()
         ce = self.cross_entropy(x, samples.target)
         loss, terms = self._of_all(standardize(x), standardize(y), samples.target)
-        # The mean over a process's own samples becomes its part in that over all of them.
+        # Turns the mean over a process's own samples into its part of the mean over all samples.
         own = self.ce_weight * (samples.share if self.spans_processes else 1.0) * ce
         return own + loss, terms._replace(ce=ce.detach())._asdict()
 
     def _of_all(self, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Any]:
-        """The loss and its terms, over all processes where it spans them."""
+        """The loss and its terms, over all processes if it spans them."""
         group = dist.group.WORLD if self.spans_processes else None
         if self.loss.group is not group:
             self.loss.group = group

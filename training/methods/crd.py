@@ -1,10 +1,10 @@
-"""``crd``: Tian, Krishnan, Isola, Contrastive Representation Distillation (arXiv 1910.10699), of pooled features.
+"""``crd``: Tian, Krishnan, Isola, Contrastive Representation Distillation (arXiv 1910.10699), on pooled features.
 
 loss = ce_weight * CE(x, l) + crd_weight * (NCE(s, teacher's bank) + NCE(t, student's bank))
 
-s, t are linear embeddings of student's and teacher's features, scaled to length 1; a bank holds the last embedding of every
-training sample. NCE tells a sample's own vector from those of ``negatives`` samples of other classes, see
-``memory_bank.MemoryBank``, in log space, without the small number that the authors' code adds to its denominators.
+s, t are linear embeddings of the student's and teacher's features, normalized to length 1; a bank holds the last embedding
+of every training sample. NCE (see ``memory_bank.MemoryBank``) contrasts a sample's own vector with those of ``negatives``
+samples of other classes. It is computed in log space, without the epsilon that the authors' code adds to denominators.
 """
 
 import math
@@ -31,7 +31,7 @@ from training.models.output import Output
 
 
 class ContrastiveRepresentationDistillation(Method):
-    """Settings as published for CIFAR-100. Every training batch, over all processes, updates the banks, and the first one
+    """Settings as published for CIFAR-100. Every training batch, over all processes, updates the banks, and the first batch
     sets the normalizers; without gradients or in evaluation mode neither changes."""
 
     needs_features: ClassVar[bool] = True
@@ -93,7 +93,7 @@ class ContrastiveRepresentationDistillation(Method):
         self._contrast(none, none, samples)
 
     def _contrast(self, s: Tensor, t: Tensor, samples: Samples) -> Tensor:
-        """NCE of the embeddings ``(B, d)`` of student and teacher, with which the banks are then updated."""
+        """NCE of the embeddings ``(B, d)`` of student and teacher; then updates the banks with them."""
         index = torch.cat((samples.index[:, None], self.other_classes(samples.target, self.negatives)), dim=1)
         learns = self.training and torch.is_grad_enabled()
         crd = contrast(self.teacher_bank, s, index, learns) + contrast(self.student_bank, t, index, learns)
@@ -106,7 +106,7 @@ class ContrastiveRepresentationDistillation(Method):
 
 def contrast(bank: MemoryBank, embeddings: Tensor, index: Tensor, learns: bool) -> Tensor:
     """NCE of ``embeddings`` ``(B, d)`` with the vectors of ``bank`` at ``index`` ``(B, 1 + K)``. If the bank has no
-    normalizer yet, uses that of this batch; if it ``learns``, the normalizer covers all processes and is kept."""
+    normalizer yet, estimates it from this batch; with ``learns``, the estimate covers all processes and is stored."""
     if bank.has_normalizer:
         return bank.contrast(embeddings, index, bank.log_normalizer)
     means = bank.log_means(embeddings, index)

@@ -46,7 +46,7 @@ class DistillationFromStrongerTeacher(Method):
 
 
 def correlations(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation of each row of ``(n, m)`` with that of the other, ``(n,)``."""
+    """Pearson correlations ``(n,)`` between corresponding rows of two tensors ``(n, m)``."""
     return (standard_rows(first) * standard_rows(second)).sum(dim=1)
 
 

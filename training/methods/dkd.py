@@ -19,8 +19,8 @@ from training.models.output import Output
 
 
 class DecoupledKnowledgeDistillation(Method):
-    """Published for CIFAR-100 are ``beta`` of 2, 6 and 8 by the pair of networks, for ImageNet ``beta=0.5,
-    temperature=1``."""
+    """The paper uses ``beta`` 2, 6 or 8 on CIFAR-100, depending on the networks, and ``beta=0.5, temperature=1`` on
+    ImageNet."""
 
     takes_probabilities: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[float, float]]] = {
@@ -82,7 +82,7 @@ def decoupled_divergences(student: Tensor, teacher: Tensor, target: Tensor, temp
     check_classes(student.shape[1])
     x, others_x = split_off(student / temperature, target)
     y, others_y = split_off(teacher / temperature, target)
-    # With z the logit of the target less the logsumexp of the others, p_t = sigmoid(z): no logarithm of what rounds to 0.
+    # p_t = sigmoid(z), with z the target logit minus the logsumexp of the others, avoids the logarithm of a rounded 0.
     p, q = x - others_x.logsumexp(dim=1), y - others_y.logsumexp(dim=1)
     log_p, log_q = (torch.stack((F.logsigmoid(z), F.logsigmoid(-z)), dim=1) for z in (p, q))
     tckd = temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)

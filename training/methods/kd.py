@@ -16,7 +16,7 @@ from training.models.output import Output
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """``T^2 KL(teacher || student)`` of logits ``(B, C)``: summed over the classes, averaged over the samples."""
     log_p, log_q = (F.log_softmax(logits / temperature, dim=1) for logits in (student, teacher))
-    # batchmean divides by the batch alone; mean would divide by the classes too.
+    # batchmean divides only by the batch size; mean would also divide by the number of classes.
     return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 

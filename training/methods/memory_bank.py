@@ -11,7 +11,7 @@ BLOCK_ELEMENTS = 2**24
 
 
 class MemoryBank(nn.Module):
-    """``vectors`` ``(N, d)``, saved with the method; uniform in +-sqrt(3 / d) at first, of length about 1.
+    """``vectors`` ``(N, d)``, saved with the method; initially uniform in +-sqrt(3 / d), with length about 1.
 
     ``log_normalizer`` is log Z, NaN until it is estimated from the first batch:
     Z = N * mean of exp(u . v / temperature) over the batch's embeddings u and the vectors v that they are contrasted with.
@@ -20,7 +20,7 @@ class MemoryBank(nn.Module):
         count: ``N``.
         width: ``d``.
         momentum: weight of the old vector when a sample's vector is updated.
-        temperature: divides the products of vectors.
+        temperature: divides the dot products of vectors.
     """
 
     vectors: Tensor
@@ -37,7 +37,7 @@ class MemoryBank(nn.Module):
 
     @property
     def has_normalizer(self) -> bool:
-        """Whether log Z was estimated."""
+        """Whether log Z has been estimated."""
         # Cached, because otherwise every step would wait for the device.
         self.estimated = self.estimated or not bool(self.log_normalizer.isnan())
         return self.estimated
@@ -69,14 +69,14 @@ class MemoryBank(nn.Module):
                 gradients += torch.autograd.grad(loss, block)
             total = total + loss.detach()
         if differentiated:
-            # The second factor is 0 and has derivative 1: the sum has the value of the loss and the gradient found for it.
+            # The second factor is 0 with derivative 1, so the sum has the loss's value and the gradient found above.
             total = total + (torch.cat(gradients) * (embeddings - embeddings.detach())).sum()
         # A process may have no samples; then the sum is 0.
         return total / max(1, len(index))
 
     @torch.no_grad()
     def update(self, index: Tensor, embeddings: Tensor) -> None:
-        """Moves the vectors at ``index`` ``(B,)`` toward ``embeddings`` ``(B, d)``, to length 1."""
+        """Moves the vectors at ``index`` ``(B,)`` toward ``embeddings`` ``(B, d)`` and normalizes them to length 1."""
         moved = self.momentum * self.vectors[index] + (1 - self.momentum) * embeddings
         self.vectors[index] = F.normalize(moved, dim=1)
 
@@ -84,7 +84,7 @@ class MemoryBank(nn.Module):
         return math.log((index.shape[1] - 1) / len(self.vectors))
 
     def _scores(self, embeddings: Tensor, index: Tensor) -> Tensor:
-        """Products over the temperature ``(b, K)`` of embeddings ``(b, d)`` with the vectors at ``index`` ``(b, K)``."""
+        """Dot products over the temperature ``(b, K)`` of embeddings ``(b, d)`` with the vectors at ``index`` ``(b, K)``."""
         scaled = embeddings / self.temperature
         if self._gathers(index):
             return (self.vectors[index] @ scaled[:, :, None])[:, :, 0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from training.models.output import Output
 
 Terms = dict[str, Tensor]
-"""Scalars by name, detached, before their weights."""
+"""Unweighted, detached scalars by name."""
 
 
 class Samples(NamedTuple):
@@ -29,7 +29,7 @@ class Samples(NamedTuple):
 class Dimensions(NamedTuple):
     """The sizes from which heads and memory banks are built.
 
-    ``student_features`` and ``teacher_features`` are the widths of the pooled features; ``labels`` ``(N,)`` int64 those
+    ``student_features`` and ``teacher_features`` are the widths of the pooled features; ``labels`` ``(N,)`` int64 are those
     of the whole training split.
     """
 
@@ -40,7 +40,7 @@ class Dimensions(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A stage before the student's training, with an optimizer of its own; ``milestones`` are epochs after which the
+    """A stage before the student's training, with its own optimizer; ``milestones`` are epochs after which the
     learning rate is divided by 10."""
 
     epochs: int
@@ -58,11 +58,11 @@ class Method(nn.Module, ABC):
     Attributes:
         needs_teacher: the teacher's output is used.
         needs_features: the outputs must have features.
-        caches_logits: a cache of the teacher's logits for the images can stand in for the teacher.
-        takes_probabilities: targets may be probabilities of the classes.
-        search: for ``compare --tune``, the settings that are chosen and the range ``(low, high)`` of each, both positive,
-            drawn on a logarithmic scale.
-        standardized: the settings that ``logit_standardization`` changes, with their values; None where the method has no
+        caches_logits: cached logits for the images can replace the teacher.
+        takes_probabilities: targets may be class probabilities.
+        search: for ``compare --tune``, the settings to tune and the range ``(low, high)`` of each, both positive, sampled
+            on a logarithmic scale.
+        standardized: the settings that ``logit_standardization`` changes, with their values; None if the method has no
             such switch.
     """
 
@@ -80,7 +80,7 @@ class Method(nn.Module, ABC):
         self.label_smoothing = label_smoothing
 
     def set_up(self, dimensions: Dimensions) -> None:
-        """Makes heads and memory banks; called once, before the optimizer is made and before a state is loaded."""
+        """Creates heads and memory banks; called once, before the optimizer is created and before a state is loaded."""
 
     @property
     def spans_processes(self) -> bool:
@@ -91,8 +91,8 @@ class Method(nn.Module, ABC):
         """Takes part in the exchanges of ``forward`` in a step in which only other processes have samples.
 
         Args:
-            classes: of the logits.
-            samples: none of them.
+            classes: number of logits.
+            samples: an empty batch.
         """
 
     @property
@@ -101,16 +101,16 @@ class Method(nn.Module, ABC):
         return None
 
     def first_stage_parameters(self) -> list[nn.Parameter]:
-        """What the first stage trains; frozen after it."""
+        """The parameters that the first stage trains; frozen after it."""
         return []
 
     def first_stage_loss(self, teacher: Output, samples: Samples) -> tuple[Tensor, Terms]:
-        """The loss of a step of the first stage, of the teacher's output for ``views(images)``."""
+        """The loss of a first-stage step, from the teacher's output for ``views(images)``."""
         raise NotImplementedError(f"{type(self).__name__} has no first stage")
 
     def views(self, images: Tensor) -> Tensor:
-        """What both networks see of a batch of ``images`` ``(B, channels, height, width)``: the images themselves, or
-        several views of them, one batch after the other."""
+        """The input of both networks for a batch of ``images`` ``(B, channels, height, width)``: the images themselves, or
+        several views of them, concatenated along the batch."""
         return images
 
     def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -122,14 +122,14 @@ class Method(nn.Module, ABC):
         """The loss, a scalar with a gradient, and its terms.
 
         Args:
-            student: of ``views(images)``, logits in float32 or float64.
+            student: output for ``views(images)``, logits in float32 or float64.
             teacher: the same without a gradient, or None where ``needs_teacher`` is False.
-            samples: of the images before ``views``.
+            samples: the samples before ``views``.
         """
 
 
 def teacher_of(teacher: Output | None) -> Output:
-    """The teacher's output, which must be there.
+    """The teacher's output, which must not be None.
 
     Raises:
         ValueError: it is None.
@@ -140,10 +140,10 @@ def teacher_of(teacher: Output | None) -> Output:
 
 
 def features_of(output: Output, name: str) -> Tensor:
-    """The pooled features ``(B, D)`` of the output of ``name``, which must have been asked for.
+    """The pooled features ``(B, D)`` of the output of ``name``.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the output has no features.
     """
     if output.features is None:
         raise ValueError(f"{name} must have features, got an output of logits alone")

@@ -1,7 +1,7 @@
-"""``rkd``: Park, Kim, Lu, Cho, Relational Knowledge Distillation (arXiv 1904.05068), of pooled features f.
+"""``rkd``: Park, Kim, Lu, Cho, Relational Knowledge Distillation (arXiv 1904.05068), on pooled features f.
 
 loss = ce_weight * CE(x, l) + distance_weight * distance + angle_weight * angle
-distance = mean_ij smooth_l1(d_ij, d_ij of the teacher),   d_ij = ||f_j - f_i|| / mean of all such that are > 0
+distance = mean_ij smooth_l1(d_ij, d_ij of the teacher),   d_ij = ||f_j - f_i|| / mean of all such norms that are > 0
 angle = mean_ijk smooth_l1(cos_ijk, cos_ijk of the teacher),   cos_ijk = u_ij . u_ik,  u_ij = (f_j - f_i) / ||f_j - f_i||
 
 Where features coincide, u_ij is 0, and no gradient flows through them.
@@ -21,11 +21,11 @@ BLOCK_ELEMENTS = 2**22
 """Maximum number of elements of a tensor for a block of anchors i; a block has at least one anchor."""
 
 COINCIDING = 1e-14
-"""Squared distance, over the sum of the squared lengths, below which two features are the same but for rounding."""
+"""Squared distance, over the sum of the squared lengths, below which two features differ only by rounding."""
 
 
 class RelationalKnowledgeDistillation(Method):
-    """Weights as published for CIFAR-100; reads nothing of the teacher but its features."""
+    """Weights as published for CIFAR-100; uses only the teacher's features."""
 
     needs_features: ClassVar[bool] = True
     caches_logits: ClassVar[bool] = False
@@ -66,7 +66,7 @@ def relational_losses(student: Tensor, teacher: Tensor, block_elements: int = BL
         if anchors >= count:
             blocks.append(_relations(*inner, start, anchors))
         else:
-            # All blocks' intermediate results would be B x B x B elements: each is computed again for its gradient.
+            # All intermediate results would hold B x B x B elements, so the backward pass recomputes each block.
             block = checkpoint(_relations, *inner, start, anchors, use_reentrant=False, preserve_rng_state=False)
             blocks.append(block)
     distances, teacher_distances, angles = zip(*blocks, strict=True)
@@ -76,9 +76,9 @@ def relational_losses(student: Tensor, teacher: Tensor, block_elements: int = BL
 
 
 def inner_products(features: Tensor) -> Tensor:
-    """``K = f f^T`` ``(B, B)`` of features ``(B, D)`` less their mean, in float64.
+    """``K = f f^T`` ``(B, B)`` of features ``(B, D)`` minus their mean, in float64.
 
-    Distances and angles follow from it alone, at a cost that does not grow with the width. They are differences of its
+    Distances and angles follow from K alone, at a cost that does not grow with the width. They are differences of its
     entries, which in float64 keep more digits than float32 features have.
     """
     centred = features.double() - features.double().mean(dim=0)
@@ -101,7 +101,7 @@ def _distances_and_cosines(inner: Tensor, start: int, anchors: int) -> tuple[Ten
     rows, diagonal = inner[start : start + anchors], inner.diagonal()
     own = diagonal[start : start + anchors, None]
     squares = diagonal - 2 * rows + own
-    # Neither the root nor the direction has a derivative at 0: there both are constants.
+    # Neither the root nor the direction is differentiable at 0, so both are constants there.
     same = squares <= COINCIDING * (diagonal + own)
     lengths = torch.where(same, 1.0, squares).sqrt()
     products = inner - rows[:, :, None] - rows[:, None, :] + own[:, :, None]

@@ -1,15 +1,15 @@
 """``sskd``: Xu, Liu, Li, Loy, Knowledge Distillation Meets Self-Supervision (arXiv 2006.07114).
 
 Both networks see every image upright and rotated by 90, 180 and 270 degrees. S is the matrix of cosines between the heads'
-outputs for rotated and upright images, 3B x B, and a rotated image belongs to its own upright one.
+outputs for rotated and upright images, 3B x B; the positive of a rotated image is its own upright image.
 
-first stage: CE(S of the teacher, own upright image), which trains the teacher's head alone
+first stage: CE(S of the teacher, own upright image), trains only the teacher's head
 loss = ce_weight * CE(x, l) + kd_weight * KD(x, y, T)                   of the upright images
      + transformed_weight * KD(x, y, T)                                 of the rotated images
      + similarity_weight * KD(S, S of the teacher, similarity_temperature)
 
-KD(x, y, T) is that of ``kd``. The last takes the rows of S that the teacher has right, and of those that it has wrong the
-share ``kept_share`` in which the own upright image ranks highest; of the rotated images' logits all are taken, as published.
+KD(x, y, T) is defined in ``kd``. The last term uses the rows of S that the teacher gets right and, of its wrong rows, the
+share ``kept_share`` in which the own upright image ranks highest. All logits of rotated images are used, as published.
 """
 
 from typing import ClassVar
@@ -36,7 +36,7 @@ ROTATIONS = 4
 
 
 class SelfSupervisedKnowledgeDistillation(Method):
-    """Weights, temperatures and first stage as published for CIFAR-100. As in the authors' code the first stage has no
+    """Weights, temperatures and first stage as published for CIFAR-100. As in the authors' code, the first stage has no
     temperature, and the heads are as wide as the features."""
 
     needs_features: ClassVar[bool] = True
@@ -100,8 +100,8 @@ class SelfSupervisedKnowledgeDistillation(Method):
         return loss, {"similarity_ce": loss.detach()}
 
     def views(self, images: Tensor) -> Tensor:
-        """``(4 B, channels, height, width)``: all images upright, then all rotated by 90, by 180, by 270 degrees. Rotated by
-        90 or 270 degrees, images that are not square are resized to the height and width that they had."""
+        """``(4 B, channels, height, width)``: all images upright, then all rotated by 90, by 180, by 270 degrees. After
+        rotations by 90 or 270 degrees, non-square images are resized to their original height and width."""
         return torch.cat([_rotated(images, quarters) for quarters in range(ROTATIONS)])
 
     def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
@@ -124,12 +124,12 @@ class SelfSupervisedKnowledgeDistillation(Method):
             kept = kept_rows(teacher_scores, self.kept_share)
         log_p, log_q = (F.log_softmax(s / self.similarity_temperature, dim=1) for s in (scores, teacher_scores))
         rows = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
-        # Over the kept rows alone: the others count neither in the sum nor in the mean.
+        # The mean is over the kept rows only.
         return self.similarity_temperature**2 * torch.where(kept, rows, 0.0).sum() / kept.sum().clamp(min=1)
 
 
 def head(width: int) -> nn.Sequential:
-    """Two layers on features of ``width``."""
+    """A two-layer head for features of ``width``."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
 
@@ -141,13 +141,13 @@ def similarity(outputs: Tensor) -> Tensor:
 
 
 def own_upright(scores: Tensor) -> Tensor:
-    """The columns ``(3 B,)`` of the rotated images' own upright ones in scores ``(3 B, B)``."""
+    """The column ``(3 B,)`` of each rotated image's own upright image in scores ``(3 B, B)``."""
     return torch.arange(scores.shape[1], device=scores.device).repeat(ROTATIONS - 1)
 
 
 def kept_rows(scores: Tensor, share: float) -> Tensor:
-    """Which rows ``(3 B,)`` of the teacher's scores ``(3 B, B)`` the student learns from: all whose own upright image is
-    first, and the ``share`` (rounded down) of the others that rank it highest."""
+    """A mask ``(3 B,)`` of the rows of the teacher's scores ``(3 B, B)`` that the student learns from: all rows that rank
+    the own upright image first, and the ``share`` (rounded down) of the others that rank it highest."""
     own = scores.gather(1, own_upright(scores)[:, None])
     rank = (scores > own).sum(dim=1)
     wrong = (rank > 0).sum()

@@ -12,7 +12,7 @@ class SmallImageNetwork(nn.Module):
         super().__init__()
         widths = (channels, width, 2 * width, 4 * width)
         stages = [self._stage(before, after) for before, after in itertools.pairwise(widths)]
-        # The layout of the two digits matters, so it is kept to a grid of 2 x 4 rather than averaged away.
+        # The layout of the two digits matters, so pooling keeps a 2 x 4 grid instead of averaging it away.
         self.features = nn.Sequential(*stages, nn.AdaptiveAvgPool2d((2, 4)), nn.Flatten())
         self.classifier = nn.Linear(4 * width * 8, classes)
 

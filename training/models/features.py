@@ -1,4 +1,4 @@
-"""The pooled features of any classification network, which are what its last linear layer reads."""
+"""The pooled features of any classification network: the input of its last linear layer."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from training.models.output import Output
 
 
 class InputOfClassifier:
-    """A forward pre-hook that keeps a layer's input, in those forward passes only that ask for it."""
+    """A forward pre-hook that keeps a layer's input, only in forward passes that request it."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -20,13 +20,13 @@ class InputOfClassifier:
 
 
 class Network(nn.Module):
-    """A model whose forward pass gives an ``Output``, with pooled features where they are asked for.
+    """A model whose forward pass returns an ``Output``, with pooled features if requested.
 
     The classifier is the layer that timm's ``get_classifier`` names, or else the model's last ``nn.Linear`` with ``classes``
-    outputs. Without one the network gives logits alone.
+    outputs. Without one the network returns only logits.
 
     Args:
-        model: gives logits ``(B, classes)`` of images ``(B, channels, height, width)``, or an object with ``.logits``.
+        model: returns logits ``(B, classes)`` of images ``(B, channels, height, width)``, or an object with ``.logits``.
         classes: number of logits.
     """
 
@@ -54,8 +54,8 @@ class Network(nn.Module):
         """Logits ``(B, classes)`` and, if ``features``, the pooled features ``(B, D)``, through which gradients flow.
 
         Raises:
-            TypeError: the model gives something else than logits.
-            ValueError: features are asked for and the model has no classifier, or it reads more than a vector per image.
+            TypeError: the model returns something other than logits.
+            ValueError: features are requested and the model has no classifier, or it reads more than a vector per image.
         """
         if not features:
             return Output(self._logits(images))
@@ -64,7 +64,7 @@ class Network(nn.Module):
         try:
             logits, kept = self._logits(images), self._input.kept
         finally:
-            # What the hook keeps would hold the graph of this step until the next.
+            # The kept input would hold the graph of this step until the next.
             self._input.wanted, self._input.kept = False, None
         shape, expected = None if kept is None else tuple(kept.shape), (len(images), width)
         if shape != expected:

@@ -1,4 +1,4 @@
-"""What a network gives for a batch of images."""
+"""The output of a network for a batch of images."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """Logits ``(B, C)``, and where they are asked for the pooled features ``(B, D)`` that the classifier reads."""
+    """Logits ``(B, C)``, and if requested the pooled features ``(B, D)``, the classifier's input."""
 
     logits: Tensor
     features: Tensor | None = None

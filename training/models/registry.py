@@ -42,7 +42,7 @@ TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def same_model(one: str, other: str) -> bool:
-    """Whether two names are of the same model: that of torchvision may be given with and without the prefix."""
+    """Whether two names mean the same model; torchvision models may be named with or without the prefix."""
     return _canonical(one) == _canonical(other)
 
 
@@ -51,8 +51,8 @@ def _canonical(name: str) -> str:
 
 
 def expects_own_normalization(name: str, digest: str) -> bool:
-    """Whether a file, of this SHA-256, has weights of torchvision that were trained under another normalization of the
-    images than its other models, which ``transform_input`` of the model makes up for."""
+    """Whether the file with this SHA-256 holds torchvision weights that were trained with another image normalization than
+    its other models; the model's ``transform_input`` compensates for it."""
     plain = name.removeprefix(TORCHVISION)
     if plain not in TORCHVISION_ARGUMENTS:
         return False
@@ -61,14 +61,14 @@ def expects_own_normalization(name: str, digest: str) -> bool:
 
 
 def check_model(argument: str, name: str) -> None:
-    """Refuses a name that ``make_model`` does not know, and builds nothing.
+    """Refuses a name that ``make_model`` does not know, without building the model.
 
     Args:
         argument: what the user calls the name, for the message.
-        name: of a model.
+        name: name of a model.
 
     Raises:
-        ValueError: there is no such model, or it is one of timm, which is not installed.
+        ValueError: there is no such model, or it is a timm model and timm is not installed.
     """
     if name in MODELS or _in_torchvision(name):
         return
@@ -80,12 +80,12 @@ def check_model(argument: str, name: str) -> None:
 
 
 def make_model(name: str, channels: int, classes: int) -> nn.Module:
-    """An untrained model that gives logits ``(N, classes)`` of images ``(N, channels, height, width)``.
+    """An untrained model that returns logits ``(N, classes)`` of images ``(N, channels, height, width)``.
 
     Args:
-        name: one of ``MODELS``, which comes before the same name of torchvision; ``torchvision:NAME`` or ``NAME`` of
+        name: one of ``MODELS``, which take precedence over the same name in torchvision; ``torchvision:NAME`` or ``NAME`` of
             ``torchvision.models``; ``timm:NAME``.
-        channels: of the images; 3 for torchvision.
+        channels: number of image channels; 3 for torchvision.
         classes: number of logits.
 
     Raises:

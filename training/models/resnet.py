@@ -11,7 +11,7 @@ from training.models.initialization import initialize_convolutions
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, which a 1 x 1 convolution carries where the shape changes."""
+    """Two 3 x 3 convolutions and a shortcut, with a 1 x 1 convolution where the shape changes."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class CifarResNet(nn.Module):
     """Three stages of ``(depth - 2) / 6`` blocks; logits ``(N, classes)`` of images ``(N, channels, height, width)``.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         classes: number of logits.
         depth: ``6 n + 2`` with ``n >= 1``.
         stem: width of the first convolution.
@@ -76,6 +76,6 @@ class CifarResNet(nn.Module):
 
 
 def by_stage(blocks: list[str]) -> list[tuple[int, int, str]]:
-    """The names of the blocks of three equal stages, each with its stage, counted from 1, and its index therein, from 0."""
+    """The names of the blocks of three equal stages, each with its stage, counted from 1, and its index in it, from 0."""
     each = len(blocks) // 3
     return [(1 + number // each, number % each, name) for number, name in enumerate(blocks)]

@@ -1,7 +1,7 @@
 """VGG of Simonyan, Zisserman (arXiv 1409.1556) with batch norm and one linear layer, as for 32 x 32 images.
 
 The networks of Tian et al., Contrastive Representation Distillation (arXiv 1910.10699): five stages of 3 x 3 convolutions,
-and 512 features that are the mean over the last one.
+and 512 features, the mean over the last stage.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class CifarVGG(nn.Module):
     """Logits ``(N, classes)`` of images ``(N, channels, height, width)``.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         classes: number of logits.
-        stages: widths of the convolutions of the five stages.
+        stages: widths of the convolutions in the five stages.
     """
 
     def __init__(self, channels: int, classes: int, *, stages: Sequence[Sequence[int]]) -> None:
@@ -30,7 +30,7 @@ class CifarVGG(nn.Module):
             built.append(_stage(before, widths))
             before = widths[-1]
         self.stages = nn.ModuleList(built)
-        # Rounding up leaves a pixel of small images, and changes nothing where sides are powers of two.
+        # Rounding up keeps one pixel of small images, and has no effect on sides that are powers of two.
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.average = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(before, classes)
@@ -39,7 +39,7 @@ class CifarVGG(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        # The fourth pooling is for images of 64 pixels and more: of 32 it would leave the last stage 2 x 2.
+        # The fourth pooling is for images of 64 pixels and more: at 32 it would reduce the last stage to 2 x 2.
         pooled = 4 if images.shape[-2] >= LARGE else 3
         hidden = images
         for index, stage in enumerate(self.stages):

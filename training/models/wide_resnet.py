@@ -23,7 +23,7 @@ class PreActivationBlock(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         activated = F.relu(self.first_norm(inputs))
         hidden = self.second(F.relu(self.second_norm(self.first(activated))))
-        # An identity carries the inputs as they are, a convolution reads them activated.
+        # An identity shortcut takes the raw input, a convolution the activated one.
         return hidden + (inputs if self.shortcut is None else self.shortcut(activated))
 
 
@@ -33,7 +33,7 @@ class WideResNet(nn.Module):
     Logits ``(N, classes)`` of images ``(N, channels, height, width)``.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         classes: number of logits.
         depth: ``6 n + 4`` with ``n >= 1``.
         widening: factor of the stages' widths.

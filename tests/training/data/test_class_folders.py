@@ -56,7 +56,7 @@ def test_images_below_the_folders_of_a_class_are_its_images(folder: Path) -> Non
         ([f"ant/{number}.txt" for number in range(12)] + ["bee/x.Svg", "bee/y.svg"], "12 .txt, 2 .svg"),
         (
             ["labels.csv", "stray.jpg", "ant/README"],
-            "1 .csv beside the classes, 1 .jpg beside the classes, 1 without an ending",
+            "1 .csv outside the class folders, 1 .jpg outside the class folders, 1 without an extension",
         ),
     ],
 )
@@ -77,7 +77,7 @@ def test_links_that_lead_nowhere_or_in_a_circle_are_told(folder: Path, tmp_path:
     (folder / "wasp").symlink_to(tmp_path / "nowhere")
     (folder / "ant" / "notes").symlink_to(tmp_path / "nowhere")
     (folder / "ant" / "again").symlink_to(folder / "ant")
-    assert listed(folder) == (["ant/0.jpg", "ant/1.jpg", "bee/0.png"], "2 link to nothing, 1 link to a folder around it")
+    assert listed(folder) == (["ant/0.jpg", "ant/1.jpg", "bee/0.png"], "2 broken link, 1 link to a parent folder")
 
 
 def test_an_image_that_is_a_link_to_nothing_is_listed_to_be_named_when_it_is_read(folder: Path, tmp_path: Path) -> None:
@@ -107,6 +107,6 @@ def test_a_class_without_an_image_is_named_with_what_it_has(folder: Path) -> Non
 def test_a_folder_of_files_alone_has_no_class(folder: Path) -> None:
     put(folder.parent / "flat", "0.jpg", "1.jpg")
     with pytest.raises(
-        FileNotFoundError, match=r"flat has no folder that is a class \(left out: 2 \.jpg beside the classes\)"
+        FileNotFoundError, match=r"flat has no folder that is a class \(left out: 2 \.jpg outside the class folders\)"
     ):
         list_classes(folder.parent / "flat")

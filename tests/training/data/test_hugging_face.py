@@ -210,7 +210,7 @@ def test_missing_splits_and_folders_are_named(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="no such folder"):
             load_splits(f"hf:{name}", Path())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no folder of data files"):
+    with pytest.raises(FileNotFoundError, match="neither a folder of data files nor a hub data set"):
         load_splits(f"hf:{tmp_path / 'empty'}", Path())
 
 
