@@ -118,7 +118,7 @@ def test_what_is_assigned_to_an_option_is_checked(module: Any, function: Any) ->
     loss = module()
     with pytest.raises(ValueError, match=r"^contrast_temperature must be >= 0.02, got 0.01"):
         loss.contrast_temperature = 0.01
-    with pytest.raises(TypeError, match=r"^sample_wise_weight must be a Python number, got Tensor; \.item\(\)"):
+    with pytest.raises(TypeError, match=r"^sample_wise_weight must be a Python number, got Tensor; call \.item\(\)"):
         loss.sample_wise_weight = torch.tensor(1.0)
     assert torch.equal(loss(*make_inputs(8, 5)), function(*make_inputs(8, 5)))
 
