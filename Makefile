@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python ttsem
 	@touch $@
 
-demo: $(INSTALLED) ## train a teacher and students by ce, kd and bickd on digits100; results in runs/demo
+demo: $(INSTALLED) ## train a teacher and students by ce, kd, dist and bickd on digits100; results in runs/demo
 	$(BIN)/python -m training.demo
 
 test: $(INSTALLED) ## run the test suite, and then make test-machines
