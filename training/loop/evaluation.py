@@ -66,13 +66,13 @@ def accuracy(
         UnreadableImageError: with ``strict_data``, an image could not be read. Without it the image is left out and reported
             to ``on_broken``; it is an error if no image could be read.
     """
-    metric = MulticlassAccuracy(num_classes=network.classes, average="micro", validate_args=False).to(device)
+    metric = _top1(network.classes).to(device)
     read = torch.zeros((), dtype=torch.int64, device=device)
     for (logits,), labels in predictions([network], split, config, device, processes, on_broken):
         metric.update(logits.argmax(dim=1), labels)
         read += len(labels)
-    if len(split) and not sum_over(read).item():
-        raise UnreadableImageError(f"none of the {len(split)} images of a split could be read")
+    if len(split):
+        _images_read(read, split)
     return 100 * metric.compute().item()
 
 
@@ -93,13 +93,13 @@ def measure(
     classes = network.classes
     metrics = MetricCollection(
         {
-            "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
+            "top1": _top1(classes),
             "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False),
             "calibration_error": MulticlassCalibrationError(classes, n_bins=BINS, validate_args=False),
         },
         compute_groups=False,
     ).to(device)
-    agreement = MulticlassAccuracy(classes, average="micro", validate_args=False).to(device)
+    agreement = _top1(classes).to(device)
     read = torch.zeros((), dtype=torch.int64, device=device)
     networks = [network] if teacher is None else [network, teacher]
     for (own, *others), labels in predictions(networks, split, config, device, processes, on_broken):
@@ -107,11 +107,21 @@ def measure(
         for other in others:
             agreement.update(own.argmax(dim=1), other.argmax(dim=1))
         read += len(labels)
-    pictures = int(sum_over(read).item())
-    if not pictures:
-        raise UnreadableImageError(f"none of the {len(split)} images of a split could be read")
+    pictures = _images_read(read, split)
     percent = {name: 100 * value.item() for name, value in metrics.compute().items()}
     return Quality(**percent, agreement=None if teacher is None else 100 * agreement.compute().item(), pictures=pictures)
+
+
+def _top1(classes: int) -> MulticlassAccuracy:
+    return MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
+
+
+def _images_read(own: Tensor, split: Split) -> int:
+    """The number of images that all processes have read, of which this one has read ``own``; 0 is an error."""
+    images = int(sum_over(own).item())
+    if not images:
+        raise UnreadableImageError(f"none of the {len(split)} images of a split could be read")
+    return images
 
 
 @torch.no_grad()
