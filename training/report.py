@@ -103,7 +103,7 @@ def save_figure(figure: Any, path: Path, *, dpi: int) -> None:
 
 
 def plot_run(records: list[EpochRecord], path: Path, title: str) -> None:
-    """Accuracies of one run over its epochs, and beside them its loss terms, each in its own measure."""
+    """Plots a run's accuracies over its epochs, and next to them its unweighted loss terms."""
     epochs = [record.epoch for record in records]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for name in ("train_accuracy", "validation_accuracy", "test_accuracy"):
