@@ -2,11 +2,14 @@
 
     M_ij = sum over ranks of (each rank's samples) Pc_i . Qc_j
 
-``M``, its sums and ``W`` are then the same on every rank, and ``h_i = sum_j W_ij M_ij`` needs no message. Cross-entropy and
-KL are sums anyway. All of it is PyTorch operations and runs on any device.
+``M``, its sums and ``W`` are then the same on every rank, and ``h_i = sum_j W_ij M_ij`` needs no message. Correlations
+need one more, for the mean of each class. Cross-entropy and KL are sums anyway. All of it is PyTorch operations and runs on
+any device.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,21 +41,22 @@ def moves_less(ranks: Ranks, own: Batch, settings: Settings) -> bool:
     classes = own.student.shape[1]
     gathered = sum(ranks.rows) * classes * (own.student.element_size() + own.teacher.element_size())
     kept = classes**2 * torch.finfo(torch.float32).bits // 8
-    return settings.similarity == "cosine" and 2 * kept <= gathered and kept <= SIMILARITY_BUDGET_BYTES
+    return 2 * kept <= gathered and kept <= SIMILARITY_BUDGET_BYTES
 
 
 def compute(ranks: Ranks, own: Batch, settings: Settings, needs_gradient: bool) -> Result:
     """Loss and terms of the global batch, and the gradient of this rank's samples."""
     logits, valid = widened_logits(own, settings.ignore_index)
-    selection, some_row = _select(ranks, logits, valid)
+    selection, count = _select(ranks, logits, valid)
     ce, kd, gradient = terms_of_rows(own, logits, selection, settings, needs_gradient)
     class_wise = None
     if settings.computed.class_wise:
         logarithms = log_probabilities(logits, settings.temperature, selection.rows)
         probabilities = logarithms[0].exp()
-        class_wise, part = _class_side(ranks, logarithms, selection, settings.contrast_temperature)
+        vectors = _class_vectors(ranks, logarithms, selection, count if settings.similarity == "correlation" else None)
+        class_wise, part = _class_side(ranks, vectors, selection.classes, settings.contrast_temperature)
         # Without samples all classes are alike, which gives log C; the loss of a batch without a valid row must be 0.
-        class_wise = class_wise * some_row
+        class_wise = class_wise * (count > 0)
         if needs_gradient:
             part = through_softmax(part, probabilities)
             gradient = accumulate(gradient, part, settings.weights.class_wise / settings.temperature)
@@ -66,7 +70,7 @@ def compute(ranks: Ranks, own: Batch, settings: Settings, needs_gradient: bool) 
 
 
 def _select(ranks: Ranks, logits: Tensor, valid: Tensor | None) -> tuple[Selection, Tensor]:
-    """The selection, with this rank's rows, and a scalar: 1 if the global batch has any valid row, else 0.
+    """The selection, with this rank's rows, and the number of valid rows in the global batch, a scalar.
 
     A class belongs to the batch unless student or teacher sets it to -inf in every valid row of every rank.
     """
@@ -79,37 +83,63 @@ def _select(ranks: Ranks, logits: Tensor, valid: Tensor | None) -> tuple[Selecti
     )
     # Without a valid row, all classes count as present so that the sums stay finite.
     classes = ((seen > 0).all(0) | (count == 0)).to(logits.dtype)
-    some_row = (count > 0).to(logits.dtype)
     rows = logits.new_ones(logits.shape[1]) if valid is None else valid.to(logits.dtype)
-    return Selection(rows, classes, rows / count.clamp(min=1), classes_without_entry(classes, some_row)), some_row
+    no_entry = classes_without_entry(classes, count)
+    return Selection(rows, classes, rows / count.clamp(min=1), no_entry), count
 
 
-def _class_side(
-    ranks: Ranks, logarithms: Tensor, selection: Selection, contrast_temperature: float
-) -> tuple[Tensor, Tensor]:
-    """The class-wise term of the global batch, a scalar, and ``P * d loss / d P`` for this rank's samples, ``(b, C)``.
+class _ClassVectors(NamedTuple):
+    """The part of the class vectors that this rank's samples contribute."""
 
-    Overwrites the log-probabilities ``(2, b, C)`` of student and teacher.
+    entries: Tensor
+    """Student and teacher, ``(2, b, C)``, centred for correlations; relative to the largest probability of each class."""
+    probabilities: Tensor
+    """The student's before centring, ``(b, C)``."""
+
+
+def _class_vectors(ranks: Ranks, logarithms: Tensor, selection: Selection, centred_over: Tensor | None) -> _ClassVectors:
+    """From log-probabilities ``(2, b, C)``, which it overwrites.
+
+    Args:
+        centred_over: the number of samples in the global batch, for correlations; None for cosines.
     """
-    count, classes = logarithms.shape[2], selection.classes
     largest = exchange.largest_over_ranks(ranks, _largest(logarithms))
     if selection.no_entry is not None:
         largest.masked_fill_(selection.no_entry, 0.0)
     relative = relative_to(largest, logarithms)
-    raw, squares = exchange.sum_over_ranks(ranks, relative[0].T @ relative[1], sums_of_squares(relative, 1).squeeze(1))
+    if centred_over is None:
+        return _ClassVectors(relative, relative[0])
+    (total,) = exchange.sum_over_ranks(ranks, relative.sum(1, keepdim=True))
+    centred = relative - total / centred_over.clamp(min=1)
+    if selection.rows is not None:
+        centred.mul_(selection.rows[:, None])
+    return _ClassVectors(centred, relative[0])
+
+
+def _class_side(
+    ranks: Ranks, vectors: _ClassVectors, classes: Tensor | None, contrast_temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The class-wise term of the global batch, a scalar, and ``P * d loss / d P`` for this rank's samples, ``(b, C)``.
+
+    Args:
+        classes: mask ``(C,)``, see ``Selection``.
+    """
+    student, teacher = vectors.entries
+    raw, squares = exchange.sum_over_ranks(ranks, student.T @ teacher, sums_of_squares(vectors.entries, 1).squeeze(1))
     student_scale, teacher_scale = inverse_lengths(squares, True)
     teacher_scale = teacher_scale * (LOG2_E / contrast_temperature)
     similarity = raw * student_scale[:, None] * teacher_scale
 
+    count = len(similarity)
     rows = slice(0, count)
     sums = contrast.sums_of_panel(similarity.clone(), rows, classes, None)
     sums = sums._replace(columns=contrast.bounded(sums.columns, classes))
     weights = contrast.anchor_weights(count, classes, similarity)
     (exponentials,) = sums.kept
     slope = contrast.by_similarity(exponentials, weights / sums.rows, weights / sums.columns, rows, None, weights)
-    units = relative[0] * student_scale
-    product = units * ((relative[1] * teacher_scale) @ slope.T)
-    return contrast.loss_of(sums, weights), product.addcmul_(units, units * (slope * similarity).sum(1), value=-1)
+    # G - u h with G = z W.T and h = sum u G, which is the same on every rank.
+    part = ((teacher * teacher_scale) @ slope.T).addcmul_(student * student_scale, (slope * similarity).sum(1), value=-1)
+    return contrast.loss_of(sums, weights), part.mul_(vectors.probabilities * student_scale)
 
 
 def _largest(logarithms: Tensor) -> Tensor:

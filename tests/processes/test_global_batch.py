@@ -63,6 +63,10 @@ CASES += [
     Case(kind, classes, "uneven", absences=absences, options=(("sample_wise_weight", 0.0),))
     for kind in KINDS for classes in (3, 5) for absences in (False, True) if classes > 3 or not absences
 ]  # fmt: skip
+CASES += [
+    Case(kind, 5, split, absences=absences, options=(("sample_wise_weight", 0.0), ("similarity", "correlation")))
+    for kind in KINDS for split, absences in (("uneven", True), ("with an empty slice", False))
+]  # fmt: skip
 CASES += [Case("bickd", classes, "even", options=(("compare_ranks", False),)) for classes in (3, 19)]
 NARROW_CASES = [Case("bickd", 19, "uneven", dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
 
@@ -303,9 +307,14 @@ def test_a_compiled_step_computes_the_same(results: list[Results]) -> None:
 
 # -- what moves
 
-MESSAGES = {
+MESSAGES: dict[str, dict[str, Any]] = {
     "both sides": {"rows": 4, "classes": 24, "options": {}},
     "class side alone, few classes": {"rows": 64, "classes": 8, "options": {"sample_wise_weight": 0.0}},
+    "class side alone, correlations": {
+        "rows": 64,
+        "classes": 8,
+        "options": {"sample_wise_weight": 0.0, "similarity": "correlation"},
+    },
     "class side alone, many classes": {"rows": 4, "classes": 24, "options": {"sample_wise_weight": 0.0}},
     "sample side alone": {"rows": 4, "classes": 24, "options": {"class_wise_weight": 0.0}},
     "neither side": {"rows": 4, "classes": 24, "options": {"bilateral_weight": 0.0}},
@@ -339,11 +348,13 @@ def test_what_moves_is_what_docs_loss_md_says(results: list[Results], name: str)
     b, classes = MESSAGES[name]["rows"], MESSAGES[name]["classes"]
     batch = b * (2 * classes + 2 * classes + 8)
     flags = 4 * (2 * classes + 1)
-    maxima, products = 4 * 2 * classes, 4 * (classes**2 + 2 * classes)
+    maxima = totals = 4 * 2 * classes
+    products = 4 * (classes**2 + 2 * classes)
     expected = {
         "both sides": [MESSAGE_BYTES, batch],
         # ce and kd are one number each.
         "class side alone, few classes": [MESSAGE_BYTES, flags, maxima, products, 4 * 2],
+        "class side alone, correlations": [MESSAGE_BYTES, flags, maxima, totals, products, 4 * 2],
         "class side alone, many classes": [MESSAGE_BYTES, batch],
         "sample side alone": [MESSAGE_BYTES, batch],
         "neither side": [MESSAGE_BYTES, flags, 4 * 2],
@@ -364,7 +375,6 @@ def test_sums_over_samples_move_where_they_are_less_and_enough() -> None:
     assert moves_less(512, sample_wise_weight=0.0)
     assert not moves_less(513, sample_wise_weight=0.0)
     assert not moves_less(512)
-    assert not moves_less(512, sample_wise_weight=0.0, similarity="correlation")
     # Without either side there is nothing but sums.
     assert moves_less(10**5, bilateral_weight=0.0)
     many = ranks._replace(rows=(10**6,) * 8)

@@ -73,8 +73,7 @@ def correlation_vectors(probabilities: Tensor, dim: int, members: Tensor | None,
     centred = probabilities - probabilities.sum(dim, keepdim=True) / count
     if members is not None:
         centred.mul_(members)
-    squares = sums_of_squares(centred, dim)
-    inverse = squares.rsqrt().masked_fill_(squares == 0, 0.0)
+    inverse = inverse_lengths(sums_of_squares(centred, dim), True)
     return Vectors(centred.mul_(inverse), probabilities[0] * inverse[0])
 
 
@@ -86,10 +85,9 @@ def sums_of_squares(vectors: Tensor, dim: int) -> Tensor:
 
 
 def inverse_lengths(squares: Tensor, some_vanish: bool) -> Tensor:
-    """``1 / sqrt(squares)``, in place; finite for 0 if some vectors may be zero."""
-    if some_vanish:
-        squares.clamp_(min=torch.finfo(squares.dtype).tiny)
-    return squares.rsqrt_()
+    """``1 / sqrt(squares)``; 0 for 0, if some vectors may be zero."""
+    inverse = squares.rsqrt()
+    return inverse.masked_fill_(squares == 0, 0.0) if some_vanish else inverse
 
 
 def project(vectors: Vectors, slope: Tensor, dim: int) -> Tensor:
