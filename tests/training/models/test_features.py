@@ -205,12 +205,12 @@ def test_the_model_keeps_its_state_and_a_copy_gives_its_own_features() -> None:
         torch.testing.assert_close(copied(IMAGES, features=True).features, expected)
 
 
-def test_features_are_available_under_autocast() -> None:
+def test_features_have_the_precision_of_autocast() -> None:
     network = Network(Pooled(), 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(IMAGES, features=True)
     assert output.features is not None
-    assert output.logits.dtype == torch.bfloat16
+    assert (output.logits.dtype, output.features.dtype) == (torch.bfloat16, torch.bfloat16)
     expected = network(IMAGES, features=True).features
     torch.testing.assert_close(output.features.float(), expected, atol=2e-2, rtol=2e-2)
 
