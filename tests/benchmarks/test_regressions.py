@@ -236,8 +236,10 @@ def test_the_command_checks_the_limits_on_one_thread(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(regressions.sys, "argv", ["regressions"])
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
-    with pytest.raises(SystemExit) as exit_:
-        regressions.main()
-    torch.set_num_threads(before)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            regressions.main()
+    finally:
+        torch.set_num_threads(before)
     assert exit_.value.code == 1
     assert threads == [1] * RULES[TIME.what].attempts
