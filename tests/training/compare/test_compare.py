@@ -204,8 +204,6 @@ def test_jobs_run_in_parallel_and_share_the_cores(
     assert compare("--jobs", "2", methods="ce", seeds=4) == 0
     calls = trainer.calls()
     assert {call["threads"] for call in calls} == {"4"}
-    beside = [sum(other["start"] < call["end"] and call["start"] < other["end"] for other in calls) for call in calls]
-    assert max(beside) >= 2
     moments = [call["start"] for call in calls]
     assert max(sum(call["start"] <= moment < call["end"] for call in calls) for moment in moments) == 2
     assert "Up to 2 runs shared the machine" in (tmp_path / "output/results.md").read_text()
