@@ -13,8 +13,8 @@ SHARED_BYTES = 8192
 
 
 def kernel(body: str, threads: int = 32, parameters: tuple[str, ...] = ("u64", "u64")) -> Kernel:
-    """A kernel of these instructions. Where it begins, ``%rd1``, ... hold its first arguments, ``%r1`` the thread, and
-    ``%rd8`` and ``%rd9`` what the thread's numbers of 32 bits are at in the first two."""
+    """A kernel of these instructions. At its start, ``%rd1``, ... hold its first arguments, ``%r1`` the thread's number, and
+    ``%rd8`` and ``%rd9`` the addresses of the thread's 32-bit elements in the first two."""
     signature = ",\n".join(f"\t.param .{kind} test_param_{index}" for index, kind in enumerate(parameters))
     loads = "\n".join(
         f"ld.param.b{kind[1:]} %{'rd' if kind[1:] == '64' else 'r10'}{index + 1}, [test_param_{index}];"
@@ -56,7 +56,7 @@ def run(
 
 
 def value_of(body: str, dtype: torch.dtype = torch.int32, inputs: torch.Tensor | None = None) -> torch.Tensor:
-    """What 32 threads leave in ``%r2``, which holds the thread's number of ``inputs`` before."""
+    """What 32 threads leave in ``%r2``, which first holds the thread's element of ``inputs``."""
     out = torch.zeros(32, dtype=dtype)
     source = torch.zeros(32, dtype=dtype) if inputs is None else inputs
     run(f"ld.global.b32 %r2, [%rd8];\n{body}\nst.global.b32 [%rd9], %r2;", source, out)
@@ -64,5 +64,5 @@ def value_of(body: str, dtype: torch.dtype = torch.int32, inputs: torch.Tensor |
 
 
 def trace_of(body: str, *arguments: Any, threads: int = 32) -> tuple[Kernel, Trace]:
-    """A kernel, and what one program of it executed."""
+    """A kernel, and the trace of one of its programs."""
     return kernel(body, threads), Trace(run(body, *arguments, threads=threads), 0, threads // 32)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: on tiny cases, everything that it prints and writes."""
+"""What ``python -m benchmarks`` measures, prints and writes, on tiny cases."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ SAMPLES = tuple(Case("samples", samples, 6) for samples in (4, 8, 16))
 
 
 def without_compiler(case: Case, device: str, *, any_shape: bool = False) -> list[Provider]:
-    """To compile takes longer than all the rest of these tests."""
+    """The providers without the compiled one: compiling takes longer than all other parts of these tests."""
     return [provider for provider in providers(case, device) if provider.name != "compiled"]
 
 
@@ -48,7 +48,7 @@ def test_a_case_has_times_memory_and_ratios_of_every_provider() -> None:
     assert measured["KD"].to_products is None
 
 
-def test_what_does_not_fit_is_listed_with_its_reason_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_does_not_fit_is_listed_with_the_reason_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "shortage", lambda name, *_: "needs about 9 GB" if name == "reference" else "")
     measured = {one.provider: one for one in measure_case(SMALL, "cpu")}
     assert measured["reference"] == Measurement(SMALL, "reference", skipped="needs about 9 GB")
@@ -69,7 +69,7 @@ def rows_of(measurements: list[Measurement]) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
 
 
-def test_the_table_has_rates_of_what_cannot_be_avoided() -> None:
+def test_the_table_has_the_rates_of_compulsory_bytes_and_products() -> None:
     case = Case("ImageNet", 10, 100)
     seconds = Spread(0.9e-3, 1e-3, 1.3e-3)
     ratio = Spread(0.5, 0.5, 0.5)
@@ -87,7 +87,7 @@ def test_a_simpler_loss_has_no_rate_of_products_it_does_not_compute() -> None:
     assert row[-1] == "-"
 
 
-def test_the_table_says_why_something_was_not_run() -> None:
+def test_the_table_states_why_a_provider_was_not_run() -> None:
     (row,) = rows_of([Measurement(SMALL, "reference", skipped="too large")])
     assert row[:3] == ["CIFAR-100 4 x 6", "reference", "not run: too large"]
 

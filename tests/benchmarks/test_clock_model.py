@@ -1,4 +1,4 @@
-"""Launches in the clock model: how their programs are chosen and spread over a GPU."""
+"""Launches in the clock model: how their programs are sampled and distributed over a GPU."""
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ def launch_of(body: str, programs: int, *, registers: int = 32, shared_bytes: in
 
 
 def seconds(launch: Launch) -> float:
-    """On an H200, without the launch itself."""
+    """The time on an H200, without the launch overhead."""
     (modelled,) = model(launch, [H200], 5)
     return modelled.seconds - LAUNCH_SECONDS
 
 
-def test_programs_are_chosen_evenly() -> None:
+def test_programs_are_sampled_evenly() -> None:
     assert evenly(3, 5) == [0, 1, 2]
     assert evenly(101, 5) == [0, 25, 50, 75, 100]
 
@@ -40,24 +40,24 @@ def test_more_programs_than_multiprocessors_cost_nothing_while_they_wait_for_res
     assert seconds(launch_of(WORK, 133)) == pytest.approx(once, rel=0.05)
 
 
-def test_programs_that_do_not_fit_come_in_waves() -> None:
+def test_programs_that_do_not_fit_run_in_waves() -> None:
     # A program that takes most of the shared memory is alone on its multiprocessor.
     large = {"shared_bytes": 150 * 1024}
     once = seconds(launch_of(WORK, 132, **large))
     assert seconds(launch_of(WORK, 133, **large)) == pytest.approx(2 * once, rel=0.02)
     assert seconds(launch_of(WORK, 10 * 132, **large)) == pytest.approx(10 * once, rel=0.02)
-    # Of 128 registers a thread there are four programs of four warps.
+    # With 128 registers a thread, four programs of four warps fit.
     assert seconds(launch_of(WORK, 8 * 132, registers=128)) == pytest.approx(2 * once, rel=0.05)
 
 
-def test_a_gpu_is_as_fast_as_its_second_cache() -> None:
+def test_a_launch_takes_at_least_the_time_of_its_bytes_through_the_l2_cache() -> None:
     read = "\n".join(f"ld.global.cg.v4.b32 {{%r2, %r3, %r4, %r5}}, [%rd1 + {16 * i}];" for i in range(64))
     launch = launch_of(read, 100_000)
-    # One sector for all lanes of a warp each time.
+    # Each load reads one sector for all lanes of a warp.
     assert seconds(launch) >= 100_000 * 4 * 64 * 32 / module.SECOND_CACHE_BYTES / H200.clock
 
 
-def test_programs_that_differ_are_told_apart() -> None:
+def test_programs_that_differ_are_sampled_separately() -> None:
     last = f"mov.u32 %r3, %ctaid.x; setp.lt.u32 %p1, %r3, 990; @%p1 bra $L__BB0_1; {WORK}\n$L__BB0_1:\n"
     launch = launch_of(last, 1000)
     sample = sample_of(launch, 3)

@@ -17,18 +17,18 @@ def sum_of_exponentials(a: Tensor, b: Tensor) -> Tensor:
 
 
 def operands(device: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Of a product of 2 x 3 and 3 x 5, the first with a gradient."""
+    """The operands of a product of 2 x 3 and 3 x 5, the first with a gradient."""
     return torch.ones(2, 3, dtype=dtype, device=device, requires_grad=True), torch.ones(3, 5, dtype=dtype, device=device)
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
-def test_eager_is_counted_in_operations_that_are_no_views(device: str) -> None:
+def test_eager_code_is_counted_in_operations_that_are_not_views(device: str) -> None:
     assert count_eager(product_and_sum, *operands(device)) == [
         Operation("aten.mm.default", 4 * (6 + 15 + 10), 2 * 2 * 3 * 5),
         Operation("aten.sum.default", 4 * (10 + 1), 0),
         # The gradient of the loss, 1, in the shape of the loss.
         Operation("aten.ones_like.default", 4 * (1 + 1), 0),
-        # It is expanded to that of the product, 2 x 5 times the same number, and multiplied with the transpose.
+        # It is expanded to the shape of the product, 2 x 5 times the same number, and multiplied with the transpose.
         Operation("aten.mm.default", 4 * (1 + 15 + 6), 2 * 2 * 5 * 3),
     ]
 
@@ -47,18 +47,18 @@ def test_a_tensor_that_is_passed_twice_is_read_once() -> None:
     assert square == Operation("aten.mul.Tensor", 4 * (6 + 6), 0)
 
 
-def test_compiled_is_counted_in_nodes_after_fusion_each_time_anew() -> None:
+def test_compiled_code_is_counted_in_nodes_after_fusion_every_time() -> None:
     eager = count_eager(sum_of_exponentials, *operands("meta"))
     assert len(eager) == 6
     for _ in range(2):
         compiled = count_compiled(sum_of_exponentials, *operands("cpu"))
-        # A product and a loop that follows it, and a loop that precedes one: exponentials and sum are one.
+        # Forward a product and a loop, backward a loop and a product: exponentials and sum are fused.
         assert len(compiled) == 4
         assert [operation.flops for operation in compiled if operation.flops] == [60, 60]
         assert [operation.moved for operation in compiled if operation.flops] == [4 * (6 + 15 + 10), 4 * (10 + 15 + 6)]
 
 
-def test_what_is_compiled_before_and_after_counting_is_neither_counted_less_nor_computed_wrong() -> None:
+def test_counting_and_compiling_the_same_function_do_not_disturb_each_other() -> None:
     a, b = operands("cpu")
     for _ in range(2):
         loss = torch.compile(sum_of_exponentials, dynamic=False)(a, b)
@@ -67,14 +67,14 @@ def test_what_is_compiled_before_and_after_counting_is_neither_counted_less_nor_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_bare_formulas_are_the_loss_at_its_defaults(dtype: torch.dtype) -> None:
+def test_the_definition_is_the_loss_at_its_defaults(dtype: torch.dtype) -> None:
     student, teacher, target = make_inputs(7, 5, dtype, "cpu")
     expected = bickd_loss(student.double(), teacher.double(), target, backend="reference")
     assert isinstance(expected, Tensor)
     assert definition(student, teacher, target).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_the_definition_multiplies_four_matrices_in_float32_on_each_way() -> None:
+def test_the_definition_has_two_matrix_products_forward_and_two_backward() -> None:
     samples, classes = 12, 20
     products = [
         operation.flops

@@ -1,4 +1,4 @@
-"""What does not fit is known before it is run."""
+"""The memory that a provider needs is known before it runs; memory, speed and description of the machine."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def measured(provider: str, case: Case) -> int:
 
 @pytest.mark.parametrize("provider", ["reference", "products", "KD", "DIST"])
 @pytest.mark.parametrize("case", [Case("wide", 64, 1600), Case("tall", 800, 400, class_side=False)])
-def test_the_smaller_call_tells_what_the_larger_one_takes(provider: str, case: Case) -> None:
+def test_a_smaller_call_predicts_the_memory_of_a_larger_one(provider: str, case: Case) -> None:
     expected, true = fitting.expected_bytes(provider, case, "cpu"), measured(provider, case)
     # Vectors and scalars grow less than matrices and are overestimated.
     assert 0.98 * true <= expected <= 1.1 * true
@@ -31,24 +31,24 @@ def test_the_torch_backend_is_never_underestimated() -> None:
     assert fitting.expected_bytes("torch", case, "cpu") >= measured("torch", case)
 
 
-def test_the_compiled_definition_is_judged_as_the_definition() -> None:
+def test_the_compiled_definition_is_expected_to_need_as_much_as_the_definition() -> None:
     case = Case("wide", 64, 1600)
     assert fitting.expected_bytes("compiled", case, "cpu") == fitting.expected_bytes("reference", case, "cpu")
 
 
-def test_what_does_not_fit_has_a_reason_with_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shortage_states_needed_and_available_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("large", 256, 21841)
     monkeypatch.setattr(fitting, "expected_bytes", lambda *_: 12_340_000_000)
     monkeypatch.setattr(fitting, "available_bytes", lambda _: 12_000_000_000)
     assert fitting.shortage("reference", case, "cpu") == "needs about 12.3 GB of 12.0 GB available"
-    # Not all that is available can be had.
+    # A call may take only a share of the available memory.
     monkeypatch.setattr(fitting, "available_bytes", lambda _: 13_000_000_000)
     assert fitting.shortage("reference", case, "cpu") != ""
     monkeypatch.setattr(fitting, "available_bytes", lambda _: 14_000_000_000)
     assert fitting.shortage("reference", case, "cpu") == ""
 
 
-def test_small_calls_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_call_always_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "available_bytes", lambda _: 0)
     assert fitting.shortage("reference", Case("small", 256, 1000), "cpu") == ""
 
@@ -66,16 +66,16 @@ def test_available_memory_is_that_of_the_control_group_where_it_is_less(
     assert machine.available_bytes("cpu") == 1_000_000
 
 
-def test_the_ceilings_are_rates_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ceilings_are_plausible_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(machine.COPIED_BYTES, "cpu", 2**22)
     monkeypatch.setitem(machine.MULTIPLIED, "cpu", 128)
     copy, matmul = machine.measure_ceilings("cpu")
-    # Between a slow disk and the fastest accelerator of its time.
+    # Between the rates of a slow disk and of the fastest accelerator.
     assert 1e8 < copy < 1e14
     assert 1e8 < matmul < 1e17
 
 
-def test_the_description_has_what_decides_about_speed() -> None:
+def test_the_description_has_everything_that_determines_speed() -> None:
     described = machine.describe("cpu")
     assert described["threads"] == str(torch.get_num_threads())
     assert described["PyTorch"] == torch.__version__

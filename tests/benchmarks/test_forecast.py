@@ -1,4 +1,4 @@
-"""The tables of the command: what a row holds, and that the page has a place for them."""
+"""The tables of ``benchmarks.forecast``: the content of their rows, and their place in docs/performance.md."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def cells_in(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
 
 
-def test_a_row_has_the_times_of_a_launch_and_what_it_does() -> None:
+def test_a_row_has_the_times_and_counts_of_a_launch() -> None:
     heading, _, first, second = cells_in("\n".join(launches_table(LAUNCHES)))
     times = [f"{device.name}, us" for device in DEVICES]
     assert heading[:7] == ["B, C", "logits", "launch", "launches", "programs", *times]
@@ -69,7 +69,7 @@ def test_a_step_is_the_sum_of_its_launches(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_kernels_are_those_for_the_dtype_of_the_logits() -> None:
     narrow, wide = (kernels(256, 1000, dtype) for dtype in ("bfloat16", "float32"))
-    # Two networks' logits of 2 bytes more, and three products for one.
+    # The logits of both networks have 2 more bytes each, and three products replace one.
     assert wide[0].compulsory - narrow[0].compulsory == 2 * 2 * 256 * 1000
     assert [work.flops for work in wide] == [3 * work.flops for work in narrow]
 
@@ -80,7 +80,7 @@ def test_the_definition_is_counted_by_its_operations() -> None:
     assert sum(operation.flops for operation in operations) == 4 * 64 * 100 * (64 + 100)
 
 
-def test_the_command_prints_every_launch_and_every_provider_but_what_is_too_large_to_compile(
+def test_the_command_prints_every_launch_and_every_provider_except_those_too_large_to_compile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "timed_step", lambda *step: [LAUNCHES[0]._replace(samples=step[0], classes=step[1])])

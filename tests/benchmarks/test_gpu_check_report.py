@@ -1,4 +1,4 @@
-"""``gpu_check.report`` on recorded lines: its tables are those of ``docs/performance.md``."""
+"""``gpu_check.report`` on made-up lines of a session: tables in the form of ``docs/performance.md``, failures first."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ SMALL = {"batch": "64, 100", "dtype": "bfloat16"}
 LARGE = {"batch": "256, 21841", "dtype": "float32"}
 
 
-def test_times_and_memory_are_a_table_with_what_is_known_of_the_compiled_definition() -> None:
+def test_times_and_memory_are_one_table_with_the_compiled_definition_where_it_was_measured() -> None:
     text = render(
         session(
             result("timing", copy_bytes=3.4e12, float16_flops=720e12),
@@ -48,7 +48,7 @@ def test_times_and_memory_are_a_table_with_what_is_known_of_the_compiled_definit
     assert "definition: OOM" in text
 
 
-def test_kernels_are_in_the_order_of_their_launches() -> None:
+def test_kernels_are_listed_in_the_order_of_their_launches() -> None:
     text = render(
         session(
             result("kernels", **SMALL, kernels={"rows": [5.46, 1.0], "slopes": [4.7, 1.0], "scale": [3.0, 1.0]}),
@@ -64,7 +64,7 @@ def test_kernels_are_in_the_order_of_their_launches() -> None:
     assert "| 256, 21841, float32 | 83 | 9.0 in 2 | 2963 | 24.0 |" in text
 
 
-def test_numbers_are_counted_and_those_nearest_to_their_bounds_listed() -> None:
+def test_numbers_are_counted_and_those_nearest_to_their_bounds_are_listed() -> None:
     far = [number(f"far {index}", 1e-9) for index in range(20)]
     other = number("other", 1e-9, dtype="float16")
     text = render(
@@ -77,7 +77,7 @@ def test_numbers_are_counted_and_those_nearest_to_their_bounds_listed() -> None:
     assert "1 refused by name: not computed here" in text
 
 
-def test_a_failure_is_before_everything_else_with_what_is_wrong() -> None:
+def test_failures_come_first_and_state_what_is_wrong() -> None:
     text = render(session(number("good", 1e-8), number("bad", 1e-8, passed=False, repeated=False)))
     assert "**FAILED**: 1 failures; 1 of 2 checks passed" in text
     assert "FAILED numbers: bad: gradient off by 1.00e-08 of 2.00e-06 allowed" in text
@@ -85,12 +85,12 @@ def test_a_failure_is_before_everything_else_with_what_is_wrong() -> None:
     assert text.index("FAILED numbers: bad") < text.index("## Numbers")
 
 
-def test_failures_of_one_cause_are_one() -> None:
+def test_failures_of_one_cause_are_listed_once() -> None:
     lines = [result("timing", f"batch {index}", passed=False, error="no driver") for index in range(5)]
     assert "FAILED timing: batch 0 and 4 more: no driver" in render(session(*lines))
 
 
-def test_what_has_no_result_is_said() -> None:
+def test_a_phase_without_a_result_is_listed() -> None:
     ended = {"kind": "phase", "at": 9.0, "phase": "graphs", "status": "complete", "seconds": 3, "done": 1, "tasks": 1}
     text = render(session({**ended, "not_reached": []}, phases=("graphs", "sweep")))
     assert "- sweep: not started" in text
@@ -137,7 +137,7 @@ def test_the_machine_is_described() -> None:
     assert "- driver_version: 580" in text
 
 
-def test_a_section_that_cannot_be_made_leaves_the_others() -> None:
+def test_a_section_that_cannot_be_rendered_does_not_affect_the_others() -> None:
     text = render(session(result("host", **SMALL, microseconds={}), number("good", 1e-8)))
     assert "host: KeyError" in text
     assert "| good |" in text

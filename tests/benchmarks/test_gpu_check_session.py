@@ -1,4 +1,4 @@
-"""``gpu_check.session``: whatever happens to a process or to the session itself, what was found is there and can be read."""
+"""``gpu_check.session`` keeps its results readable, whatever happens to a process or to the session itself."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
-def test_every_task_is_done_once_by_processes_side_by_side(tmp_path: Path) -> None:
+def test_every_task_is_done_once_by_parallel_processes(tmp_path: Path) -> None:
     lines = run(tmp_path, "steady", seconds=20, processes=2)
     assert sorted(results(lines, "steady")) == ["task 0", "task 1", "task 2"]
     assert passed(lines)
@@ -74,7 +74,7 @@ def test_a_task_that_hangs_is_stopped_at_its_own_deadline_or_at_that_of_its_phas
     assert "**UNFINISHED**" in (tmp_path / "report.md").read_text()
 
 
-def test_a_process_that_crashes_is_a_failure_and_another_goes_on(tmp_path: Path) -> None:
+def test_a_process_that_crashes_is_a_failure_and_another_continues(tmp_path: Path) -> None:
     lines = run(tmp_path, "crashing", seconds=20)
     assert results(lines, "crashing") == ["before", "after"]
     assert [(line["task"], line["how"]) for line in failures(lines)] == [("crash", "SIGABRT")]
@@ -98,7 +98,7 @@ def test_a_phase_that_does_not_start_is_one_failure_and_the_next_is_run(tmp_path
     assert len(results(lines, "steady")) == 3
 
 
-def test_numbers_that_were_not_reached_are_not_right(tmp_path: Path) -> None:
+def test_a_session_that_did_not_reach_its_numbers_has_not_passed(tmp_path: Path) -> None:
     hanging = Phase("numbers", "gpu_check_phases.hanging", 1)
     assert not passed(run_session([hanging], tmp_path, seconds=1))
 
@@ -118,7 +118,7 @@ def start_session(folder: Path) -> subprocess.Popen[bytes]:
     return session
 
 
-def test_a_session_that_is_killed_leaves_all_that_it_has_found(tmp_path: Path) -> None:
+def test_a_session_that_is_killed_leaves_all_its_results(tmp_path: Path) -> None:
     session = start_session(tmp_path)
     session.kill()
     session.wait()
@@ -127,7 +127,7 @@ def test_a_session_that_is_killed_leaves_all_that_it_has_found(tmp_path: Path) -
     report = (tmp_path / "report.md").read_text()
     assert "FAILED crashing: crash" in report
     assert "- hanging: " in report
-    # Its processes end with it, also one that hangs.
+    # Its processes end with it, even one that hangs.
     until(lambda: not processes_with(str(tmp_path)))
 
 

@@ -1,4 +1,4 @@
-"""What a step costs the host: the kernels are launched, into a driver that does nothing, and everything is put back."""
+"""The cost of a step on the host: kernels are launched into a driver that does nothing, and the real one is restored."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_triton
-def test_a_step_launches_the_kernels_and_the_driver_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_launches_the_kernels_and_the_driver_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime import driver
 
     launched: list[Any] = []
@@ -51,13 +51,13 @@ def test_the_ratio_is_of_the_kernels_to_the_definition() -> None:
 
 @needs_triton
 @pytest.mark.usefixtures("quick")
-def test_every_part_has_a_row_and_the_definition_is_what_the_others_are_compared_with() -> None:
+def test_every_part_has_a_row_and_is_compared_with_the_definition() -> None:
     costs = measure_parts(TINY)
     assert table(costs).row_count == len(costs) == 5
     assert costs[0].to_reference.median == 1.0
 
 
-def test_without_triton_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_the_error_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "HAS_TRITON", False)
     with pytest.raises(UnavailableError, match="triton"), launches_that_do_nothing():
         pass

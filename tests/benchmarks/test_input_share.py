@@ -1,4 +1,4 @@
-"""What reading and augmenting a batch costs beside a training step on it."""
+"""The cost of reading and augmenting a batch, relative to a training step on it."""
 
 from benchmarks.input_share import RECIPES, measure, table
 

@@ -1,4 +1,4 @@
-"""Counts of instructions: what is counted, of whom, and what is said where nothing can count."""
+"""Counts of instructions: the libraries and calls that are counted, and the errors where nothing can be counted."""
 
 import subprocess
 from collections.abc import Callable
@@ -31,40 +31,40 @@ Ir
 """
 
 
-def test_pytorch_and_what_is_beneath_it_is_counted_and_the_interpreter_is_not() -> None:
+def test_pytorch_and_the_libraries_below_it_are_counted_and_the_interpreter_is_not() -> None:
     assert count_in_libraries(ANNOTATED) == 1_002_004_513
 
 
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The tools that are installed: all of them, until a test takes one away."""
+    """The installed tools: all of them, unless a test removes one."""
     installed = set(instructions.TOOLS)
     monkeypatch.setattr(instructions.shutil, "which", lambda tool: tool if tool in installed else None)
     return installed
 
 
 @pytest.mark.parametrize("tool", instructions.TOOLS)
-def test_without_a_tool_it_is_named_with_its_package(tool: str, tools: set[str]) -> None:
+def test_a_missing_tool_is_named_with_its_package(tool: str, tools: set[str]) -> None:
     tools.remove(tool)
     with pytest.raises(UnavailableError, match=f"^{tool} not found; .* package valgrind"):
         count(CASE, ["torch"])
 
 
-def test_a_program_that_fails_under_valgrind_is_an_error_with_its_last_words(
+def test_a_program_that_fails_under_valgrind_is_an_error_with_its_output(
     tools: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = subprocess.CompletedProcess([], 1, "", "unrecognised instruction")
     monkeypatch.setattr(instructions.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match="unrecognised instruction") as raised:
         count(CASE, ["torch"])
-    # Not taken for a machine without valgrind, whose checks are skipped.
+    # The check must not be skipped, as on a machine without valgrind.
     assert not isinstance(raised.value, UnavailableError)
 
 
-def test_dumps_are_those_of_the_providers_in_turn_and_counts_are_of_one_call(
+def test_dumps_belong_to_the_providers_in_turn_and_counts_are_per_call(
     tools: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dump n of a process that doesn't run holds 1000 n instructions."""
+    """No process runs; dump n holds 1000 n instructions."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         printed = ""
@@ -81,7 +81,7 @@ def test_dumps_are_those_of_the_providers_in_turn_and_counts_are_of_one_call(
     }
 
 
-def test_calls_are_counted_after_a_call_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_counted_after_a_first_call_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     loss = instructions.bilateral_loss
 

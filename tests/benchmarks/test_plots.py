@@ -1,4 +1,4 @@
-"""The pictures are written, and show what was measured and nothing else."""
+"""The plots are written, and show what was measured and nothing else."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ LARGE, SMALL = Case("ImageNet-21k", 256, 21841), Case("CIFAR-100", 64, 100)
 
 
 def measured(case: Case, provider: str, factor: float) -> Measurement:
-    """Its ratio to autograd is not that of the medians, as on a machine whose speed drifts."""
+    """A measurement whose ratio to autograd is not that of the medians, as on a machine whose speed drifts."""
     seconds = factor * 1e-6 * case.classes
     spread = Spread(0.9 * seconds, seconds, 1.2 * seconds)
     ratio = Spread(0.2 * factor, 0.25 * factor + 0.01, 0.3 * factor)
@@ -36,7 +36,7 @@ def skip(measurements: list[Measurement], provider: str, case: Case) -> list[Mea
     ]
 
 
-def test_both_pictures_are_written(tmp_path: Path) -> None:
+def test_both_plots_are_written(tmp_path: Path) -> None:
     paths = plots.draw([*NAMED, *SERIES], tmp_path, "a machine")
     assert [path.name for path in paths] == ["scaling.png", "cases.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
@@ -71,18 +71,18 @@ def dashed(panel: Any) -> list[float]:
 
 
 def without_reference(measurements: list[Measurement], case: Case) -> list[Measurement]:
-    """As they are measured where autograd does not fit."""
+    """The measurements where autograd does not fit in ``case``."""
     skipped = skip(measurements, "reference", case)
     return [replace(one, to_reference=None) if one.case == case else one for one in skipped]
 
 
-def test_bars_are_the_ratios_of_neighbours_in_time_and_of_bytes_in_memory() -> None:
+def test_bars_are_the_paired_ratios_of_times_and_the_ratios_of_bytes() -> None:
     time, memory = plots.plot_cases(NAMED, "a machine").axes
     assert bars(time) == pytest.approx([1.01, 0.76, 0.51, 0.035, 0.06] * 2)
     assert bars(memory) == pytest.approx([1.0, 0.75, 0.5, 0.025, 0.05] * 2)
 
 
-def test_a_bar_has_its_ratio_and_its_absolute_figure_and_a_simpler_loss_its_name() -> None:
+def test_a_bar_is_labelled_with_ratio_and_absolute_value_and_a_simpler_loss_with_its_name() -> None:
     time, memory = plots.plot_cases(NAMED, "a machine").axes
     small = ["1.01  (400 µs)", "0.76  (300 µs)", "0.51  (200 µs)", "KD 0.04", "DIST 0.06"]
     assert texts(time)[:5] == small
@@ -100,14 +100,14 @@ def test_products_are_a_dashed_mark_and_no_bar() -> None:
     assert dashed(memory) == pytest.approx([0.25, 0.25])
 
 
-def test_the_figures_of_a_bar_that_ends_before_the_mark_of_the_products_are_behind_the_mark() -> None:
+def test_the_label_of_a_bar_that_ends_before_the_mark_of_the_products_is_behind_the_mark() -> None:
     lean = [replace(one, peak_bytes=1) if one.provider == "torch" else one for one in NAMED]
     _, memory = plots.plot_cases(lean, "a machine").axes
     assert memory.texts[1].xy[0] == pytest.approx(0.75)
     assert memory.texts[2].xy[0] == pytest.approx(0.25)
 
 
-def test_a_case_in_which_autograd_does_not_fit_has_figures_in_place_of_bars() -> None:
+def test_a_case_in_which_autograd_does_not_fit_has_text_in_place_of_bars() -> None:
     time, memory = plots.plot_cases(without_reference(NAMED, LARGE), "a machine").axes
     assert [label.get_text() for label in time.get_yticklabels()] == ["CIFAR-100\n64 x 100", "ImageNet-21k\n256 x 21841"]
     for panel, figure in ((time, "43.7 ms"), (memory, "512 kB")):
@@ -131,7 +131,7 @@ def test_the_machine_and_every_implementation_are_in_the_legend(plot: Callable[.
     assert names[:4] == ["autograd", "torch.compile", "bickd_kernels, torch", "its products alone"]
 
 
-def test_a_provider_has_one_colour_in_both_pictures() -> None:
+def test_a_provider_has_one_colour_in_both_plots() -> None:
     lines = plots.plot_series(SERIES, "a machine").axes[0].get_lines()
     patches = plots.plot_cases(NAMED, "a machine").axes[0].patches
     assert [to_rgba(line.get_color()) for line in lines[:3]] == [bar.get_facecolor() for bar in patches[:3]]

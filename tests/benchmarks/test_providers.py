@@ -1,4 +1,4 @@
-"""Providers compute what they say, and the bare products are as many as the loss has."""
+"""Providers compute the losses of their names, and the products alone are exactly those of the loss."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -58,7 +58,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_the_simpler_losses_are_those_of_the_suite(name: str) -> None:
+def test_the_simpler_losses_are_those_of_the_trainer(name: str) -> None:
     inputs = make_inputs(BOTH)
     samples = Samples(target=inputs.target, index=torch.arange(6))
     expected, _ = METHODS[name](Output(inputs.student), Output(inputs.teacher), samples)
@@ -78,7 +78,7 @@ def test_the_products_alone_have_the_flops_of_the_formula(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [BOTH, SAMPLES])
 def test_the_torch_backend_computes_no_other_products(case: Case) -> None:
-    # Not through the operator, into which a counter does not look.
+    # Not through the operator, whose products a counter does not see.
     settings = settings_of("bilateral", class_wise_weight=1.0 if case.class_side else 0.0)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         torch_backend.compute(Batch(*make_inputs(case)), settings, slice(None))
@@ -90,7 +90,7 @@ def test_least_bytes_are_both_logits_the_gradient_and_the_targets() -> None:
     assert least_bytes(BOTH) == 2 * inputs.student.nbytes + inputs.teacher.nbytes + inputs.target.nbytes
 
 
-def test_on_a_gpu_the_kernels_take_part_and_installed_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_kernels_and_installed_peers_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     assert [provider.name for provider in providers(BOTH, "cuda")][-1] == "DIST"
     assert "triton" in [provider.name for provider in providers(BOTH, "cuda")]

@@ -18,7 +18,7 @@ def access(body: str, tensor: torch.Tensor) -> Cost:
     return cost
 
 
-def test_a_kernel_is_read_with_predicates_vectors_and_the_blocks_that_branches_lead_to() -> None:
+def test_a_kernel_is_parsed_with_predicates_vectors_and_the_blocks_that_branches_lead_to() -> None:
     found = kernel("""
     setp.lt.s32 %p1, %r1, 3;
     $L__tmp1:
@@ -75,7 +75,7 @@ def test_a_kernel_is_read_with_predicates_vectors_and_the_blocks_that_branches_l
         ("cvt.s64.s32 %rd3, -5; shr.s64 %rd3, %rd3, 1; cvt.u32.u64 %r2, %rd3;", -3),
     ],
 )
-def test_whole_numbers(instruction: str, value: int) -> None:
+def test_integer_instructions_give_known_values(instruction: str, value: int) -> None:
     result = value_of(instruction)
     assert result.tolist() == [(value + 2**31) % 2**32 - 2**31] * 32
 
@@ -96,7 +96,7 @@ def test_whole_numbers(instruction: str, value: int) -> None:
         ("cvt.rn.f32.s32 %r2, -3;", -3.0),
         ("cvt.rn.f16.f32 %rs1, 0f3F800800; cvt.f32.f16 %r2, %rs1;", 1.0),
         ("mov.b16 %rs1, 0x3F80; cvt.f32.bf16 %r2, %rs1;", 1.0),
-        # 1 + 2^-8 is half way between two bfloat16 numbers, of which 1 is the even one.
+        # 1 + 2^-8 is halfway between two bfloat16 numbers, of which 1 is the even one.
         ("cvt.rn.bf16.f32 %rs1, 0f3F808000; cvt.f32.bf16 %r2, %rs1;", 1.0),
         ("cvt.rn.f16x2.f32 %r3, 0f40000000, 0f3F800000; mov.b32 {%rs1, %rs2}, %r3; cvt.f32.f16 %r2, %rs1;", 1.0),
         ("cvt.rn.bf16x2.f32 %r3, 0f40000000, 0f3F800000; mov.b32 {%rs1, %rs2}, %r3; cvt.f32.bf16 %r2, %rs2;", 2.0),
@@ -104,7 +104,7 @@ def test_whole_numbers(instruction: str, value: int) -> None:
         ("add.rn.f16x2 %r3, 0x3C003C00, 0x40003C00; mov.b32 {%rs1, %rs2}, %r3; cvt.f32.f16 %r2, %rs2;", 3.0),
     ],
 )
-def test_floating_numbers(instruction: str, value: float) -> None:
+def test_floating_point_instructions_give_known_values(instruction: str, value: float) -> None:
     assert value_of(instruction, torch.float32).tolist() == pytest.approx([value] * 32, rel=1e-7, abs=0, nan_ok=True)
 
 
@@ -141,11 +141,11 @@ def test_an_instruction_with_a_predicate_leaves_other_threads_alone() -> None:
         ("setp.lt.s32 %p1, %r1, 3; vote.sync.any.pred %p2, %p1, -1; selp.b32 %r2, 1, 0, %p2;", torch.ones(32)),
     ],
 )
-def test_lanes_of_a_warp_exchange_numbers(instruction: str, expected: torch.Tensor) -> None:
+def test_lanes_of_a_warp_exchange_values(instruction: str, expected: torch.Tensor) -> None:
     assert value_of(instruction).tolist() == expected.tolist()
 
 
-def test_warps_exchange_numbers_through_shared_memory_and_a_barrier() -> None:
+def test_warps_exchange_values_through_shared_memory_and_a_barrier() -> None:
     out = torch.zeros(64, dtype=torch.int32)
     run(
         """
@@ -165,7 +165,7 @@ def test_warps_exchange_numbers_through_shared_memory_and_a_barrier() -> None:
     assert out.tolist() == list(range(63, -1, -1))
 
 
-def test_programs_have_their_own_shared_memory_and_know_their_place() -> None:
+def test_programs_have_their_own_shared_memory_and_know_their_index() -> None:
     out = torch.zeros(3, dtype=torch.int32)
     run(
         """
@@ -229,7 +229,7 @@ def test_a_copy_of_no_bytes_fills_with_zeros_and_reads_nothing() -> None:
 
 
 @pytest.mark.parametrize(("update", "value"), [("add.u32", 496), ("max.s32", 31), ("exch.b32", 31), ("or.b32", 31)])
-def test_atomics_take_every_lane(update: str, value: int) -> None:
+def test_atomics_apply_to_every_lane(update: str, value: int) -> None:
     out = torch.zeros(32, dtype=torch.int32)
     run(f"atom.global.gpu.relaxed.{update} %r2, [%rd1], %r1;", out, out)
     assert out.tolist() == [value] + [0] * 31
@@ -237,10 +237,10 @@ def test_atomics_take_every_lane(update: str, value: int) -> None:
 
 @pytest.mark.parametrize(
     ("factor", "sectors", "ideal"),
-    # A warp's numbers side by side are 4 sectors; 32 bytes apart each has its own; all of them at one address are one.
+    # Adjacent numbers of a warp are in 4 sectors; 32 bytes apart, each has its own; at one address, all are in one.
     [(4, 4, 4), (8, 8, 4), (32, 32, 4), (128, 32, 4), (0, 1, 1)],
 )
-def test_sectors_of_an_access(factor: int, sectors: int, ideal: int) -> None:
+def test_an_access_takes_the_sectors_of_its_addresses(factor: int, sectors: int, ideal: int) -> None:
     place = f"mul.wide.u32 %rd3, %r1, {factor}; add.s64 %rd3, %rd1, %rd3;"
     for instruction, written in (("ld.global.b32 %r2, [%rd3];", False), ("st.global.b32 [%rd3], %r1;", True)):
         cost = access(f"{place} {instruction}", torch.zeros(1024))
@@ -252,7 +252,7 @@ def test_rows_that_are_not_aligned_take_one_sector_more() -> None:
     assert (cost.sectors.tolist(), cost.ideal.tolist()) == ([5], [4])
 
 
-def test_what_a_program_has_read_is_not_missed_again_unless_the_load_goes_past_the_cache() -> None:
+def test_a_second_read_does_not_miss_the_cache_unless_the_load_bypasses_it() -> None:
     first, again, past = run(
         "ld.global.b32 %r2, [%rd8]; ld.global.b32 %r3, [%rd8]; ld.global.cg.b32 %r4, [%rd8];",
         torch.zeros(32),
@@ -266,7 +266,9 @@ def test_what_a_program_has_read_is_not_missed_again_unless_the_load_goes_past_t
     # 32 banks of 4 bytes: a stride of 32 words is all in one bank, one of 33 in all banks.
     [(4, "b32", 1), (8, "b32", 2), (128, "b32", 32), (132, "b32", 1), (0, "b32", 1), (8, "b64", 2), (16, "v4.b32", 4)],
 )
-def test_wavefronts_of_an_access_to_shared_memory(factor: int, kind: str, wavefronts: int) -> None:
+def test_an_access_to_shared_memory_takes_a_wavefront_for_every_word_of_its_busiest_bank(
+    factor: int, kind: str, wavefronts: int
+) -> None:
     target = {"b32": "%r4", "b64": "%rd4", "v4.b32": "{%r4, %r5, %r6, %r7}"}[kind]
     cost = access(f"mul.lo.u32 %r2, %r1, {factor}; ld.shared.{kind} {target}, [%r2];", torch.zeros(1))
     assert cost.wavefronts.tolist() == [wavefronts]
@@ -284,7 +286,7 @@ def test_wavefronts_of_an_access_to_shared_memory(factor: int, kind: str, wavefr
         "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%r2, %r3}, {%r4}, {%r5}, {%r2, %r3};",
     ],
 )
-def test_an_instruction_that_is_not_known_is_named(unknown: str) -> None:
+def test_an_unknown_instruction_is_named(unknown: str) -> None:
     name = unknown.rstrip(";").split()[0]
     with pytest.raises(NotImplementedError, match=f"{re.escape(name)}|type f8"):
         run(unknown, torch.zeros(32), torch.zeros(32))
@@ -299,6 +301,6 @@ def test_an_instruction_that_is_not_known_is_named(unknown: str) -> None:
         ("ld.global.v2.b32 {%r2, %r3}, [%rd1 + 4];", "not aligned"),
     ],
 )
-def test_an_access_that_a_gpu_would_not_survive_is_an_error(instruction: str, error: str) -> None:
+def test_an_access_that_would_fail_on_a_gpu_is_an_error(instruction: str, error: str) -> None:
     with pytest.raises((IndexError, ValueError), match=error):
         run(instruction, torch.zeros(32), torch.zeros(32))

@@ -1,4 +1,4 @@
-"""The cases for pytest-benchmark are found, and measured where pytest is called on their folder."""
+"""pytest finds and measures the cases for pytest-benchmark when it is called on their folder."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 def test_pytest_on_the_folder_measures_the_cases() -> None:
     selection = ["benchmarks/", "-k", "64x100 and (products or torch)", "-p", "no:cacheprovider"]
     limits = ["--benchmark-max-time=0.01", "--benchmark-min-rounds=1"]
-    # A worker of pytest-xdist would hand down that it is one, and a worker does not measure.
+    # A pytest-xdist worker would pass on in the environment that it is one, and a worker does not measure.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", *selection, *limits]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

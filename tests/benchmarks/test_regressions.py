@@ -1,4 +1,4 @@
-"""Performance checks: the rule of the limits, the verdicts, and what the command makes of them."""
+"""Performance checks: the verdicts, the rule that sets the limits, the file of limits, and the command."""
 
 import json
 from collections.abc import Callable
@@ -19,12 +19,12 @@ INSTRUCTIONS = replace(TIME, what="instructions")
 
 
 def times(*ratios_: float) -> Values:
-    """Repetitions in which the reference takes 2."""
+    """Repetitions with these ratios, in which the reference takes 2."""
     return {"torch": [2 * ratio for ratio in ratios_], "reference": [2.0] * len(ratios_)}
 
 
 def in_turn(*measurements: Values) -> Callable[[], Values]:
-    """One after the other, and no more than these."""
+    """Gives these measurements one after the other, and fails after the last."""
     return iter(measurements).__next__
 
 
@@ -56,7 +56,7 @@ def test_a_time_over_its_limit_in_every_attempt_fails_with_the_best_of_them() ->
 
 
 @pytest.mark.parametrize("check", [MEMORY, INSTRUCTIONS])
-def test_what_nothing_disturbs_is_measured_once(check: Check) -> None:
+def test_memory_and_instructions_are_measured_once(check: Check) -> None:
     (verdict,) = judge([check], in_turn(times(0.6)))
     assert (verdict.failed, verdict.attempts) == (True, 1)
 
@@ -86,7 +86,7 @@ def test_a_limit_is_rounded_up_to_three_digits() -> None:
 @pytest.mark.parametrize("what", RULES)
 def test_a_slowdown_of_a_quarter_is_over_the_limit_that_the_rule_sets(what: str) -> None:
     (renewed,) = limits_by_rule([replace(TIME, what=what)], lambda: times(0.4))
-    # Also where it is measured 5 % too low.
+    # Even if it is measured 5 % too low.
     (verdict,) = judge([renewed], lambda: times(0.4 * 1.25 * 0.95))
     assert verdict.failed
 
@@ -98,17 +98,14 @@ def test_a_time_that_is_a_tenth_too_high_is_no_regression(what: str) -> None:
     assert not verdict.failed
 
 
-def test_one_measurement_decides_all_checks_of_a_batch_and_a_thing_and_times_come_first() -> None:
+def test_one_measurement_decides_all_checks_of_a_batch_and_a_quantity_and_times_come_first() -> None:
     products, larger = replace(TIME, relative_to="products"), replace(TIME, samples=7)
     groups = grouped([INSTRUCTIONS, MEMORY, larger, TIME, products])
     assert groups == [[TIME, products], [larger], [MEMORY], [INSTRUCTIONS]]
     assert providers_of(groups[0]) == ["torch", "reference", "products"]
 
 
-# -- the file
-
-
-def test_the_limits_of_the_repository_are_of_what_can_be_measured() -> None:
+def test_the_limits_of_the_repository_are_for_quantities_and_providers_that_can_be_measured() -> None:
     found = load()
     assert {check.what for check in found} == set(RULES)
     assert {name for check in found for name in (check.provider, check.relative_to)} == {
@@ -150,7 +147,7 @@ def test_a_wrong_entry_is_refused(content: str, message: str, tmp_path: Path) ->
         load(path)
 
 
-def test_the_lines_of_measure_are_entries_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_printed_limits_are_entries_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(regressions, "measure", lambda group: times(0.4))
     console = Console(width=60)
     with console.capture() as capture:
@@ -161,11 +158,8 @@ def test_the_lines_of_measure_are_entries_of_the_file(monkeypatch: pytest.Monkey
     assert "was 0.5" in capture.get()
 
 
-# -- the command
-
-
 def checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: dict[str, Values]) -> tuple[int, str, list[dict]]:
-    """Exit status, text and the content of the file, where ``measured`` has what is measured; what lacks can't be."""
+    """Exit status, text and written checks with the values in ``measured``; what is not in it cannot be measured."""
 
     def measure(group: list[Check]) -> Values:
         if group[0].what not in measured:
@@ -202,7 +196,9 @@ def test_over_a_limit_the_exit_status_is_1_and_the_check_is_named(
     assert [entry["what"] for entry in content if entry["failed"]] == [what]
 
 
-def test_what_can_not_be_measured_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_check_that_cannot_be_measured_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     within = {"forward and backward": times(0.4), "peak memory": times(0.4)}
     status, text, content = checked(monkeypatch, tmp_path, within)
     assert status == 0
@@ -240,8 +236,10 @@ def test_the_command_checks_the_limits_on_one_thread(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(regressions.sys, "argv", ["regressions"])
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
-    with pytest.raises(SystemExit) as exit_:
-        regressions.main()
-    torch.set_num_threads(before)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            regressions.main()
+    finally:
+        torch.set_num_threads(before)
     assert exit_.value.code == 1
     assert threads == [1] * RULES[TIME.what].attempts

@@ -1,4 +1,4 @@
-"""Exponents: exact laws are found, small sizes do not count, an error is said."""
+"""Fitted exponents: exact power laws are found, small sizes are left out, and the error is stated."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ def test_exact_power_laws_are_found() -> None:
     assert all(exponent.error < 1e-6 for exponent in found.values())
 
 
-def test_what_every_call_costs_has_no_part_where_it_is_all() -> None:
+def test_sizes_at_which_a_constant_cost_dominates_are_left_out() -> None:
     def with_cost(seconds: float) -> list[Measurement]:
         small, large = CLASS_SERIES[:2], CLASS_SERIES[2:]
         law = [measured(case, "a", 1e-9 * case.classes**2, None) for case in large]
@@ -44,15 +44,15 @@ def test_what_every_call_costs_has_no_part_where_it_is_all() -> None:
     assert fit(with_cost(1.0)) == [exponent]
 
 
-def test_a_cost_of_every_call_that_is_felt_lowers_the_exponent_and_shows_in_its_error() -> None:
+def test_a_smaller_constant_cost_lowers_the_exponent_and_shows_in_its_error() -> None:
     (exponent,) = fit([measured(case, "a", 1e-3 + 1e-9 * case.classes**2, None) for case in CLASS_SERIES])
-    # By the differences of the logarithms of 1.25, 2, 5 and 17, which four points in equal steps weight by 3, 4 and 3.
+    # A least-squares line through four equally spaced points weights the steps between 1.25, 2, 5 and 17 by 3, 4 and 3.
     steps = [math.log2(after / before) for before, after in itertools.pairwise((1.25, 2.0, 5.0, 17.0))]
     assert exponent.exponent == pytest.approx((3 * steps[0] + 4 * steps[1] + 3 * steps[2]) / 10)
     assert exponent.error > 0.1
 
 
-def test_the_error_holds_the_truth_under_noise() -> None:
+def test_the_true_exponent_is_within_its_error_under_noise() -> None:
     generator = random.Random(0)
     inside = 0
     for _ in range(200):
@@ -63,7 +63,7 @@ def test_the_error_holds_the_truth_under_noise() -> None:
     assert 0.9 <= inside / 200 <= 0.99
 
 
-def test_providers_are_apart_and_what_was_skipped_is_left_out() -> None:
+def test_providers_are_fitted_separately_and_skipped_sizes_are_left_out() -> None:
     series = [measured(case, "a", case.classes, None) for case in CLASS_SERIES]
     series += [measured(case, "b", case.classes**2 if case.classes < 2000 else None, None) for case in CLASS_SERIES]
     found = {exponent.provider: exponent for exponent in fit(series)}
@@ -77,11 +77,11 @@ def test_two_sizes_have_no_exponent() -> None:
     assert len(fit([measured(case, "a", 1.0, None) for case in CLASS_SERIES[:3]])) == 1
 
 
-def test_named_cases_are_no_series() -> None:
+def test_named_cases_are_not_fitted() -> None:
     assert fit([measured(Case("ImageNet", 256, classes), "a", 1.0, 1) for classes in (10, 20, 40, 80)]) == []
 
 
-def test_the_table_has_a_row_for_a_provider_and_says_its_sizes() -> None:
+def test_the_table_has_a_row_for_a_provider_and_states_its_sizes() -> None:
     exponents = [Exponent("a", "time", "C", 1.234, 0.056, 500, 4000), Exponent("a", "memory", "B", 2.0, 0.0, 128, 1024)]
     console = Console(width=140, record=True)
     console.print(scaling.table(exponents))
@@ -91,7 +91,7 @@ def test_the_table_has_a_row_for_a_provider_and_says_its_sizes() -> None:
     assert "C = 500 to 4000 and B = 128 to 1024" in " ".join(text.split())
 
 
-def test_the_table_says_the_sizes_of_a_fit_that_has_others() -> None:
+def test_the_table_states_the_sizes_of_a_fit_that_has_others() -> None:
     exponents = [Exponent(provider, "time", "C", 2.0, 0.0, 500, 4000) for provider in ("a", "b")]
     exponents.append(Exponent("reference", "time", "C", 1.5, 0.25, 250, 2000))
     console = Console(width=140, record=True)

@@ -1,4 +1,4 @@
-"""The share of the loss in a step: what is timed as the step and as the loss, and what is made of the times."""
+"""The share of the loss in a training step: what is timed as step and as loss, and the table of the shares."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ def tiny_trainers(setting: Setting = TINY) -> dict[str, RepeatedStep]:
 
 
 def stepped_trainer(method: str, setting: Setting = TINY) -> RepeatedStep:
-    """After its first step, without the gradients that it left."""
+    """A trainer after its first step, without the gradients of that step."""
     trainer = tiny_trainers(setting)[method]
     trainer.take_step()
     trainer.phase.optimizer.zero_grad(set_to_none=True)
@@ -35,7 +35,7 @@ def stepped_trainer(method: str, setting: Setting = TINY) -> RepeatedStep:
 
 
 def read_outputs(trainer: RepeatedStep) -> Output:
-    """What the method is given of the student in the loss alone, after one call."""
+    """The output of the student that ``loss_alone`` gives to the method, after one call."""
     seen: list[Output] = []
     handle = trainer.learner.method.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     trainer.loss_alone()
@@ -63,7 +63,7 @@ def rendered(shares: list[Share]) -> str:
 def test_the_loss_alone_is_the_loss_of_the_step(method: str) -> None:
     trainer = tiny_trainers()[method]
     banks = copy.deepcopy(trainer.learner.method.state_dict())
-    # The draws of crd's negatives.
+    # crd draws its negatives at random.
     torch.manual_seed(1)
     trainer.take_step()
     trainer.learner.method.load_state_dict(banks)
@@ -77,7 +77,7 @@ def test_the_loss_alone_without_a_step_before_it_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_alone_goes_back_to_the_outputs_and_heads_and_no_further(method: str) -> None:
+def test_the_backward_pass_of_the_loss_alone_ends_at_the_outputs_and_heads(method: str) -> None:
     trainer = stepped_trainer(method)
     outputs = read_outputs(trainer)
     assert outputs.logits.grad is not None
@@ -88,7 +88,7 @@ def test_the_loss_alone_goes_back_to_the_outputs_and_heads_and_no_further(method
     assert all(parameter.grad is None for parameter in trainer.learner.student.parameters())
 
 
-def test_every_call_of_the_loss_alone_begins_without_gradients() -> None:
+def test_every_call_of_the_loss_alone_starts_without_gradients() -> None:
     trainer = stepped_trainer("sskd")
     head = trainer.learner.method.student_head
     trainer.loss_alone()
@@ -121,11 +121,11 @@ def test_a_step_trains_student_and_heads_and_nothing_else(method: str) -> None:
 @pytest.mark.parametrize(
     ("method", "student_sees", "teacher_sees"), [("ce", [6], []), ("kd", [6], [6]), ("crd", [6], [6]), ("sskd", [24], [24])]
 )
-def test_a_step_passes_the_networks_what_the_method_needs(
+def test_a_step_gives_the_networks_the_images_that_the_method_needs(
     method: str, student_sees: list[int], teacher_sees: list[int]
 ) -> None:
     trainers = tiny_trainers()
-    # One teacher for all: its passes are counted even where the method must not have any.
+    # All methods share one teacher, so that its passes also show for a method that must not have any.
     kd_teacher = trainers["kd"].teacher
     assert kd_teacher is not None
     trainer = trainers[method]
@@ -134,19 +134,19 @@ def test_a_step_passes_the_networks_what_the_method_needs(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_alone_passes_nothing_through_the_networks(method: str) -> None:
+def test_the_loss_alone_does_not_run_the_networks(method: str) -> None:
     trainer = stepped_trainer(method)
     assert seen_images(trainer.learner.student, trainer.loss_alone) == []
     assert trainer.teacher is None or seen_images(trainer.teacher.network, trainer.loss_alone) == []
 
 
-def test_the_networks_are_the_same_ones_for_all_methods() -> None:
+def test_all_methods_share_the_same_networks() -> None:
     trainers = tiny_trainers().values()
     assert len({id(trainer.learner.student) for trainer in trainers}) == 1
     assert len({id(trainer.teacher) for trainer in trainers if trainer.teacher is not None}) == 1
 
 
-def test_repeated_steps_leave_the_weights_as_they_are() -> None:
+def test_repeated_steps_do_not_change_the_weights() -> None:
     trainers = tiny_trainers()
     before = [parameter.clone() for parameter in trainers["ce"].learner.student.parameters()]
     for trainer in trainers.values():
@@ -157,7 +157,7 @@ def test_repeated_steps_leave_the_weights_as_they_are() -> None:
         torch.testing.assert_close(parameter, old, rtol=0, atol=1e-5)
 
 
-def test_in_lower_precision_the_loss_alone_begins_at_the_outputs_in_float32() -> None:
+def test_in_lower_precision_the_loss_alone_starts_at_the_outputs_in_float32() -> None:
     trainer = stepped_trainer("crd", replace(TINY, precision="bf16"))
     outputs = read_outputs(trainer)
     dtypes: list[torch.dtype] = []
@@ -200,7 +200,7 @@ def test_every_method_is_measured() -> None:
 
 @pytest.fixture
 def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
-    """What takes the place of measured times; in it are the names of what was to be timed, in order."""
+    """Made-up times in place of measured ones, by the names of the timed steps in their order."""
     given: dict[str, list[float]] = {}
 
     def interleaved(steps: Mapping[str, object], **_: object) -> dict[str, list[float]]:
@@ -271,5 +271,5 @@ def test_the_table_names_the_methods_that_are_missing() -> None:
     assert "Left out for lack of memory: sskd." in rendered([share for share in shares if share.method != "sskd"])
 
 
-def test_the_table_says_that_the_passes_over_rotated_images_are_no_loss() -> None:
+def test_the_table_states_that_passes_over_rotated_images_count_as_step_and_not_as_loss() -> None:
     assert "over rotated images count as step, not as loss" in rendered([])

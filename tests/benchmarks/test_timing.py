@@ -1,4 +1,4 @@
-"""Interleaved times: who runs when, how often, and what is made of the figures."""
+"""Interleaved timing: the order and number of the calls, and the statistics of their times."""
 
 import time
 
@@ -9,7 +9,7 @@ from benchmarks.timing import Spread, interleaved, ratios, spread
 
 
 class Steps:
-    """Steps that take a given time on a clock of their own, and remember the order of their calls."""
+    """Steps that take given times on a fake clock, and record the order of their calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
         self.now, self.calls = 0.0, ""
@@ -48,12 +48,12 @@ def test_repetitions_fill_the_time_within_their_bounds(
     assert len(interleaved(steps.by_name, seconds=seconds, least=3, most=most)["a"]) == expected
 
 
-def test_the_clock_is_a_real_one() -> None:
+def test_times_are_those_of_a_real_clock() -> None:
     (seconds,) = interleaved({"sleep": lambda: time.sleep(0.02)}, seconds=0.0, least=1)["sleep"]
     assert 0.02 <= seconds < 1.0
 
 
-def test_median_and_quartiles() -> None:
+def test_a_spread_is_the_median_between_the_quartiles() -> None:
     assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(2.0, 3.0, 4.0)
     assert spread([7.0]) == Spread(7.0, 7.0, 7.0)
 

@@ -1,4 +1,4 @@
-"""Options of a dataclass: spellings, files, and which of them is stronger."""
+"""Command lines for dataclasses: spellings of options, YAML files, and which setting takes precedence."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,21 +33,21 @@ def read(*arguments: str, **defaults: Any) -> Example:
     return parse(Example, arguments, description="An example.", defaults=defaults)
 
 
-def test_without_arguments_the_defaults_of_the_class_hold() -> None:
+def test_without_arguments_the_class_defaults_apply() -> None:
     assert read() == Example()
 
 
 @pytest.mark.parametrize("arguments", [("--batch-size", "5"), ("--batch_size", "5"), ("--batch_size=5",)])
-def test_an_option_is_known_with_dashes_and_with_underscores(arguments: tuple[str, ...]) -> None:
+def test_an_option_may_be_spelled_with_dashes_or_underscores(arguments: tuple[str, ...]) -> None:
     assert read(*arguments).batch_size == 5
 
 
-def test_only_the_name_of_an_option_gets_dashes() -> None:
+def test_the_value_of_an_option_keeps_its_underscores() -> None:
     parsed = read("--folder=a_b", "--settings.kd_weight", "4", "--settings.positives=by_sample")
     assert (parsed.folder, parsed.settings) == (Path("a_b"), {"kd_weight": 4, "positives": "by_sample"})
 
 
-def test_names_of_settings_have_underscores_however_they_are_given() -> None:
+def test_names_of_settings_get_underscores_in_either_spelling() -> None:
     assert read("--settings.kd-weight", "4", "--settings.ce-weight=1").settings == {"kd_weight": 4, "ce_weight": 1}
 
 
@@ -58,12 +58,14 @@ def test_names_of_settings_have_underscores_however_they_are_given() -> None:
         ("--milestones", "[3,", "5]"), ("--milestones", "[3, 5]"), ("--milestones=3,5",),
     ],
 )  # fmt: skip
-def test_several_values_are_given_one_after_the_other_or_as_a_list(arguments: tuple[str, ...]) -> None:
+def test_several_values_may_be_separate_arguments_or_one_list(arguments: tuple[str, ...]) -> None:
     assert read(*arguments, "--batch-size", "4") == Example(batch_size=4, milestones=(3, 5))
 
 
 @pytest.mark.parametrize("arguments", [("--batch", "5"), ("--batchsize", "5"), ("--mile", "3")])
-def test_an_option_is_not_guessed_from_its_beginning(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_abbreviated_or_misspelled_option_is_refused(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         read(*arguments)
     assert arguments[0] in capsys.readouterr().err
@@ -74,7 +76,7 @@ def test_a_flag_needs_no_value_and_takes_one(arguments: tuple[str, ...], expecte
     assert read(*arguments, "--batch-size", "4") == Example(batch_size=4, strict=expected)
 
 
-def test_the_command_line_is_stronger_than_the_file_and_the_file_than_a_preset(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file_and_the_file_overrides_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("batch_size: 9\nstrict: true\nsettings: {kd_weight: 3, ce_weight: 1}\nmilestones: [3, 4]\n")
     parsed = read("--config", str(file), "--batch-size", "2", "--settings.kd_weight", "5", strict=False, folder=Path("p"))
@@ -89,7 +91,7 @@ def test_the_help_has_a_line_for_every_field(capsys: pytest.CaptureFixture[str])
     assert "samples of a step, 100 % of them." in printed
 
 
-def test_the_help_has_its_groups_in_their_order_and_the_rest_after_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_lists_the_groups_in_order_and_the_other_options_last(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(Example, ["--help"], description="", groups={"where": ("folder",), "what": ("settings", "batch_size", "gone")})
     lines = capsys.readouterr().out.splitlines()
@@ -105,11 +107,11 @@ def test_the_help_has_its_groups_in_their_order_and_the_rest_after_them(capsys: 
         (("--batch-size", "3"), None), (("--preset",), None),
     ],
 )  # fmt: skip
-def test_an_option_is_found_before_the_others_are_read(arguments: tuple[str, ...], expected: str | None) -> None:
+def test_an_option_is_found_without_parsing_the_others(arguments: tuple[str, ...], expected: str | None) -> None:
     assert given(arguments, "preset") == expected
 
 
-def test_an_option_is_found_in_a_file_and_the_command_line_is_stronger(tmp_path: Path) -> None:
+def test_an_option_is_found_in_a_file_and_the_command_line_overrides_it(tmp_path: Path) -> None:
     for name, text in (("a.yaml", "preset: a\nbatch-size: 3\n"), ("b.yaml", "preset: b\n"), ("c.yaml", "batch-size: 5\n")):
         (tmp_path / name).write_text(text)
     files = [f"--config={tmp_path / name}" for name in ("a.yaml", "b.yaml", "c.yaml")]
@@ -121,7 +123,7 @@ def test_an_option_is_found_in_a_file_and_the_command_line_is_stronger(tmp_path:
 
 
 @pytest.mark.parametrize("spelling", ["--print-config", "--print_config"])
-def test_the_printed_configuration_is_one_that_the_command_reads(
+def test_the_command_reads_the_configuration_that_it_prints(
     spelling: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

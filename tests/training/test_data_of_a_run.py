@@ -1,4 +1,4 @@
-"""Runs on folders of images: the data is known by its contents, and what is no image is told."""
+"""Runs on folders of images: the contents identify the data, and files that are not images are reported."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_a_run_whose_data_moved_is_resumed(unfinished: Path, folder: Path, tmp_p
     assert main(["--config", str(unfinished / "config.yaml"), "--resume", *moved]) == 0
 
 
-def test_a_teacher_and_its_cache_serve_the_same_data_by_another_path(
+def test_a_teacher_and_its_cache_are_valid_for_the_same_data_at_another_path(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(folder, tmp_path / "teacher")) == 0
@@ -89,7 +89,7 @@ def test_a_teacher_and_its_cache_serve_the_same_data_by_another_path(
     assert main(as_imagenet) == 0
 
 
-def test_a_teacher_of_other_classes_is_refused_by_their_names(
+def test_a_teacher_of_other_classes_is_refused_and_the_classes_are_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(folder, tmp_path / "teacher")) == 0
@@ -100,7 +100,7 @@ def test_a_teacher_of_other_classes_is_refused_by_their_names(
     assert "3 classes instead of 3, without cat and with dog" in capsys.readouterr().err
 
 
-def test_the_home_folder_is_known_in_every_path_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_stands_for_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     paths = {"data": "~/d", "teacher_checkpoint": "~/t.pt", "teacher_cache": "~/c", "output": "~/o"}
     config = Config(method="kd", views=1, **{name: Path(path) for name, path in paths.items()})
@@ -112,12 +112,12 @@ def test_the_home_folder_is_known_in_every_path_of_a_file(tmp_path: Path, monkey
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_home_folder_of_nobody_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_home_folder_of_an_unknown_user_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--method", "ce", "--output", "~nobody-of-this-name/run"]) == 2
     assert "output must be a path, got ~nobody-of-this-name/run" in capsys.readouterr().err
 
 
-def test_the_start_tells_classes_images_and_what_was_left_out(
+def test_a_run_first_prints_classes_image_counts_and_what_was_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(12):
@@ -137,7 +137,7 @@ def test_the_start_tells_classes_images_and_what_was_left_out(
 
 
 BROKEN = "cr\udce8me [x] :cat:.png"
-"""A name in Latin-1, with what could be taken for markup and emoji."""
+"""A file name in Latin-1, with characters that could be taken for markup and emoji."""
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -165,7 +165,9 @@ def test_broken_images_of_every_split_are_left_out_named_and_counted(
         assert record["skipped"] + record["validation_skipped"] == 4
 
 
-def test_a_run_in_folders_of_odd_names_goes_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_and_output_folders_may_have_unusual_names(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     odd = tmp_path / "café [x] :cat:"
     folder.rename(odd)
     (odd / "train" / "bee").rename(odd / "train" / "b\udce9e")
@@ -179,7 +181,7 @@ def test_a_run_in_folders_of_odd_names_goes_on(folder: Path, tmp_path: Path, cap
     assert "run é [x] :cat: is already finished" in capsys.readouterr().out
 
 
-def test_a_setting_that_no_file_of_settings_can_hold_is_refused(
+def test_a_setting_that_is_not_valid_utf8_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = tmp_path / "caf\udce9"

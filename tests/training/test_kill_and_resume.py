@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or damaged goes on as if nothing had been."""
+"""A run that is killed, stopped or damaged resumes as if nothing had happened."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SMALL = "from training.data import digits100; digits100.PAIRS.update(train=160, 
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
-    """The command in a process of its own, on a data set small enough for a test."""
+    """Starts the command in its own process, on a data set small enough for a test."""
     code = f"{SMALL}import sys; from training.train import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -45,7 +45,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(teacher: Path, output: Path) -> list[str]:
-    """crd, because it has heads, a memory bank and random negatives beside all that others have."""
+    """Method crd, because it has heads, a memory bank and random negatives in addition to what every method has."""
     return [
         "--method", "crd", "--settings.negatives", "64", "--teacher-checkpoint", str(teacher), "--epochs", "3",
         "--batch-size", "16", "--accumulate", "2", "--ema-decay", "0.9", "--workers", "2", "--checkpoint-minutes", "0",
@@ -55,14 +55,14 @@ def arguments(teacher: Path, output: Path) -> list[str]:
 
 
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Weights and numbers of a finished run, without its times."""
+    """Weights and metrics of a finished run, without its times."""
     state = files.read(folder / "checkpoint.pt")["state"]
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     times = ("seconds", "evaluation_seconds", "images_per_second")
     return state, [{name: value for name, value in record.items() if name not in times} for record in records]
 
 
-def test_a_run_killed_at_random_steps_ends_in_the_bits_of_the_uninterrupted_one(teacher: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_random_steps_ends_with_the_same_bits_as_an_uninterrupted_one(teacher: Path, tmp_path: Path) -> None:
     finish(start(*arguments(teacher, tmp_path / "whole")))
     killed, chance, kills = tmp_path / "killed", random.Random(), 0
     process = start(*arguments(teacher, killed))
@@ -73,7 +73,7 @@ def test_a_run_killed_at_random_steps_ends_in_the_bits_of_the_uninterrupted_one(
             if (killed / "last.pt").exists() and (killed / "last.pt").stat().st_mtime_ns != seen:
                 break
             time.sleep(0.01)
-        # At any point of the steps after a save, writing the next one included.
+        # The kill may come at any point after a save, also while the next one is being written.
         time.sleep(chance.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -89,7 +89,7 @@ def test_a_run_killed_at_random_steps_ends_in_the_bits_of_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_tells_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_saves_a_checkpoint_and_prints_the_resume_command(number: signal.Signals, tmp_path: Path) -> None:
     output = tmp_path / "run"
     process = start("--method", "ce", "--epochs", "400", "--workers", "1", "--output", str(output))
     deadline = time.monotonic() + 120
@@ -121,7 +121,7 @@ def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
-def test_a_damaged_save_is_told_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
     damage: str, unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = unfinished / "last.pt"
@@ -129,7 +129,7 @@ def test_a_damaged_save_is_told_and_the_one_before_is_used(
     if damage == "truncated":
         content = content[: len(content) // 2]
     else:
-        # Not any byte: what fills the archive up between its members is no content.
+        # Not just any byte: the padding between the members of the archive is not content.
         content[content.index(b"learner")] ^= 1
     last.write_bytes(content)
     with pytest.warns(UserWarning, match=r"last.pt is damaged or not a checkpoint.*; trying the previous checkpoint"):
@@ -139,9 +139,7 @@ def test_a_damaged_save_is_told_and_the_one_before_is_used(
     assert [record["epoch"] for record in records] == [1, 2, 3]
 
 
-def test_a_run_of_which_nothing_can_be_read_is_not_started_anew_over_it(
-    unfinished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_without_a_readable_checkpoint_is_not_restarted(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("last.pt", "previous.pt"):
         (unfinished / name).write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="damaged"):

@@ -1,4 +1,4 @@
-"""Which part of the suite may import which."""
+"""Imports within ``training``: no package imports one above it, and no imports are circular."""
 
 import ast
 from pathlib import Path
@@ -12,7 +12,7 @@ LAYERS = ("models", "methods", "data", "storage", "loop", "compare")
 
 
 def imported(file: Path) -> set[str]:
-    """The modules of the suite that a file imports, also within functions."""
+    """The modules of ``training`` that a file imports, also within functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -23,7 +23,7 @@ def imported(file: Path) -> set[str]:
 
 
 def modules() -> dict[str, set[str]]:
-    """What each module of the suite imports of it."""
+    """The modules of ``training`` that each of them imports."""
     files = {
         ".".join(("training", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): file
         for file in ROOT.rglob("*.py")
@@ -32,7 +32,7 @@ def modules() -> dict[str, set[str]]:
 
 
 def layer(module: str) -> int | None:
-    """The place of its package, None for the modules that are in none."""
+    """The place of the module's package in ``LAYERS``; None for a module outside them."""
     package = module.split(".")[1] if "." in module else ""
     return LAYERS.index(package) if package in LAYERS else None
 
@@ -48,7 +48,7 @@ def test_no_package_imports_one_above_it() -> None:
     assert found == []
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_no_imports_are_circular() -> None:
     imports = modules()
     while free := [name for name, others in imports.items() if not others & imports.keys()]:
         for name in free:

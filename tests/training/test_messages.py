@@ -1,4 +1,4 @@
-"""Messages reach the terminal as they are, whatever is in the name of a file."""
+"""Messages reach the terminal unchanged or escaped, whatever characters a file name has."""
 
 from io import BytesIO, TextIOWrapper
 
@@ -22,7 +22,7 @@ from training.messages import complain, printable, say
         ("a\nb\x1b[2J\rc", "utf-8", "a\\nb\\x1b[2J\\rc"),
     ],
 )
-def test_a_name_is_shown_as_it_is_or_escaped(message: str, encoding: str, shown: str) -> None:
+def test_a_name_is_shown_unchanged_or_escaped(message: str, encoding: str, shown: str) -> None:
     assert printable(message, encoding) == shown
     stream = TextIOWrapper(BytesIO(), encoding=encoding)
     say(Console(file=stream, force_terminal=False, width=20), f"left out: {message}")

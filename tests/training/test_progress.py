@@ -1,4 +1,4 @@
-"""What a person sees: a bar in a terminal, plain lines elsewhere."""
+"""Progress of a run: a bar in a terminal, plain lines elsewhere."""
 
 from io import StringIO
 
@@ -26,13 +26,13 @@ def shown(*, terminal: bool, broken: int = 0) -> str:
     return output.getvalue()
 
 
-def test_a_terminal_has_a_bar_with_steps_speed_accuracy_and_terms() -> None:
+def test_a_terminal_shows_a_bar_with_steps_speed_accuracy_and_terms() -> None:
     printed = shown(terminal=True)
     for part in ("epoch 2/3", "50/100", "830 images/s", "accuracy 61.4 %", "loss 1.250", "ce 1.500", "kd 0.750"):
         assert part in printed
 
 
-def test_elsewhere_there_is_a_plain_line_for_each_epoch_and_no_bar() -> None:
+def test_outside_a_terminal_each_epoch_prints_a_plain_line_and_no_bar() -> None:
     assert shown(terminal=False) == (
         "kd cnn_small seed 0: epoch 2/3, loss 1.2500, validation 55.50 %, test 54.25 %, 8.0 s, 830 images/s, "
         "7 images left out\n"

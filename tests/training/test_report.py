@@ -1,4 +1,4 @@
-"""The table: last epoch as the headline, the best epoch chosen on the validation split."""
+"""Tables of results: the last epoch is the headline, the best epoch is chosen on the validation split."""
 
 import dataclasses
 import math
@@ -43,13 +43,13 @@ def test_one_seed_has_no_deviation() -> None:
     assert report.rows({"ce": RUNS[:1]}) == [("ce", "60.00", "", "50.00", "60.00")]
 
 
-def test_similarity_is_1_on_the_diagonal_of_equal_networks_and_small_between_sure_classes() -> None:
+def test_the_similarity_of_equal_confident_networks_is_the_identity() -> None:
     logits = 40 * torch.eye(4).repeat(3, 1)
     torch.testing.assert_close(report.class_similarity(logits, logits), torch.eye(4), rtol=0, atol=1e-6)
 
 
-def test_a_class_that_is_all_but_impossible_is_as_similar_to_itself_as_any() -> None:
-    # Its logarithms are near -1.5e7, where float32 has no fractions.
+def test_a_class_of_vanishing_probability_has_similarity_1_to_itself() -> None:
+    # Its log-probabilities are near -1.5e7, where float32 has no fractions.
     logits = torch.tensor([[0.0, 3e7], [0.0, 3e7]])
     torch.testing.assert_close(report.class_similarity(logits, logits).diagonal(), torch.ones(2), rtol=0, atol=1e-6)
 

@@ -22,7 +22,7 @@ COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of noisy colours, one image of them cut off, and a teacher."""
+    """Three classes of noisy colours, one truncated image among them, and a teacher."""
     root = tmp_path_factory.mktemp("imagenet")
     random = np.random.default_rng(0)
     for part, count in (("train", 17), ("val", 6)):
@@ -67,13 +67,13 @@ def test_two_processes_train_a_student_and_leave_out_a_broken_image(folder: Path
     assert (trained.name, trained.classes) == ("resnet18", 3)
 
 
-def test_a_wrong_setting_stops_all_processes_with_one_reason(folder: Path, tmp_path: Path) -> None:
+def test_a_wrong_setting_stops_all_processes_with_the_reason(folder: Path, tmp_path: Path) -> None:
     done = torchrun(folder, tmp_path / "run", "--method", "ce", "--batch-size", "15")
     assert done.returncode != 0
     assert "batch_size must be a multiple of processes x accumulate = 2 x 1, got 15" in done.stderr
 
 
-def test_the_preset_is_the_recipe_of_the_literature_and_options_are_stronger() -> None:
+def test_the_preset_is_the_published_recipe_and_options_override_it() -> None:
     config = configure(["--teacher", "resnet34", "--method", "kd", "--epochs", "90"], "imagenet")
     assert (config.epochs, config.batch_size, config.learning_rate, config.weight_decay) == (90, 256, 0.1, 1e-4)
     assert config.milestones == (30, 60, 90)
@@ -82,7 +82,7 @@ def test_the_preset_is_the_recipe_of_the_literature_and_options_are_stronger() -
     assert own.settings == {"temperature": 2, "ce_weight": 0.5, "kd_weight": 0.5}
 
 
-def test_the_command_as_a_file_finds_the_project_from_any_folder(tmp_path: Path) -> None:
+def test_the_command_run_as_a_file_finds_the_project_from_any_folder(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "training" / "train_cifar100.py"), "--method", "ce", "--print-config"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)

@@ -1,6 +1,5 @@
-"""Files that were made to execute code are refused, and execute none."""
+"""Files crafted to execute code are refused, and their code does not run."""
 
-import contextlib
 import dataclasses
 import pickle
 import sys
@@ -33,7 +32,7 @@ Main = Callable[[Sequence[str]], int]
 
 @pytest.fixture
 def sign(tmp_path: Path) -> Path:
-    """What the payload leaves behind."""
+    """The folder that the payload creates when it runs."""
     return tmp_path / "executed"
 
 
@@ -50,9 +49,7 @@ def write_archive(path: Path, sign: Path) -> None:
 WRITERS = [pytest.param(write_pickle, id="pickle"), pytest.param(write_archive, id="archive")]
 
 
-def test_the_payload_of_these_tests_works_where_nothing_refuses_it(
-    tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_payload_runs_where_nothing_refuses_it(tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Importing the trainer sets it.
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     write_archive(tmp_path / "file.pt", sign)
@@ -61,7 +58,9 @@ def test_the_payload_of_these_tests_works_where_nothing_refuses_it(
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_a_teachers_checkpoint(write: Write, tmp_path: Path, sign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malicious_teacher_checkpoint_is_refused(
+    write: Write, tmp_path: Path, sign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "teacher.pt"
     write(path, sign)
     assert train.main(["--teacher-checkpoint", str(path), "--output", str(tmp_path / "run")]) == 2
@@ -74,7 +73,7 @@ def test_a_teachers_checkpoint(write: Write, tmp_path: Path, sign: Path, capsys:
 @pytest.mark.parametrize("option", ["--student-checkpoint", "--evaluate"])
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "weights.bin"])
 @pytest.mark.parametrize("write", WRITERS)
-def test_weights_from_elsewhere(
+def test_malicious_weights_are_refused(
     write: Write, name: str, option: str, tmp_path: Path, sign: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / name, sign)
@@ -93,7 +92,7 @@ def test_weights_from_elsewhere(
     ],
     ids=str,
 )  # fmt: skip
-def test_a_checkpoint_with_other_things_in_the_place_of_its_entries(
+def test_a_checkpoint_with_an_entry_of_the_wrong_type_is_refused(
     entry: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = {
@@ -105,16 +104,22 @@ def test_a_checkpoint_with_other_things_in_the_place_of_its_entries(
     assert "file.pt is not a checkpoint of this version" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("metadata", [{"class_names": "not JSON"}, {"class_names": "5"}, {"class_names": "[5]"}], ids=str)
-def test_the_metadata_of_a_safetensors_file(metadata: dict[str, str], tmp_path: Path) -> None:
+def test_class_names_in_safetensors_metadata_that_are_not_json_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"
-    safetensors.torch.save_file({"a.weight": torch.zeros(1)}, path, metadata)
-    with contextlib.suppress(ValueError):
-        assert checkpoint.read(path).weights.class_names == ()
+    safetensors.torch.save_file({"a.weight": torch.zeros(1)}, path, {"class_names": "not JSON"})
+    with pytest.raises(ValueError, match=r"is damaged or not a \.safetensors file"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("names", ["5", "[5]"])
+def test_class_names_in_safetensors_metadata_that_are_not_texts_are_ignored(names: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    safetensors.torch.save_file({"a.weight": torch.zeros(1)}, path, {"class_names": names})
+    assert checkpoint.read(path).weights.class_names == ()
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_the_save_of_an_unfinished_run(write: Write, tmp_path: Path, sign: Path) -> None:
+def test_malicious_checkpoints_of_an_unfinished_run_are_refused(write: Write, tmp_path: Path, sign: Path) -> None:
     for name in ("last.pt", "previous.pt"):
         write(tmp_path / name, sign)
     with (
@@ -126,7 +131,7 @@ def test_the_save_of_an_unfinished_run(write: Write, tmp_path: Path, sign: Path)
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_published_weights_on_this_machine(
+def test_malicious_published_weights_on_this_machine_are_refused(
     write: Write, tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -138,7 +143,7 @@ def test_published_weights_on_this_machine(
 
 
 @pytest.mark.parametrize("name", ["view-0.logits", "view-0.checksums"])
-def test_a_file_of_a_cache(name: str, tmp_path: Path, sign: Path) -> None:
+def test_a_malicious_file_in_a_logit_cache_is_ignored(name: str, tmp_path: Path, sign: Path) -> None:
     write_pickle(tmp_path / name, sign)
     cache = LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
     assert cache.get(0, torch.arange(3)) is None
@@ -146,13 +151,13 @@ def test_a_file_of_a_cache(name: str, tmp_path: Path, sign: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\x80\x02.", b"[1]", b"3", b"{"])
-def test_the_description_of_a_cache_that_is_something_else(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_description_of_a_logit_cache_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "description.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"^teacher_cache .* is damaged or not a cache"):
         LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
 
 
-def test_a_script_beside_parquet_files(tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_beside_parquet_files_does_not_run(tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "hub"
     folder.mkdir()
@@ -171,7 +176,7 @@ def test_a_script_beside_parquet_files(tmp_path: Path, sign: Path, monkeypatch: 
     assert not sign.exists()
 
 
-def test_the_pickles_of_cifar(tmp_path: Path, sign: Path) -> None:
+def test_malicious_cifar_pickles_are_refused(tmp_path: Path, sign: Path) -> None:
     folder = tmp_path / datasets.CIFAR10.base_folder
     for name, _ in (*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list, (datasets.CIFAR10.meta["filename"], "")):
         write_pickle(folder / name, sign)
@@ -180,7 +185,7 @@ def test_the_pickles_of_cifar(tmp_path: Path, sign: Path) -> None:
     assert not sign.exists()
 
 
-def test_the_form_in_which_torchvision_once_kept_fashion_mnist(tmp_path: Path, sign: Path) -> None:
+def test_malicious_fashion_mnist_files_in_the_old_torchvision_format_are_refused(tmp_path: Path, sign: Path) -> None:
     for name in ("training.pt", "test.pt"):
         write_pickle(tmp_path / "FashionMNIST" / "processed" / name, sign)
     with pytest.raises((ValueError, FileNotFoundError, pickle.UnpicklingError)):
@@ -198,7 +203,7 @@ def test_the_form_in_which_torchvision_once_kept_fashion_mnist(tmp_path: Path, s
         "method: !!python/name:os.mkdir",
     ],
 )
-def test_a_configuration_with_yaml_tags(
+def test_a_configuration_with_yaml_tags_is_refused(
     main: Main, text: str, tmp_path: Path, sign: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.yaml").write_text(text.format(sign=sign))
@@ -220,7 +225,7 @@ def test_a_configuration_with_yaml_tags(
 @pytest.mark.parametrize(
     "value", ["{class_path: planted.Class}", "{kd_weight: {class_path: planted.Class}}", "[{class_path: planted.Class}]"]
 )
-def test_a_configuration_that_names_a_class(
+def test_a_configuration_that_names_a_class_is_refused(
     main: Main, setting: str, value: str, tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""Commands with weights from elsewhere: teachers, starts of students, measured checkpoints, and what a run gives away."""
+"""Weights in and out of a run: teachers, initial weights of students, evaluated checkpoints and exported students."""
 
 import json
 import re
@@ -25,7 +25,7 @@ COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40), 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of one colour each, in a folder for each colour."""
+    """Images of one noisy colour each, in a folder for each colour."""
     root = tmp_path_factory.mktemp("colours")
     random = np.random.default_rng(0)
     for part, count in (("train", 16), ("val", 10)):
@@ -79,7 +79,7 @@ def test_the_exported_student_has_the_weights_that_were_measured_and_their_class
     assert float(metadata["test_accuracy"]) == files.read(teacher / "checkpoint.pt")["test_accuracy"]
 
 
-def test_a_student_of_torchvision_is_loaded_there_by_two_lines(folder: Path, tmp_path: Path) -> None:
+def test_an_exported_torchvision_student_loads_in_torchvision(folder: Path, tmp_path: Path) -> None:
     options = ["--method", "ce", "--student", "squeezenet1_1", "--image-size", "32", "--channels-last"]
     assert train(folder, tmp_path / "run", *options) == 0
     model = models.squeezenet1_1(num_classes=4)
@@ -115,13 +115,13 @@ def test_a_teacher_from_elsewhere_reaches_its_accuracy(
 
 
 def reordered(run: Path) -> dict[str, torch.Tensor]:
-    """The weights of a run, their classes in another order."""
+    """The weights of a run with its classes in another order."""
     state = state_of(run)
     order = [1, 2, 3, 0]
     return {name: value[order] if name.startswith("classifier.") else value for name, value in state.items()}
 
 
-def test_a_teacher_whose_classes_are_in_another_order_is_warned_of_with_the_likely_cause(
+def test_a_teacher_with_classes_in_another_order_is_reported_with_the_likely_cause(
     teacher: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(reordered(teacher), tmp_path / "weights.pt")
@@ -167,7 +167,7 @@ def test_a_teacher_may_see_images_of_another_size_than_it_was_trained_on(
 
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
-def test_a_network_of_one_input_size_ends_the_run_before_anything_is_made(
+def test_a_network_with_a_fixed_input_size_ends_the_run_before_anything_is_written(
     role: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if role == "student":
@@ -182,7 +182,7 @@ def test_a_network_of_one_input_size_ends_the_run_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_student_starts_from_weights_and_its_classifier_is_new_only_when_asked(
+def test_a_student_starts_from_weights_and_gets_a_new_classifier_only_on_request(
     teacher: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = make_model("cnn_small", 3, 10).state_dict()
@@ -200,7 +200,7 @@ def test_a_student_starts_from_weights_and_its_classifier_is_new_only_when_asked
             assert torch.equal(value, state[name]), name
 
 
-def test_a_resumed_student_needs_its_first_weights_no_more(
+def test_a_resumed_student_no_longer_needs_its_initial_weights(
     teacher: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = tmp_path / "weights.pt"
@@ -263,7 +263,7 @@ def test_weights_from_elsewhere_are_measured_on_any_split(
     assert "split must exist" in capsys.readouterr().err
 
 
-def test_top5_and_calibration_error_are_those_of_their_definitions(
+def test_top5_and_calibration_error_match_their_definitions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(digits100, "PAIRS", {"train": 50, "validation": 20, "test": 300})

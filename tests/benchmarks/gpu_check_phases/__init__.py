@@ -1,1 +1,1 @@
-"""Phases of ``gpu_check`` that need no GPU: they work, are wrong, hang, crash, or do not start."""
+"""Phases of ``gpu_check`` that need no GPU: they work, give wrong numbers, hang, crash, or do not start."""

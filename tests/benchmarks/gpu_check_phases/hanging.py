@@ -1,4 +1,4 @@
-"""A task that hangs in its own time, one that is quick, and one that hangs to the end."""
+"""A task that hangs until its own deadline, a quick one, and one that hangs until the end of the phase."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A task after which its process can use the GPU no more, as after an illegal access; what comes later needs another one."""
+"""A task after which its process can no longer use the GPU, as after an illegal access; later tasks need another process."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Three tasks that pass, in whichever process."""
+"""Three tasks that pass and report their process."""
 
 import os
 from pathlib import Path

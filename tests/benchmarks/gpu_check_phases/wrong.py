@@ -1,4 +1,4 @@
-"""A wrong number, an exception, and a right one."""
+"""A task with a wrong number, one that raises, and one that passes."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""Stands in for ``python -m training.train`` in the tests of compare: the files of a run within milliseconds.
+"""Replaces ``python -m training.train`` in the tests of compare: writes the files of a run within milliseconds.
 
-Validation accuracy rises with the product of the settings, test accuracy falls with it. FAKE_FAILURES has exit statuses by
-the beginning of a run's folder, FAKE_PATIENCE the seconds that a run takes, FAKE_CALLS the file that lists the calls.
+Validation accuracy rises with the product of the settings, test accuracy falls with it. FAKE_FAILURES maps prefixes of
+folder names to exit statuses, FAKE_PATIENCE is the duration of a run in seconds, FAKE_CALLS the file that lists the calls.
 """
 
 import json

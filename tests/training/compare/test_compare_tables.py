@@ -1,4 +1,4 @@
-"""results.md and the figures in it, from made-up folders of runs, against values computed by hand."""
+"""The results of made-up runs, as tables, notes and JSON, against values computed by hand."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def report(comparison: Comparison, label: str, seed: int, drawn: dict[str, float
 
 
 def cells(results: Results, block: int = 0) -> dict[str, dict[str, str]]:
-    """By method and heading."""
+    """The cells of a table by method and heading."""
     table = tables.tables(results)[block]
     return {line[0]: dict(zip(table.headings, line, strict=True)) for line in table.lines}
 
@@ -56,7 +56,7 @@ def results(comparison: Comparison) -> Results:
     return load_results(comparison, TEACHER)
 
 
-def test_the_report_tells_the_optimizer_and_a_teacher_near_chance(tmp_path: Path) -> None:
+def test_the_report_states_the_optimizer_and_warns_of_a_teacher_near_chance(tmp_path: Path) -> None:
     comparison = Comparison(
         methods=("kd",), seeds=1, output=tmp_path, optimizer="adamw", decay_norms_and_biases=False, clip_norm=2.0,
         warmup_steps=30,
@@ -103,7 +103,7 @@ def test_without_ce_times_are_relative_to_kd_and_without_kd_there_is_no_differen
         assert line["time per step"] == ("30.00 ms (1.50)" if "kd" in methods else "30.00 ms")
 
 
-def test_the_settings_are_the_fixed_and_the_searched_ones(results: Results) -> None:
+def test_a_row_lists_the_fixed_and_the_searched_settings(results: Results) -> None:
     table = cells(results)
     assert table["kd"]["settings"] == "ce_weight 0.1, kd_weight 0.9"
     assert table["bickd:class_wise_weight=0"]["settings"].startswith("class_wise_weight 0, ce_weight 0.1, kd_weight 0.9, ")
@@ -121,7 +121,7 @@ def test_the_protocol_names_data_models_teacher_and_recipe(results: Results) -> 
     assert "shared" not in text
 
 
-def test_the_protocol_tells_of_repeated_views_and_of_cached_logits(tmp_path: Path) -> None:
+def test_the_protocol_states_repeated_views_and_cached_logits(tmp_path: Path) -> None:
     plain = Comparison(methods=("ce", "kd", "rkd"), output=tmp_path)
     cached = Comparison(methods=("ce", "kd", "rkd"), views=8, output=tmp_path)
     texts = [tables.document(load_results(comparison, TEACHER)) for comparison in (plain, cached)]
@@ -131,13 +131,13 @@ def test_the_protocol_tells_of_repeated_views_and_of_cached_logits(tmp_path: Pat
     assert "Runs of kd read the teacher's logits from disk" in texts[1]
 
 
-def test_what_the_students_are_like_is_told_of_every_choice_of_settings_once(tuned: Comparison) -> None:
+def test_the_table_of_students_has_one_row_for_each_choice_of_settings(tuned: Comparison) -> None:
     students = cells(load_results(tuned, TEACHER), block=2)
     assert list(students) == ["ce", "kd", "bickd", "kd, tuned"]
     assert students["kd"]["training accuracy"] == "-"
 
 
-def test_figures_of_the_students_are_over_the_seeds_that_have_them(comparison: Comparison) -> None:
+def test_student_metrics_are_averaged_over_the_seeds_that_have_them(comparison: Comparison) -> None:
     finish(report(comparison, "kd", 0), 70.0, train_accuracy=80.0, teacher_agreement=60.0, calibration_error=None)
     finish(report(comparison, "kd", 1), 70.0, train_accuracy=82.0)
     students = cells(load_results(comparison, TEACHER), block=1)["kd"]
@@ -146,12 +146,12 @@ def test_figures_of_the_students_are_over_the_seeds_that_have_them(comparison: C
     assert students["calibration error"] == "-"
 
 
-def test_times_beside_other_runs_are_said_to_be_so(comparison: Comparison, results: Results) -> None:
+def test_the_report_states_that_runs_shared_the_machine(comparison: Comparison, results: Results) -> None:
     (report(comparison, "kd", 1).folder / "launch.json").write_text('{"jobs": 4}')
     assert "Up to 4 runs shared the machine" in tables.document(load_results(comparison, TEACHER))
 
 
-def test_missing_runs_are_marked_and_pairs_are_of_seeds_that_both_have(comparison: Comparison) -> None:
+def test_missing_runs_are_marked_and_differences_use_the_seeds_that_both_methods_have(comparison: Comparison) -> None:
     finish(report(comparison, "kd", 0), 70.0)
     fail(report(comparison, "kd", 1), 2)
     finish(report(comparison, "kd", 2), 73.0)
@@ -178,7 +178,7 @@ def test_a_failed_run_that_is_started_again_is_unfinished_until_it_ends(comparis
     note_launch(run, 1)
     assert read_outcome(run).state == "unfinished"
     assert note_end(run, -9).state == "failed"
-    # A trainer that says it succeeded and left no result did not.
+    # Status 0 without a result is a failure.
     note_launch(run, 1)
     assert note_end(run, 0).state == "failed"
     note_launch(run, 1)
@@ -194,7 +194,7 @@ def test_without_a_validation_split_there_is_no_best_epoch(comparison: Compariso
 
 @pytest.fixture
 def tuned(tmp_path: Path) -> Comparison:
-    """kd: trial 2 is the best; ce: the literature's; bickd: not all trials have ended."""
+    """The best trial of kd is 2 and of ce is 0, with the literature's settings; of bickd a trial is missing."""
     comparison = Comparison(methods=("ce", "kd", "bickd"), seeds=2, tune=3, output=tmp_path)
     validation: dict[str, list[float | None]] = {"ce": [60.0, 60.0, None], "kd": [60.0, None, 61.0], "bickd": [60.0, 61.0]}
     for label, accuracies in validation.items():
@@ -204,7 +204,7 @@ def tuned(tmp_path: Path) -> Comparison:
             if accuracy is None:
                 fail(run, 3)
             else:
-                # The worst on the validation split are the best on the test split.
+                # The worst trial on validation is the best on test, so that a choice by test accuracy would show.
                 finish(run, 100 - accuracy, validation_accuracy=accuracy)
         for seed in range(2):
             finish(report(comparison, label, seed), 70.0 + seed)

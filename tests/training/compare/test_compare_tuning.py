@@ -1,4 +1,4 @@
-"""Tuning: the trials' settings, the choice between them, and notes on the ends of ranges."""
+"""Tuning: the settings of the trials, the choice between them, and notes on values near the ends of ranges."""
 
 import math
 import statistics
@@ -15,11 +15,11 @@ PINNED = [
     {"ce_weight": 0.01928, "kd_weight": 59.6},
     {"ce_weight": 0.6097, "kd_weight": 2.766},
 ]
-"""What a comparison that was begun elsewhere goes on with."""
+"""Trials that a comparison must find again if it was begun on another machine or with an earlier version."""
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_the_first_trial_is_the_literature_s_and_the_others_are_in_their_ranges(method: str) -> None:
+def test_the_first_trial_has_the_literature_settings_and_the_others_are_in_their_ranges(method: str) -> None:
     first, *others = trials(parse_variant(method), 20)
     assert first == {}
     assert len(others) == 19
@@ -38,7 +38,7 @@ def test_trials_spread_over_a_range_evenly_on_the_logarithmic_scale() -> None:
         assert statistics.mean(positions) == pytest.approx(0.5, abs=0.05)
 
 
-def test_more_trials_continue_fewer() -> None:
+def test_more_trials_begin_with_the_same_ones() -> None:
     variant = parse_variant("bickd")
     assert trials(variant, 12)[:5] == trials(variant, 5)
 
@@ -48,14 +48,14 @@ def test_trials_are_the_same_on_every_machine_and_in_every_version(monkeypatch: 
     assert trials(parse_variant("kd"), 4) == PINNED
 
 
-def test_fixed_settings_are_not_drawn_and_the_others_have_the_points_of_the_method() -> None:
+def test_fixed_settings_are_not_drawn_and_do_not_change_the_draws_of_the_others() -> None:
     fixed = trials(parse_variant("bickd:kd_weight=0,class_wise_weight=0"), 6)
     free = trials(parse_variant("bickd"), 6)
     assert fixed == [{name: value for name, value in trial.items() if name != "kd_weight"} for trial in free]
     assert all("kd_weight" in trial for trial in free[1:])
 
 
-def test_with_every_setting_fixed_only_the_literature_s_trial_is_left() -> None:
+def test_with_every_setting_fixed_only_the_first_trial_is_left() -> None:
     assert trials(parse_variant("kd:ce_weight=1,kd_weight=1"), 6) == [{}]
 
 

@@ -1,4 +1,4 @@
-"""Variants of methods: what their text means, and which texts are refused. The settings of a comparison and their checks."""
+"""Variants of methods: how their text is read and which texts are refused; settings of a comparison and their checks."""
 
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,12 @@ def test_a_variant_is_a_method_with_settings(text: str, method: str, settings: d
         ("kd:logit_standardization=1", "must be true or false, got 1"),
     ],
 )
-def test_an_impossible_variant_is_refused(text: str, message: str) -> None:
+def test_an_invalid_variant_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_variant(text)
 
 
-def test_all_settings_are_the_published_ones_then_the_fixed_then_the_drawn() -> None:
+def test_fixed_and_drawn_settings_override_the_published_ones() -> None:
     plain = parse_variant("kd").all_settings()
     assert plain == {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0}
     switched = parse_variant("kd:logit_standardization=true,ce_weight=1")
@@ -116,6 +116,6 @@ def test_every_run_has_the_settings_of_the_comparison() -> None:
         (["--methods", '["ce"]', "--seeds=2"], ("ce",)),
     ],
 )
-def test_methods_are_given_one_after_the_other(arguments: list[str], expected: tuple[str, ...]) -> None:
+def test_methods_may_be_separate_arguments_or_one_list(arguments: list[str], expected: tuple[str, ...]) -> None:
     comparison = parse(Comparison, arguments, description="")
     assert (comparison.methods, comparison.seeds) == (expected, 2)

@@ -1,4 +1,4 @@
-"""The files in ``training/comparisons``: the comparisons and trainings that docs/results.md gives the commands of."""
+"""The files in ``training/comparisons``, for which docs/results.md gives the commands."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ TEACHERS = [file for file in FILES if file.stem.endswith("_teacher")]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file not in TEACHERS], ids=lambda file: file.stem)
-def test_a_comparison_is_one_of_several_methods_under_one_teacher(file: Path, tmp_path: Path) -> None:
+def test_a_comparison_file_compares_several_methods_under_one_teacher(file: Path, tmp_path: Path) -> None:
     (tmp_path / "teacher.pt").touch()
     comparison = parse(
         Comparison, ["--config", str(file), "--teacher-checkpoint", str(tmp_path / "teacher.pt")], description=""
@@ -25,7 +25,7 @@ def test_a_comparison_is_one_of_several_methods_under_one_teacher(file: Path, tm
 
 
 @pytest.mark.parametrize("file", TEACHERS, ids=lambda file: file.stem)
-def test_a_teacher_is_trained_without_one(file: Path) -> None:
+def test_a_teacher_file_trains_without_a_teacher(file: Path) -> None:
     config = parse(Config, ["--config", str(file)], description="")
     assert config.method == "ce"
     assert f"--config training/comparisons/{file.name}" in file.read_text()

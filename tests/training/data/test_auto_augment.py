@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment of whole batches, beside torchvision's of single images."""
+"""RandAugment and TrivialAugment on whole batches, compared with torchvision's on single images."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from torchvision.transforms import v2
 from training.data.auto_augment import BINS, OPERATIONS, AutoAugment, rand_augment, trivial_augment
 
 NAMES = tuple(v2.TrivialAugmentWide._AUGMENTATION_SPACE)
-"""Of the operations in torchvision, in the order of ``OPERATIONS``."""
+"""torchvision's names of the operations, in the order of ``OPERATIONS``."""
 
 
 def pictures(count: int, channels: int = 3, height: int = 32, width: int = 24) -> Tensor:
-    """Smooth random images: of noise alone every interpolated pixel would be another."""
+    """Smooth random images: in noise, every pixel that rounding takes from a neighbour would differ."""
     noise = torch.rand(count, channels, 5, 4, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")
     return (255 * smooth.clamp(0, 1)).to(torch.uint8)
@@ -31,7 +31,7 @@ def torchvision_space(kind: type, name: str) -> tuple[Tensor, bool]:
 )
 @pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_operation_is_torchvisions_at_every_magnitude(
+def test_every_operation_matches_torchvision_at_every_magnitude(
     augmentation: AutoAugment, kind: Any, number: int, channels: int
 ) -> None:
     magnitudes, signed = torchvision_space(kind, NAMES[number])
@@ -47,12 +47,12 @@ def test_every_operation_is_torchvisions_at_every_magnitude(
             )
         )
     differences = (applied.int() - torch.stack(expected).int()).abs()
-    # Rounding takes another neighbour where a place is halfway between two pixels, and another level at whole numbers.
+    # Rounding takes another neighbour where a position is halfway between two pixels, and another level at whole numbers.
     assert (differences > 1).double().mean() < 0.002
     assert (differences > 0).double().mean() < 0.01
 
 
-def test_an_image_is_augmented_by_its_own_numbers_whatever_it_is_batched_with() -> None:
+def test_an_image_is_augmented_the_same_in_every_batch() -> None:
     images = pictures(200)
     for augmentation in (rand_augment(32, 24), trivial_augment()):
         operations, magnitudes = augmentation.draw(200, torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""What in a folder is a class, what is an image, and how the rest is told."""
+"""Which folders are classes, which files are images, and how the rest is reported."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from training.data.class_folders import describe_left_out, list_classes
 
 
 def put(folder: Path, *names: str) -> None:
-    """Empty files, in folders that are made for them."""
+    """Creates empty files, and the folders that they are in."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def listed(folder: Path) -> tuple[list[str], str]:
-    """Images and what was left out."""
+    """The images, and the description of what was left out."""
     listing = list_classes(folder)
     return listing.paths, describe_left_out(listing.left_out)
 
@@ -35,12 +35,12 @@ def test_classes_and_their_images_are_sorted_by_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["gif", "jfif", "JPG", "JPEG", "Png", "webp", "bmp", "TIFF", "jp2", "ppm", "mpo"])
-def test_what_pillow_reads_is_an_image_in_small_and_capital_letters(ending: str, folder: Path) -> None:
+def test_files_with_extensions_that_pillow_reads_are_images_in_upper_or_lower_case(ending: str, folder: Path) -> None:
     put(folder, f"bee/x.{ending}")
     assert f"bee/x.{ending}" in listed(folder)[0]
 
 
-def test_images_below_the_folders_of_a_class_are_its_images(folder: Path) -> None:
+def test_images_in_subfolders_of_a_class_belong_to_it(folder: Path) -> None:
     put(folder, "ant/b/3.jpg", "ant/a/deep/2.jpg", "ant/a/1.jpg")
     assert listed(folder)[0] == ["ant/0.jpg", "ant/1.jpg", "ant/a/1.jpg", "ant/a/deep/2.jpg", "ant/b/3.jpg", "bee/0.png"]
 
@@ -60,7 +60,7 @@ def test_images_below_the_folders_of_a_class_are_its_images(folder: Path) -> Non
         ),
     ],
 )
-def test_what_is_no_image_of_a_class_is_left_out_and_told(names: list[str], told: str, folder: Path) -> None:
+def test_everything_else_is_left_out_and_counted_by_kind(names: list[str], told: str, folder: Path) -> None:
     expected, _ = listed(folder)
     put(folder, *names)
     assert listed(folder) == (expected, told)
@@ -73,20 +73,20 @@ def test_links_to_classes_and_images_are_followed(folder: Path, tmp_path: Path) 
     assert listed(folder)[0] == ["ant/0.jpg", "ant/1.jpg", "bee/0.png", "bee/1.jpg", "wasp/0.jpg", "wasp/1.jpg"]
 
 
-def test_links_that_lead_nowhere_or_in_a_circle_are_told(folder: Path, tmp_path: Path) -> None:
+def test_broken_and_circular_links_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
     (folder / "wasp").symlink_to(tmp_path / "nowhere")
     (folder / "ant" / "notes").symlink_to(tmp_path / "nowhere")
     (folder / "ant" / "again").symlink_to(folder / "ant")
     assert listed(folder) == (["ant/0.jpg", "ant/1.jpg", "bee/0.png"], "2 broken link, 1 link to a parent folder")
 
 
-def test_an_image_that_is_a_link_to_nothing_is_listed_to_be_named_when_it_is_read(folder: Path, tmp_path: Path) -> None:
+def test_an_image_that_is_a_broken_link_is_listed_so_that_reading_it_reports_it(folder: Path, tmp_path: Path) -> None:
     (folder / "ant" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     listing = list_classes(folder)
     assert dict(zip(listing.paths, listing.sizes, strict=True))["ant/gone.jpg"] == -1
 
 
-def test_names_in_no_known_encoding_are_names(folder: Path) -> None:
+def test_names_that_are_not_utf8_are_kept(folder: Path) -> None:
     os.makedirs(os.fsencode(folder) + b"/caf\xe9")
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9/cr\xe8me [x].png")).touch()
     listing = list_classes(folder)
@@ -95,7 +95,7 @@ def test_names_in_no_known_encoding_are_names(folder: Path) -> None:
     assert listing.part.samples == 4
 
 
-def test_a_class_without_an_image_is_named_with_what_it_has(folder: Path) -> None:
+def test_a_class_without_an_image_is_named_with_its_other_files(folder: Path) -> None:
     put(folder, "cat/0.txt", "cat/1.txt", "dog/.hidden.jpg")
     (folder / "emu").mkdir()
     with pytest.raises(FileNotFoundError, match="no image that Pillow reads") as caught:
@@ -104,7 +104,7 @@ def test_a_class_without_an_image_is_named_with_what_it_has(folder: Path) -> Non
     assert str(caught.value).endswith(f"for: {told}")
 
 
-def test_a_folder_of_files_alone_has_no_class(folder: Path) -> None:
+def test_a_folder_without_class_folders_is_refused(folder: Path) -> None:
     put(folder.parent / "flat", "0.jpg", "1.jpg")
     with pytest.raises(
         FileNotFoundError, match=r"flat has no folder that is a class \(left out: 2 \.jpg outside the class folders\)"

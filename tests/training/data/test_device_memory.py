@@ -1,6 +1,6 @@
-"""Data in memory: moved to the device of the training once, and taken and augmented there without waiting for it.
+"""Data in memory moves to the training device once; batches are made and augmented there without synchronization.
 
-The device ``meta`` stands in for a GPU: it has shapes but no values, so that whatever asks it for a value raises.
+The device ``meta`` stands in for a GPU: its tensors have shapes but no values, so that reading a value raises.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ AUGMENTATIONS: list[Augmentation | None] = [
 
 
 class Copies(TorchDispatchMode):
-    """Notes the bytes of every copy from the CPU to another device, and refuses one that waits."""
+    """Records the bytes of every copy from the CPU to the device, and refuses a blocking one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def make_split(augmentation: Augmentation | None, count: int = 300, channels: in
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=repr)
-def test_a_batch_is_made_on_the_device_and_nothing_waits_for_it(augmentation: Augmentation | None) -> None:
+def test_a_batch_is_made_on_the_device_without_synchronization(augmentation: Augmentation | None) -> None:
     split = make_split(augmentation, channels=1)
     with Loader(split, workers=2, device=META) as loader:
         assert split.images.device == META
@@ -64,19 +64,19 @@ def test_a_batch_is_made_on_the_device_and_nothing_waits_for_it(augmentation: Au
             for batch in loader.batches(torch.arange(256).split(64), View(0, 0)):
                 assert (batch.images.device, batch.labels.device, batch.index.device.type) == (META, META, "cpu")
                 assert batch.images.shape == (64, 1, 32, 32)
-    # The random numbers and the positions alone: for noise a number each pixel, and never the images.
+    # Only random numbers and positions are copied, never the images; noise needs a number for each pixel.
     assert max(copies.bytes) <= 64 * 32 * 32 * 4
     assert (sum(copies.bytes) < 4 * 64 * 100) == (not isinstance(augmentation, Disturbance))
 
 
-def test_labels_that_heads_are_made_by_stay_on_the_cpu() -> None:
+def test_the_labels_that_heads_are_built_from_stay_on_the_cpu() -> None:
     split = make_split(None)
     split.move(META)
     assert split.labels.tolist() == [index % 10 for index in range(300)]
 
 
 @pytest.mark.parametrize("method", ["ce", "kd", "dist", "bickd"])
-def test_a_training_step_asks_the_device_for_nothing_and_waits_for_no_copy(method: str) -> None:
+def test_a_training_step_neither_reads_from_the_device_nor_waits_for_a_copy(method: str) -> None:
     split = make_split(None)
     split.augmentation = of_images(Augmenting("cifar", "randaugment", 0.5), split)
     config = Config(
@@ -96,5 +96,5 @@ def test_a_training_step_asks_the_device_for_nothing_and_waits_for_no_copy(metho
         for _ in range(3):
             trainer.train_step(batches, view)
             trainer.step += 1
-    # Positions and random numbers: of each of the 48 samples fewer bytes than an image has.
+    # Only positions and random numbers: for each of the 48 samples fewer bytes than its image.
     assert 0 < sum(copies.bytes) < 48 * split.images[0].nbytes

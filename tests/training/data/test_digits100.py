@@ -58,7 +58,7 @@ def test_a_canvas_holds_the_pixels_of_both_originals_side_by_side() -> None:
     assert canvas.sum() == images[5].sum() + images[9].sum()
 
 
-def test_no_original_is_seen_in_two_of_the_loaded_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_original_appears_in_two_of_the_loaded_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Disturbance, "apply", lambda self, images, draws: images)
     target, images = load_digits().target, load_digits().images.astype(np.float32) / 16
     digit_of = {image.tobytes(): digit for image, digit in zip(images, target, strict=True)}
@@ -72,7 +72,7 @@ def test_no_original_is_seen_in_two_of_the_loaded_splits(monkeypatch: pytest.Mon
     assert len(set.union(*seen)) == sum(len(originals) for originals in seen)
 
 
-def test_the_test_and_validation_images_are_disturbed_and_the_training_images_wait_for_a_view(splits: Splits) -> None:
+def test_validation_and_test_images_are_disturbed_and_training_images_only_in_a_view(splits: Splits) -> None:
     assert splits.train.images.min() == 0
     assert splits.train.images.max() == 1
     # Noise leaves hardly two of the 240 pixels of a canvas alike; a clean one has 17 grey levels.
@@ -94,7 +94,7 @@ def test_a_disturbed_canvas_is_shifted_and_loses_one_patch() -> None:
     disturbance = Disturbance(12, 20, shift=2, patch=4, noise=0.0)
     draws = disturbance.draw(500, torch.Generator().manual_seed(0))
     lost = disturbance.apply(torch.ones(500, 1, 12, 20), draws)[:, 0, 2:10, 2:18] == 0
-    # Within the rows and columns that no shift empties, what is lost is one rectangle of at most 4 x 4.
+    # Where no shift brings in zeros, the lost pixels form one rectangle of at most 4 x 4.
     assert lost.any(2).sum(1).max() == lost.any(1).sum(1).max() == 4
     assert torch.equal(lost.any(2)[:, :, None] & lost.any(1)[:, None, :], lost)
     dot = torch.zeros(500, 1, 12, 20)
@@ -116,7 +116,7 @@ def test_two_loads_give_the_same_data_and_all_100_classes(splits: Splits) -> Non
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.5])
-def test_the_test_images_do_not_depend_on_what_is_held_out(held_out: float, splits: Splits) -> None:
+def test_the_test_images_do_not_depend_on_the_held_out_share(held_out: float, splits: Splits) -> None:
     other = digits100.load_digits100(Path(), held_out=held_out)
     assert torch.equal(everything(other.test), everything(splits.test))
     assert torch.equal(other.test.labels, splits.test.labels)

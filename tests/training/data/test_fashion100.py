@@ -36,7 +36,7 @@ def undisturbed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Splits:
     return fashion100.load_fashion100(folder)
 
 
-def test_every_split_has_originals_of_its_own(undisturbed: Splits) -> None:
+def test_every_split_has_its_own_originals(undisturbed: Splits) -> None:
     train, validation, test = undisturbed[:3]
     seen = [
         set(originals(images).flatten().tolist()) for images in (train.images, validation.images * 255, test.images * 255)
@@ -47,7 +47,7 @@ def test_every_split_has_originals_of_its_own(undisturbed: Splits) -> None:
     assert len(seen[1]) == 6
 
 
-def test_the_label_is_made_of_the_classes_of_both_halves(undisturbed: Splits) -> None:
+def test_the_label_combines_the_classes_of_both_halves(undisturbed: Splits) -> None:
     for split, scale, first in ((undisturbed.train, 1, 1), (undisturbed.test, 255, 101)):
         classes = (originals(split.images * scale) - first) % 10
         assert torch.equal(split.labels, 10 * classes[:, 0] + classes[:, 1])
@@ -85,7 +85,7 @@ def test_views_are_disturbed_and_validation_and_test_are_disturbed_once(folder: 
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.5])
-def test_the_test_images_do_not_depend_on_what_is_held_out(folder: Path, held_out: float) -> None:
+def test_the_test_images_do_not_depend_on_the_held_out_share(folder: Path, held_out: float) -> None:
     default, other = fashion100.load_fashion100(folder), fashion100.load_fashion100(folder, held_out=held_out)
     assert torch.equal(default.test.images, other.test.images)
     assert torch.equal(default.test.labels, other.test.labels)

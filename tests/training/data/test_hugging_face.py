@@ -21,7 +21,7 @@ from training.data.splits import TensorSplit, View
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, and a cache of the test's own."""
+    """Forbids network access, and gives each test its own cache."""
 
     connect = socket.socket.connect
 
@@ -41,7 +41,7 @@ def picture(seed: int, size: tuple[int, int] = (32, 32), channels: int = 3, kind
 
 
 def write(path: Path, images: Sequence[bytes], image: str = "img", **columns: Sequence[Any]) -> None:
-    """A Parquet file whose images are as the hub has them, without the metadata that would declare them."""
+    """Writes a Parquet file with images as the hub stores them, without the metadata that declares them as images."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = pyarrow.array([{"bytes": each, "path": f"{place}.png"} for place, each in enumerate(images)])
     pyarrow.parquet.write_table(pyarrow.table({image: stored, **columns}), path)
@@ -71,7 +71,7 @@ def test_cifar100_is_read_from_parquet_files(below: str, tmp_path: Path) -> None
     assert coarse.classes == 20
 
 
-def test_pickles_come_before_parquet_files_and_neither_is_an_error_that_names_both(tmp_path: Path) -> None:
+def test_missing_cifar_files_are_an_error_that_names_both_formats_and_columns_need_parquet(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="cifar-100-python, or the Parquet files"):
         load_splits("cifar100", tmp_path)
     with pytest.raises(ValueError, match="cifar100 must be Parquet files for image_column and label_column"):
@@ -82,7 +82,9 @@ def test_pickles_come_before_parquet_files_and_neither_is_an_error_that_names_bo
     ("size", "labels", "message"),
     [((32, 31), range(100), "must have images of 32 x 32"), ((32, 32), range(10), "must have 100 classes, got 10")],
 )
-def test_other_parquet_files_are_no_cifar(size: tuple[int, int], labels: range, message: str, tmp_path: Path) -> None:
+def test_parquet_files_of_other_sizes_or_classes_are_refused_as_cifar(
+    size: tuple[int, int], labels: range, message: str, tmp_path: Path
+) -> None:
     for part in ("train", "test"):
         write(tmp_path / f"{part}.parquet", [picture(0, size)] * len(labels), label=list(labels))
     with pytest.raises(ValueError, match=message):
@@ -127,7 +129,7 @@ def test_large_images_are_read_one_by_one_by_workers_too(tmp_path: Path) -> None
     assert load_splits(f"hf:{folder}", Path()).test.load(torch.arange(1)).images.shape == (1, 3, 224, 224)
 
 
-def test_images_of_several_sizes_are_read_at_one_that_is_given(tmp_path: Path) -> None:
+def test_images_of_several_sizes_need_an_image_size(tmp_path: Path) -> None:
     for part in ("train", "test"):
         write(tmp_path / "hub" / f"{part}.parquet", [picture(0), picture(1, (20, 24))], label=[0, 1])
     with pytest.raises(
@@ -139,7 +141,7 @@ def test_images_of_several_sizes_are_read_at_one_that_is_given(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("settings", [{}, {"image_size": 16}], ids=["in memory", "one by one"])
-def test_images_that_cannot_be_read_are_left_out_and_told(settings: dict[str, int], tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_left_out_and_reported(settings: dict[str, int], tmp_path: Path) -> None:
     images = [picture(0), b"no image", picture(2)[:90], picture(3)]
     for part in ("train", "test"):
         write(tmp_path / "hub" / f"{part}.parquet", images, label=[0, 1, 1, 1])
@@ -151,7 +153,7 @@ def test_images_that_cannot_be_read_are_left_out_and_told(settings: dict[str, in
     assert len(splits.train.load(torch.arange(4), View(0, 0)).broken) == 2
 
 
-def test_texts_are_classes_in_alphabetical_order_and_declared_names_are_kept(tmp_path: Path) -> None:
+def test_text_labels_are_classes_in_alphabetical_order_and_declared_classes_keep_their_order(tmp_path: Path) -> None:
     for part in ("train", "test"):
         write(tmp_path / "texts" / f"{part}.parquet", [picture(0), picture(1)], image="image", label=["wasp", "ant"])
     texts = load_splits(f"hf:{tmp_path / 'texts'}", Path())
@@ -165,7 +167,7 @@ def test_texts_are_classes_in_alphabetical_order_and_declared_names_are_kept(tmp
     assert (declared.identity.class_names, declared.test.labels.tolist()) == (("wasp", "ant"), [0, 1])
 
 
-def test_a_validation_split_of_its_own_is_used_unless_a_share_is_held_out(tmp_path: Path) -> None:
+def test_a_validation_split_in_the_files_is_used_unless_a_share_is_held_out(tmp_path: Path) -> None:
     for part, count in (("train", 10), ("validation", 4), ("test", 5)):
         write(
             tmp_path / "hub" / f"{part}.parquet",
@@ -189,11 +191,11 @@ def test_a_validation_split_of_its_own_is_used_unless_a_share_is_held_out(tmp_pa
         ),
         ({"kind": [0]}, {}, "label_column must name a column of .*, got None; it has img, kind"),
         ({"label": [0.5]}, {}, "label_column must hold whole numbers or texts"),
-        ({"label": [-1]}, {}, r"must be in \[0, 0\), got -1 to -1|must have a labelled split"),
+        ({"label": [-1]}, {}, "must have a labelled split"),
         ({"label": [0]}, {"columns": Columns(image="label")}, "image_column must hold images"),
     ],
 )
-def test_what_does_not_fit_is_named_with_what_there_is(
+def test_a_column_that_does_not_fit_is_named(
     columns: dict[str, list[Any]], settings: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     for part in ("train", "test"):
@@ -221,7 +223,7 @@ def test_a_damaged_file_is_an_error_that_names_the_data_set(tmp_path: Path) -> N
         load_splits(f"hf:{folder}", Path())
 
 
-def test_files_that_changed_are_read_anew_and_described_otherwise(tmp_path: Path) -> None:
+def test_changed_files_are_read_again_and_get_another_description(tmp_path: Path) -> None:
     for settings in ({}, {"image_size": 16}):
         folder = write_small(tmp_path / f"hub{len(settings)}")
         described = [load_splits(f"hf:{folder}", Path(), **settings).transform for _ in range(2)]
@@ -231,7 +233,7 @@ def test_files_that_changed_are_read_anew_and_described_otherwise(tmp_path: Path
         assert described[0] == described[1] != described[2]
 
 
-def test_columns_and_sizes_are_refused_where_there_are_none(tmp_path: Path) -> None:
+def test_columns_are_refused_for_data_sets_without_columns_and_an_image_size_must_be_positive(tmp_path: Path) -> None:
     for name in ("digits100", f"folder:{tmp_path}", "imagenet"):
         with pytest.raises(ValueError, match="image_column and label_column must be left out for dataset"):
             load_splits(name, tmp_path, columns=Columns(label="label"))
@@ -239,7 +241,7 @@ def test_columns_and_sizes_are_refused_where_there_are_none(tmp_path: Path) -> N
         load_splits(f"hf:{tmp_path}", tmp_path, image_size=0)
 
 
-def test_every_augmentation_is_one_of_hf_as_well(tmp_path: Path) -> None:
+def test_augmentations_apply_to_hf_data_sets_and_repeat_in_every_load(tmp_path: Path) -> None:
     folder = write_small(tmp_path / "hub")
     for settings in ({}, {"image_size": 16}):
         splits = load_splits(f"hf:{folder}", Path(), augmenting=Augmenting("cifar", "trivialaugment", 0.5), **settings)
@@ -248,7 +250,7 @@ def test_every_augmentation_is_one_of_hf_as_well(tmp_path: Path) -> None:
         assert not torch.equal(first, splits.train.load(torch.arange(9), View(0, 1)).images)
 
 
-def test_a_number_of_training_samples_of_each_class_is_always_the_same(tmp_path: Path) -> None:
+def test_a_number_of_training_samples_per_class_always_selects_the_same_samples(tmp_path: Path) -> None:
     write_cifar100(tmp_path / "hub")
     whole = load_splits("cifar100", tmp_path / "hub", held_out=0)
     first, again = (load_splits("cifar100", tmp_path / "hub", held_out=0, train_per_class=1) for _ in range(2))
@@ -265,7 +267,9 @@ def test_a_number_of_training_samples_of_each_class_is_always_the_same(tmp_path:
 
 
 @pytest.mark.parametrize("settings", [{}, {"image_size": 16}], ids=["in memory", "one by one"])
-def test_data_that_moved_are_the_same_and_other_pictures_or_labels_are_not(settings: dict[str, int], tmp_path: Path) -> None:
+def test_moved_data_has_the_same_identity_and_other_images_or_labels_have_another(
+    settings: dict[str, int], tmp_path: Path
+) -> None:
     folders = [write_small(tmp_path / name) for name in ("here", "there", "pictures", "labels")]
     write(folders[2] / "train.parquet", [picture(index, (32, 30)) for index in range(10)], label=[0, 1] * 5)
     write(folders[2] / "test.parquet", [picture(index, (32, 30)) for index in range(5)], label=[0, 1, 0, 1, 0])
@@ -278,7 +282,7 @@ def test_data_that_moved_are_the_same_and_other_pictures_or_labels_are_not(setti
     assert load_splits(f"hf:{folders[0]}", Path(), held_out=0.5, **settings).identity == here.identity
 
 
-def test_folders_of_image_files_are_read_and_recognized_wherever_they_are(tmp_path: Path) -> None:
+def test_folders_of_image_files_have_the_same_identity_at_every_path(tmp_path: Path) -> None:
     for name in ("here", "there"):
         for part, count in (("train", 4), ("test", 2)):
             for label in ("ant", "bee"):
@@ -292,7 +296,9 @@ def test_folders_of_image_files_are_read_and_recognized_wherever_they_are(tmp_pa
 
 
 @pytest.mark.parametrize("settings", [{}, {"image_size": 8}], ids=["in memory", "one by one"])
-def test_16_bits_are_scaled_and_pixels_without_a_range_are_left_out(settings: dict[str, int], tmp_path: Path) -> None:
+def test_16_bit_images_are_scaled_and_images_without_a_defined_range_are_left_out(
+    settings: dict[str, int], tmp_path: Path
+) -> None:
     stored = []
     for pixels, kind in ((np.full((8, 8), 32896, np.uint16), "PNG"), (np.full((8, 8), 0.5, np.float32), "TIFF")):
         written = io.BytesIO()

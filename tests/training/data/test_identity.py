@@ -1,4 +1,4 @@
-"""What makes two data sets the same: classes and contents, never where they lie."""
+"""The identity of a data set: its classes and contents, never its path."""
 
 import os
 import shutil
@@ -29,7 +29,9 @@ def identify(path: Path | str) -> Identity:
     return load_splits(f"folder:{path}", Path(), image_size=16).identity
 
 
-def test_a_folder_is_the_same_by_every_path_to_it(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_has_the_same_identity_by_every_path_to_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = identify(folder)
     (tmp_path / "link").symlink_to(folder)
     shutil.copytree(folder, tmp_path / "elsewhere" / "copy")
@@ -43,14 +45,14 @@ def test_a_folder_is_the_same_by_every_path_to_it(folder: Path, tmp_path: Path, 
     assert {name: part.samples for name, part in expected.parts.items()} == {"train": 8, "test": 4}
 
 
-def test_the_test_images_may_be_called_test_and_nothing_depends_on_what_is_held_out(folder: Path) -> None:
+def test_the_identity_does_not_depend_on_the_name_of_the_test_folder_or_the_held_out_share(folder: Path) -> None:
     expected = identify(folder)
     (folder / "val").rename(folder / "test")
     assert identify(folder) == expected
     assert load_splits(f"folder:{folder}", Path(), image_size=16, held_out=0.5).identity == expected
 
 
-def test_a_class_that_is_a_link_is_the_class(folder: Path, tmp_path: Path) -> None:
+def test_links_to_classes_and_images_do_not_change_the_identity(folder: Path, tmp_path: Path) -> None:
     expected = identify(folder)
     (folder / "train" / "bee").rename(tmp_path / "bees")
     (folder / "train" / "bee").symlink_to(tmp_path / "bees")
@@ -95,7 +97,7 @@ def add_to_test(folder: Path) -> None:
         (add_to_test, "test 4 samples sha256:X then and 5 samples sha256:X now"),
     ],
 )
-def test_other_contents_are_told_by_part(change, told: str, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_changed_contents_are_reported_by_part(change, told: str, folder: Path) -> None:  # type: ignore[no-untyped-def]
     before = identify(folder)
     change(folder)
     (difference,) = before.differences(identify(folder))
@@ -103,7 +105,7 @@ def test_other_contents_are_told_by_part(change, told: str, folder: Path) -> Non
     assert before.checksum() != identify(folder).checksum()
 
 
-def test_the_time_of_a_file_is_no_part_of_it(folder: Path) -> None:
+def test_the_time_of_a_file_does_not_change_the_identity(folder: Path) -> None:
     before = identify(folder)
     os.utime(folder / "train" / "ant" / "0.png", (1, 1))
     assert identify(folder) == before
@@ -119,18 +121,18 @@ def test_the_time_of_a_file_is_no_part_of_it(folder: Path) -> None:
         (tuple("abcdefghi"), ["9 classes instead of 3, with d, e, f, g, h, ... (6)"]),
     ],
 )
-def test_other_classes_are_told_by_name(now: tuple[str, ...], told: list[str]) -> None:
+def test_other_classes_are_reported_by_name(now: tuple[str, ...], told: list[str]) -> None:
     assert class_differences(("a", "b", "c"), now) == told
     assert Identity(("a", "b", "c"), {}).differences(Identity(now, {})) == told
 
 
-def test_an_identity_survives_being_plain_values() -> None:
+def test_an_identity_survives_conversion_to_plain_values() -> None:
     identity = Identity(("a", "caf\udce9"), {"train": Part(3, "12ab"), "test": Part(0, "")})
     assert Identity.from_dict(identity.as_dict()) == identity
     assert Identity.from_dict(identity.as_dict()).checksum() == identity.checksum()
 
 
-def test_data_sets_in_memory_have_names_and_contents_too() -> None:
+def test_data_sets_in_memory_have_an_identity_of_names_and_contents_too() -> None:
     identity = load_splits("digits100", Path()).identity
     assert (identity.class_names[:2], identity.class_names[-1]) == (("0+0", "0+1"), "9+9")
     assert identity == load_splits("digits100", Path(), held_out=0).identity

@@ -14,7 +14,7 @@ from training.data.splits import Splits, View
 
 CLASSES = ("ant", "bee", "cat")
 GREYS = {"ant": 60, "bee": 120, "cat": 180}
-"""Of the images of each class, before their noise."""
+"""The grey of each class, before noise."""
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
@@ -29,7 +29,7 @@ def write_images(root: Path, part: str, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes with 6 training and 3 test images each; tests read it only."""
+    """Three classes with 6 training and 3 test images each, which tests must not change."""
     root = tmp_path_factory.mktemp("images")
     write_images(root, "train", 6)
     write_images(root, "val", 3)
@@ -38,7 +38,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(shared: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy that a test may change."""
     return shutil.copytree(shared, tmp_path / "images")
 
 
@@ -61,7 +61,7 @@ def test_every_class_is_read_from_its_own_folder(shared: Path) -> None:
         assert (means - expected).abs().max() < 10
 
 
-def test_imagenet_may_be_below_its_own_name_and_a_folder_is_the_same_layout(shared: Path, tmp_path: Path) -> None:
+def test_imagenet_may_be_in_a_subfolder_of_that_name_and_folder_has_the_same_layout(shared: Path, tmp_path: Path) -> None:
     shutil.copytree(shared, tmp_path / "imagenet")
     for splits in (
         load(tmp_path),
@@ -71,7 +71,7 @@ def test_imagenet_may_be_below_its_own_name_and_a_folder_is_the_same_layout(shar
         assert torch.equal(first, load(shared).train.load(torch.arange(4), View(0, 0)).images)
 
 
-def test_a_folder_may_call_its_test_images_test_but_not_have_val_as_well(folder: Path) -> None:
+def test_a_folder_may_have_test_instead_of_val_but_not_both(folder: Path) -> None:
     shutil.copytree(folder / "val", folder / "test")
     with pytest.raises(ValueError, match="either val or test"):
         load_splits(f"folder:{folder}", Path(), image_size=16)
@@ -103,7 +103,7 @@ def test_other_views_and_seeds_give_other_images(shared: Path) -> None:
         assert (train.load(index, other).images != first).flatten(1).any(1).all()
 
 
-def test_samples_of_a_view_are_cropped_each_in_its_own_way(folder: Path) -> None:
+def test_each_sample_of_a_view_has_its_own_crop(folder: Path) -> None:
     for name in CLASSES:
         for path in (folder / "train" / name).iterdir():
             Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3).astype(np.uint8)).save(path)
@@ -111,7 +111,7 @@ def test_samples_of_a_view_are_cropped_each_in_its_own_way(folder: Path) -> None
     assert images.flatten(1).unique(dim=0).shape[0] == 18
 
 
-def test_the_global_random_numbers_are_left_alone(shared: Path) -> None:
+def test_loading_leaves_the_global_random_state_alone(shared: Path) -> None:
     train = load(shared).train
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -120,7 +120,7 @@ def test_the_global_random_numbers_are_left_alone(shared: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_view_crops_a_part_of_the_image_and_flips_half_of_them(folder: Path) -> None:
+def test_a_view_crops_a_part_of_each_image_and_flips_half_of_them(folder: Path) -> None:
     # From left to right the image gets brighter: its slope shows the flip, its range the crop.
     ramp = np.repeat(np.linspace(0, 255, 50)[None], 40, axis=0)
     for name in CLASSES:
@@ -136,7 +136,7 @@ def test_a_view_crops_a_part_of_the_image_and_flips_half_of_them(folder: Path) -
 
 
 def test_without_a_view_and_for_testing_the_centre_is_cropped(folder: Path) -> None:
-    # 4 of 64 pixels are lost on every side, and with them the black frame of 3, unless the crop is elsewhere or scaled.
+    # The crop removes 4 of 64 pixels on every side and with them the black frame of 3, unless it is off-centre or scaled.
     pixels = np.full((64, 64, 3), 255, dtype=np.uint8)
     pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:] = 0, 0, 0, 0
     for part in ("train", "val"):
@@ -182,7 +182,7 @@ def test_held_out_images_are_not_trained_on(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("view", [None, View(0, 0)])
-def test_images_that_cannot_be_read_are_left_out_and_told_with_their_paths(folder: Path, view: View | None) -> None:
+def test_images_that_cannot_be_read_are_left_out_and_reported_with_their_paths(folder: Path, view: View | None) -> None:
     ant, bee = folder / "train" / "ant", folder / "train" / "bee"
     expected = load(folder).train.load(torch.arange(18), view).images
     (ant / "1.jpg").write_bytes((ant / "1.jpg").read_bytes()[:300])

@@ -1,4 +1,4 @@
-"""Workers that die, get stuck, or lack shared memory: an error with a way out, within a bounded time."""
+"""Workers that die, hang or lack shared memory cause an error with a remedy, within a bounded time."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ from training.train import main
 
 
 class Failing(Split):
-    """20 images, one of which lets its worker fail."""
+    """20 images, one of which makes its worker fail."""
 
     def __init__(self, fail: Callable[[], object]) -> None:
         self.labels, self.fail = torch.arange(20), fail
@@ -32,7 +32,7 @@ class Failing(Split):
 
 
 class Unsendable(Failing):
-    """The same, with a batch that no queue takes."""
+    """The same, with a batch that cannot be pickled."""
 
     def load(self, index: Tensor, view: View | None = None) -> Batch:
         batch = super().load(index, view)
@@ -54,7 +54,7 @@ def leave() -> None:
 def read(split: Split) -> None:
     with worker_failures(), Loader(split, workers=2) as reader:
         for _ in reader.batches(torch.arange(20).split(2)):
-            # A dead worker is noticed wherever the trainer is.
+            # A dead worker must be noticed wherever the trainer is, also between batches.
             time.sleep(0.01)
 
 
@@ -71,7 +71,7 @@ def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(Unsendable(int), "exited unexpectedly", id="batch that cannot be sent"),
     ],
 )
-def test_a_worker_that_dies_ends_the_reading_at_once(split: Split, told: str) -> None:
+def test_a_dead_worker_ends_the_reading_at_once(split: Split, told: str) -> None:
     start = time.monotonic()
     with pytest.raises(WorkerError, match=f"a process that reads images failed: .*({told}).*--shm-size.*--workers"):
         read(split)
@@ -80,7 +80,7 @@ def test_a_worker_that_dies_ends_the_reading_at_once(split: Split, told: str) ->
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_is_stuck_ends_the_reading_after_its_time_and_is_ended_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_worker_ends_the_reading_after_its_time_limit_and_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "START_SECONDS", 3)
     monkeypatch.setattr(loader, "IMAGE_SECONDS", 0.5)
     start = time.monotonic()
@@ -91,7 +91,7 @@ def test_a_worker_that_is_stuck_ends_the_reading_after_its_time_and_is_ended_its
     assert not multiprocessing.active_children()
 
 
-def test_an_error_within_a_worker_is_no_failure_of_the_worker() -> None:
+def test_an_exception_in_a_worker_is_not_a_failure_of_the_worker() -> None:
     def wrong() -> None:
         raise RuntimeError("wrong")
 
@@ -100,7 +100,7 @@ def test_an_error_within_a_worker_is_no_failure_of_the_worker() -> None:
     assert not isinstance(caught.value, WorkerError)
 
 
-def test_too_little_shared_memory_is_refused_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_shared_memory_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     split = Failing(int)
     assert sample_bytes(split) == 3 * 8 * 8 * 4 + 8 + 8
     batch = 10 * sample_bytes(split)
@@ -120,7 +120,7 @@ def test_too_little_shared_memory_is_refused_with_what_would_help(monkeypatch: p
     refuse_small_memory(split, 10, workers=2, batches=100)
 
 
-def test_the_memory_is_asked_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_free_shared_memory_is_that_of_the_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loader, "SHARED_MEMORY", tmp_path)
     status = os.statvfs(tmp_path)
     assert abs((loader.free_shared_memory() or 0) - status.f_bavail * status.f_frsize) < 2**30
@@ -129,7 +129,7 @@ def test_the_memory_is_asked_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize("held_out", ["0", "0.2"])
-def test_a_run_is_refused_before_its_first_batch(
+def test_a_run_with_too_little_shared_memory_is_refused_before_its_first_batch(
     held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for part, count in (("train", 20), ("val", 30)):
@@ -137,7 +137,7 @@ def test_a_run_is_refused_before_its_first_batch(
             (tmp_path / part / name).mkdir(parents=True)
             for index in range(count):
                 Image.new("RGB", (32, 32)).save(tmp_path / part / name / f"{index}.png")
-    # Two batches of training, of 16 x 12 KB, would fit, one of evaluation, of 60, does not.
+    # Training batches of 16 x 12 KB would fit, an evaluation batch of 60 does not.
     monkeypatch.setattr(loader, "free_shared_memory", lambda: 600_000)
     arguments = ["--dataset", f"folder:{tmp_path}", "--image-size", "32", "--method", "ce", "--held-out", held_out]
     assert main([*arguments, "--workers", "2", "--batch-size", "16", "--output", str(tmp_path / "run")]) == 2

@@ -1,4 +1,4 @@
-"""Pixels of every mode: scaled to 8 bits where the file tells their range, refused where it does not."""
+"""Pixels of every mode: scaled to 8 bits where the file defines their range, refused where it does not."""
 
 import struct
 import warnings
@@ -22,7 +22,7 @@ def grey(bits: int) -> "np.ndarray[Any, Any]":
 
 
 def tiff(values: "np.ndarray[Any, Any]", *, bits: int, photometric: int = 1, big: bool = False) -> bytes:
-    """A TIFF file of one uncompressed strip, with what Pillow itself does not write."""
+    """A TIFF file of one uncompressed strip, for variants that Pillow does not write."""
     order = ">" if big else "<"
     pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
     tags = [
@@ -35,7 +35,7 @@ def tiff(values: "np.ndarray[Any, Any]", *, bits: int, photometric: int = 1, big
 
 
 def packed(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """Values of 12 bits, two in three bytes, as bytes in the shape of rows."""
+    """Rows of bytes for values of 12 bits, two in three bytes."""
     first, second = values[:, ::2].astype(np.uint32), values[:, 1::2].astype(np.uint32)
     rows = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=2)
     return rows.reshape(len(values), -1).astype(np.uint8)
@@ -60,7 +60,7 @@ def white_is_zero(folder: Path) -> Path:
 
 
 def maxval(maximum: int) -> Callable[[Path], Path]:
-    """PGM has its own maximum in its head."""
+    """A PGM file, whose header gives the maximum."""
     values = np.round(RAMP * maximum).astype(">u2").tobytes()
     return lambda folder: write(folder / "x.pgm", b"P5 25 20 %d\n" % maximum + values)
 
@@ -149,7 +149,7 @@ def test_colours_of_every_mode_become_rgb_without_a_warning(
     assert np.abs(np.asarray(image).astype(int) - colour).max() <= 3
 
 
-def test_one_bit_is_black_or_white(tmp_path: Path) -> None:
+def test_one_bit_images_become_black_and_white(tmp_path: Path) -> None:
     image = read_rgb(save(tmp_path / "x.png", RAMP > 0.5))
     assert np.array_equal(np.asarray(image)[:, :, 0], np.where(RAMP > 0.5, 255, 0))
 
@@ -160,13 +160,13 @@ def test_the_first_of_several_images_is_taken(tmp_path: Path) -> None:
     assert read_rgb(tmp_path / "x.gif").getpixel((3, 3)) == (250, 0, 0)
 
 
-def test_the_content_decides_and_not_the_ending(tmp_path: Path) -> None:
+def test_the_content_of_a_file_decides_and_not_its_extension(tmp_path: Path) -> None:
     Image.new("RGB", (9, 7), (250, 0, 0)).save(tmp_path / "x.png")
     (tmp_path / "x.png").rename(tmp_path / "x.jpg")
     assert read_rgb(tmp_path / "x.jpg").getpixel((3, 3)) == (250, 0, 0)
 
 
-def test_what_another_program_would_have_to_draw_is_not_read(tmp_path: Path) -> None:
+def test_formats_that_another_program_would_have_to_render_are_not_read(tmp_path: Path) -> None:
     Image.new("RGB", (9, 7)).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.png")
     with pytest.raises(Image.UnidentifiedImageError):
@@ -174,7 +174,7 @@ def test_what_another_program_would_have_to_draw_is_not_read(tmp_path: Path) -> 
     assert not {".eps", ".ps", ".wmf", ".emf", ".pdf", ".mpg", ".h5"} & ENDINGS
 
 
-def test_every_ending_of_the_formats_that_pillow_decodes_is_known() -> None:
+def test_the_extensions_of_the_formats_that_pillow_decodes_are_known() -> None:
     expected = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm"}
     assert expected <= ENDINGS
     assert (".avif" in ENDINGS) == ("AVIF" in FORMATS)

@@ -1,4 +1,4 @@
-"""Augmentations by name, of images in memory and of pictures that are read one by one."""
+"""Augmentations by name, for images in memory and for images that are read one by one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,14 +46,14 @@ def test_an_image_is_the_same_in_every_batch_order_and_load(augmenting: Augmenti
 
 
 @pytest.mark.parametrize("augmenting", EVERYTHING, ids=repr)
-def test_nothing_waits_for_the_device_that_augments(augmenting: Augmenting) -> None:
-    # A tensor on meta has no values: what asks for one raises.
+def test_augmentation_does_not_synchronize_with_the_device(augmenting: Augmenting) -> None:
+    # A tensor on meta has no values, so that reading one raises.
     with Loader(augmented(augmenting), workers=0, device=torch.device("meta")) as loader:
         (batch,) = loader.batches([torch.arange(9)], View(0, 0))
     assert (batch.images.shape, batch.images.dtype) == ((9, 3, 16, 24), torch.float32)
 
 
-def test_recipes_are_what_they_are_called() -> None:
+def test_each_recipe_is_the_augmentation_of_its_name() -> None:
     split = make_split()
     assert of_images(Augmenting(), split) is split.augmentation
     assert of_images(Augmenting("none"), split) is None
@@ -62,7 +62,7 @@ def test_recipes_are_what_they_are_called() -> None:
     assert of_images(Augmenting("imagenet"), split) == ResizedCropAndFlip(16, 24)
 
 
-def test_a_resized_crop_is_torchvisions() -> None:
+def test_a_resized_crop_matches_torchvision() -> None:
     images, augmentation = make_split().images, ResizedCropAndFlip(16, 24)
     boxes, flipped = augmentation.draw(40, torch.Generator().manual_seed(0))
     cropped = augmentation.apply(images, (boxes, flipped))
@@ -77,7 +77,7 @@ def test_crops_have_the_published_areas_and_shapes_and_half_are_flipped() -> Non
     top, left, rows, columns = boxes.unbind(dim=1)
     assert (top >= 0).all() & (left >= 0).all() & (top + rows <= 32).all() & (left + columns <= 32).all()
     area, shape = rows * columns / 1024, columns / rows
-    # A side is rounded to pixels.
+    # Sides are rounded to pixels.
     assert 0.06 < area.min() < 0.12
     assert area.max() == 1
     assert 0.6 < shape.min() < 0.8
@@ -85,17 +85,17 @@ def test_crops_have_the_published_areas_and_shapes_and_half_are_flipped() -> Non
     assert abs(flipped.double().mean() - 0.5) < 0.03
 
 
-def test_a_crop_that_fits_nowhere_is_the_largest_one_in_the_centre() -> None:
+def test_where_no_crop_fits_the_largest_one_in_the_centre_is_taken() -> None:
     narrow = ResizedCropAndFlip(8, 100, scale=(1.0, 1.0))
     boxes, _ = narrow.draw(3, torch.Generator().manual_seed(0))
     assert boxes.tolist() == [[0, 44, 8, 11]] * 3
 
 
-def test_an_erased_rectangle_has_the_colour_that_becomes_zero() -> None:
+def test_an_erased_rectangle_is_zero_after_normalization() -> None:
     split = augmented(Augmenting("none", random_erasing=0.5))
     images, plain = split.load(torch.arange(40), View(0, 0)).images, split.load(torch.arange(40)).images
     erased = (images != plain).any(1)
-    assert images[:, :, :][erased[:, None].expand_as(images)].abs().max() < 1e-6
+    assert images[erased[:, None].expand_as(images)].abs().max() < 1e-6
     assert 10 < erased.flatten(1).any(1).sum() < 30
 
 
@@ -126,7 +126,7 @@ def test_noise_comes_after_operations_on_bytes() -> None:
         (lambda: Augmenting(random_erasing=1.5), r"random_erasing must be in \[0, 1\], got 1.5"),
     ],
 )
-def test_what_there_is_not_is_refused_by_name(make: Callable[[], Augmenting], message: str) -> None:
+def test_invalid_augmentations_are_refused_by_name(make: Callable[[], Augmenting], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -148,7 +148,7 @@ def load(folder: Path, augmenting: Augmenting, **settings: int) -> Tensor:
     return splits.train.load(torch.arange(len(splits.train)), View(0, 0)).images
 
 
-def test_pictures_in_folders_take_every_augmentation(folder: Path) -> None:
+def test_images_in_folders_take_every_augmentation(folder: Path) -> None:
     own = load(folder, Augmenting())
     assert torch.equal(own, load(folder, Augmenting("imagenet")))
     several = [load(folder, augmenting) for augmenting in EVERYTHING if augmenting.recipe is not None]
@@ -156,7 +156,7 @@ def test_pictures_in_folders_take_every_augmentation(folder: Path) -> None:
     assert not any(torch.equal(one, other) for index, one in enumerate(several) for other in several[:index])
 
 
-def test_every_augmentation_has_a_description_of_its_own(folder: Path) -> None:
+def test_every_augmentation_has_its_own_description(folder: Path) -> None:
     several = Augmenting(), Augmenting("cifar"), Augmenting(auto_augment="randaugment"), Augmenting(random_erasing=0.1)
     for name in (f"folder:{folder}", "digits100"):
         described = {

@@ -61,7 +61,7 @@ def test_another_view_or_seed_gives_another_image_of_nearly_every_sample(split: 
         assert differs.double().mean() > 0.9
 
 
-def test_views_that_alternate_are_what_each_is_alone(split: TensorSplit) -> None:
+def test_alternating_views_give_the_same_images_as_each_view_alone(split: TensorSplit) -> None:
     index = torch.tensor([4, 11])
     alone = {view: all_images(make_split(split.augmentation), view)[index] for view in (View(0, 0), View(0, 1), View(7, 0))}
     for view in (View(0, 0), View(0, 1), View(0, 0), View(7, 0), View(0, 1), View(0, 0)):
@@ -94,7 +94,7 @@ def test_the_stored_images_are_not_written_to(split: TensorSplit, dtype: torch.d
     assert torch.equal(split.images, before)
 
 
-def test_the_global_random_numbers_are_left_alone(split: TensorSplit) -> None:
+def test_loading_leaves_the_global_random_state_alone(split: TensorSplit) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -102,7 +102,7 @@ def test_the_global_random_numbers_are_left_alone(split: TensorSplit) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_numbers_of_a_view_are_drawn_once() -> None:
+def test_the_random_numbers_of_a_view_are_drawn_once() -> None:
     class Counted(ShiftAndFlip):
         draws = 0
 
@@ -144,7 +144,7 @@ def test_a_shift_moves_the_image_by_its_offset_and_brings_in_zeros() -> None:
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_shifts_reach_every_offset_and_half_of_the_images_are_flipped(flip: bool) -> None:
-    # Two dots beside each other: their place shows the shift, their order the flip.
+    # Two adjacent dots: their position shows the shift, their order the flip.
     images = torch.zeros(1000, 1, 7, 8)
     images[:, 0, 3, 3], images[:, 0, 3, 4] = 1, 2
     augmentation = ShiftAndFlip(2, flip=flip)
@@ -186,7 +186,7 @@ def test_held_out_is_a_random_share_of_the_samples_and_the_rest_is_trained_on(he
 
 @pytest.mark.parametrize("name", sorted([*DATASETS, "folder:somewhere"]))
 @pytest.mark.parametrize("held_out", [1.0, -0.1, float("nan")])
-def test_an_impossible_share_is_refused_by_every_data_set(name: str, held_out: float, tmp_path: Path) -> None:
+def test_an_invalid_held_out_share_is_refused_by_every_data_set(name: str, held_out: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="held_out must be in"):
         load_splits(name, tmp_path, held_out=held_out)
 

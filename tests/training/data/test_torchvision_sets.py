@@ -44,7 +44,7 @@ def cifar_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_batch(ten / f"data_batch_{number}", "labels", 8, 10, number)
     write_batch(ten / "test_batch", "labels", 20, 10, 6)
     (ten / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(index) for index in range(10)]}))
-    # The checksums are those of the published files, and these are small ones of the same form.
+    # The checksums are those of the published files, and these are small files in the same format.
     monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: Path(path).is_file())
     return tmp_path
@@ -99,7 +99,7 @@ def test_the_validation_images_are_a_random_tenth_that_keeps_its_labels(fashion_
         assert index.tolist() != sorted(index.tolist())
 
 
-def test_nothing_held_out_trains_on_every_image(fashion_folder: Path) -> None:
+def test_without_a_held_out_share_every_image_is_trained_on(fashion_folder: Path) -> None:
     splits = load_fashion_mnist(fashion_folder, held_out=0)
     assert splits.validation is None
     assert len(splits.train) == 40

@@ -1,4 +1,4 @@
-"""Processes that train together: the same student as one process alone, and the same after a restart."""
+"""Distributed training gives the same student as one process alone, and the same again after a resume."""
 
 import os
 import socket
@@ -40,7 +40,7 @@ class Noise(Split):
 
 
 def network(norm: bool) -> nn.Module:
-    """With batch norm and dropout, every process has statistics and random numbers of its own."""
+    """A small network; with ``norm``, every process has its own batch statistics and random numbers."""
     between = [nn.BatchNorm1d(5), nn.Dropout(0.2)] if norm else []
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 5), *between, nn.Linear(5, 3))
 
@@ -51,7 +51,7 @@ def set_up(method: Method, labels: Tensor) -> Method:
 
 
 def trainer(config: Config, processes: Processes, saved: list[State], norm: bool, broken: tuple[int, ...] = ()) -> Trainer:
-    # Of another shape than a multiple of the processes, so that their parts of an evaluation differ.
+    # No size is a multiple of the number of processes, so that their parts of an evaluation differ.
     splits = Splits(Noise(8 * STEPS + 3, broken), Noise(7), Noise(31), 3, 1, "noise", Identity(("a", "b", "c"), {}))
     student = Network(build(lambda: network(norm), 3), 3)
     method = make_method(config.method, config.settings)
@@ -127,7 +127,7 @@ BICKD: dict[str, Any] = {**SETTINGS, "method": "bickd", "teacher_checkpoint": Pa
     [
         pytest.param(SETTINGS, 1, id="ce"),
         pytest.param(SETTINGS, 2, id="ce-accumulated"),
-        # Shorter than any gradient of this run: every step is clipped, by the norm over all processes and parts.
+        # Below the norm of every gradient of this run: each step is clipped, by the norm over all processes and parts.
         pytest.param({**SETTINGS, "clip_norm": 0.05}, 2, id="clipped-accumulated"),
         pytest.param(BICKD, 1, id="bickd"),
         pytest.param({**BICKD, "settings": {"positives": "sample"}}, 1, id="bickd-by-sample"),
@@ -136,7 +136,7 @@ BICKD: dict[str, Any] = {**SETTINGS, "method": "bickd", "teacher_checkpoint": Pa
         pytest.param({**SETTINGS, "mixup": 0.4, "cutmix": 1.0}, 4, id="ce-mixed-accumulated"),
     ],
 )
-def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
+def test_two_processes_take_the_same_steps_as_one_with_the_whole_batch(
     settings: dict[str, Any], accumulate: int, tmp_path: Path
 ) -> None:
     alone = trainer(Config(**settings), Processes(), [], norm=False)
@@ -146,7 +146,7 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
 
 
 def assert_same(results: list[dict[str, Any]], alone: Trainer, records: list[EpochRecord]) -> None:
-    """The weights and the numbers of every process are those of one alone, but for rounding."""
+    """Weights and metrics of every process are those of one alone, up to rounding."""
     for result in results:
         for name, value in alone.network.state_dict().items():
             torch.testing.assert_close(result["state"][name], value, rtol=1e-5, atol=1e-6)
@@ -158,7 +158,7 @@ def assert_same(results: list[dict[str, Any]], alone: Trainer, records: list[Epo
 
 
 BROKEN = tuple(sample for sample in range(8 * STEPS + 3) if sample % 3)
-"""So many that of two images a process has none in most steps, and both processes none in some."""
+"""So many that with one image a process, most steps leave a process without one, and some leave both."""
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ BROKEN = tuple(sample for sample in range(8 * STEPS + 3) if sample % 3)
         pytest.param({**BICKD, "batch_size": 4, "logit_standardization": True}, 1, id="bickd-standardized"),
     ],
 )
-def test_two_processes_of_which_one_has_no_image_take_the_steps_of_one(
+def test_two_processes_take_the_same_steps_as_one_when_one_has_no_image(
     settings: dict[str, Any], accumulate: int, tmp_path: Path
 ) -> None:
     alone = trainer(Config(**settings), Processes(), [], norm=False, broken=BROKEN)
@@ -181,7 +181,7 @@ def test_two_processes_of_which_one_has_no_image_take_the_steps_of_one(
     assert results[0]["skipped"] == results[1]["skipped"] == [record.skipped for record in records]
 
 
-def test_memory_banks_agree_where_one_process_has_no_image(tmp_path: Path) -> None:
+def test_memory_banks_agree_when_one_process_has_no_image(tmp_path: Path) -> None:
     settings = {**BICKD, "method": "crd", "settings": {"negatives": 8}, "batch_size": 2}
     results = together(tmp_path, settings, norm=False, broken=BROKEN)
     first, second = (result["method"] for result in results)
@@ -189,21 +189,21 @@ def test_memory_banks_agree_where_one_process_has_no_image(tmp_path: Path) -> No
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_a_strict_run_ends_in_every_process_at_an_image_of_one(tmp_path: Path) -> None:
+def test_a_broken_image_in_one_process_ends_a_strict_run_in_every_process(tmp_path: Path) -> None:
     strict = {**SETTINGS, "strict_data": True}
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match=r"strict_data: .*image"):
         together(tmp_path, strict, norm=False, broken=(5,))
 
 
-def test_a_contrast_within_each_process_is_another_loss(tmp_path: Path) -> None:
+def test_a_contrast_within_each_process_gives_a_lower_loss(tmp_path: Path) -> None:
     alone = trainer(Config(**BICKD), Processes(), [], norm=False)
     (record, *_) = alone.train()
     results = together(tmp_path, {**BICKD, "settings": {"global_batch": False}}, norm=False)
-    # Fewer samples to be told apart: the loss is lower, each process has its own, and the mean of both is recorded.
+    # With fewer samples to tell apart the loss is lower; each process has its own, and the mean of both is recorded.
     assert results[0]["numbers"][0][0] == results[1]["numbers"][0][0] < 0.9 * record.loss
 
 
-def test_processes_that_are_resumed_end_in_the_same_bits_and_agree_with_each_other(tmp_path: Path) -> None:
+def test_resumed_processes_end_with_the_same_bits_and_agree_with_each_other(tmp_path: Path) -> None:
     settings = {**SETTINGS, "checkpoint_minutes": 0.0, "ema_decay": 0.5}
     whole = together(tmp_path, settings, norm=True)
     resumed = together(tmp_path, settings, norm=True, resume=True)
@@ -213,7 +213,7 @@ def test_processes_that_are_resumed_end_in_the_same_bits_and_agree_with_each_oth
     assert resumed[0]["numbers"] == whole[0]["numbers"]
 
 
-def test_one_process_alone_is_the_first_of_one_and_sums_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_is_the_first_of_one_and_reduces_only_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     processes, device = distributed.start("cpu")

@@ -87,7 +87,7 @@ def make_trainer(
 
 
 class TeacherWatch(KnowledgeDistillation):
-    """kd that notes in which mode the teacher is at every step."""
+    """kd that records the mode of the teacher at every step."""
 
     def __init__(self, teacher: nn.Module) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def test_the_teacher_is_in_eval_mode_at_every_step_and_does_not_change() -> None
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_one_seed_gives_one_result_to_the_bit() -> None:
+def test_two_runs_of_one_seed_give_the_same_bits() -> None:
     states = []
     for _ in range(2):
         trainer = make_trainer()
@@ -126,7 +126,7 @@ def test_building_a_model_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_training_learns_what_can_be_learned() -> None:
+def test_training_lowers_the_loss_and_classifies_most_images() -> None:
     records = make_trainer(linear_model(), config=make_config(epochs=30)).train()
     assert records[-1].loss < records[0].loss
     assert records[-1].test_accuracy > 70
@@ -134,7 +134,7 @@ def test_training_learns_what_can_be_learned() -> None:
 
 
 class Recorded(nn.Module):
-    """A linear student that keeps what it is shown in training mode, and counts its images in evaluation mode."""
+    """A linear student that keeps its images in training mode and counts them in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def recorded_run(**settings: Any) -> Recorded:
     return student
 
 
-def test_students_of_one_seed_see_the_same_augmented_images_and_of_another_seed_others() -> None:
+def test_students_of_one_seed_see_the_same_augmented_images_and_those_of_another_seed_see_others() -> None:
     first, again, other = recorded_run(), recorded_run(), recorded_run(seed=4)
     # 30 images in batches of 8, the remainder left out, in 2 epochs; each evaluated twice an epoch.
     assert (len(first.shown), first.evaluated) == (6, [30] * 4)
@@ -166,7 +166,7 @@ def test_students_of_one_seed_see_the_same_augmented_images_and_of_another_seed_
     assert not any(torch.equal(image, original) for image in torch.cat(first.shown) for original in clean)
 
 
-def test_the_parts_of_an_accumulated_step_are_the_samples_of_the_whole_one() -> None:
+def test_the_parts_of_an_accumulated_step_have_the_samples_of_the_whole_step() -> None:
     whole, parts = recorded_run(), recorded_run(accumulate=4)
     assert [len(images) for images in parts.shown] == [2] * 24
     assert torch.equal(torch.cat(parts.shown), torch.cat(whole.shown))
@@ -176,7 +176,7 @@ MIXING = {"mixup": 0.4, "cutmix": 1.0}
 
 
 class SeesMixed(KnowledgeDistillation):
-    """kd that keeps the probabilities it is given."""
+    """kd that keeps the target probabilities of every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,13 +191,13 @@ def mixed_run(**settings: Any) -> tuple[Recorded, Recorded, SeesMixed, EpochReco
     student, teacher, method = Recorded().eval(), Recorded(), SeesMixed()
     config = make_config(**MIXING, **settings)
     trainer = make_trainer(student, config=config, method=method, teacher=teacher)
-    # It keeps what it sees in training mode only, which the teacher is never in.
+    # ``Recorded`` keeps images in training mode only, and the teacher is never in it.
     shown = teacher.shown
     teacher.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].clone()))
     return student, teacher, method, trainer.train()[0]
 
 
-def test_student_and_teacher_see_the_same_mixed_images_and_the_method_their_probabilities() -> None:
+def test_student_and_teacher_see_the_same_mixed_images_and_the_method_gets_their_probabilities() -> None:
     student, teacher, method, record = mixed_run()
     assert len(student.shown) == len(teacher.shown) == len(method.targets) == 6
     assert all(torch.equal(one, other) for one, other in zip(student.shown, teacher.shown, strict=True))
@@ -217,7 +217,7 @@ def test_mixed_images_do_not_depend_on_the_parts_of_a_step(accumulate: int) -> N
 
 
 @pytest.mark.parametrize("settings", [{}, MIXING], ids=["plain", "mixed"])
-def test_an_accumulated_step_has_the_gradient_of_the_whole_one(settings: dict[str, Any]) -> None:
+def test_an_accumulated_step_has_the_gradient_of_the_whole_batch(settings: dict[str, Any]) -> None:
     states = []
     for accumulate in (1, 4):
         trainer = make_trainer(linear_model(), config=make_config(accumulate=accumulate, **settings))
@@ -254,7 +254,7 @@ def constant_network(logits: list[float]) -> Network:
     return network
 
 
-def test_accuracy_is_the_share_of_right_answers_in_percent_and_the_mode_is_restored() -> None:
+def test_accuracy_is_the_percentage_of_correct_answers_and_the_mode_is_restored() -> None:
     network = constant_network([0.0, 1.0, 0.0])
     split = TinySplit(torch.tensor([1] * 6 + [0] * 2))
     assert accuracy(network, split, make_config(), CPU, Processes()) == pytest.approx(75.0)
@@ -266,7 +266,7 @@ def test_quality_has_calibration_and_the_agreement_with_a_teacher(
     teacher_logits: list[float] | None, agreement: float | None
 ) -> None:
     teacher = None if teacher_logits is None else constant_network(teacher_logits)
-    # Of its probabilities (1/8, 3/4, 1/8) the largest is right in 6 of 8.
+    # The probabilities are (1/8, 3/4, 1/8), and the largest is right for 6 of 8 images: perfectly calibrated.
     network = constant_network([0.0, math.log(6), 0.0])
     labels = torch.tensor([1] * 6 + [0] * 2)
     found = measure(network, TinySplit(labels), make_config(), CPU, Processes(), teacher=teacher)
@@ -290,7 +290,7 @@ class Constant(CrossEntropy):
 
 
 class Noted(Observer):
-    """Keeps what it is told."""
+    """Keeps every report."""
 
     def __init__(self) -> None:
         self.steps: list[StepReport] = []
@@ -307,7 +307,7 @@ class Noted(Observer):
         self.broken += messages
 
 
-def test_an_epoch_records_the_means_of_loss_and_terms_and_steps_the_running_mean() -> None:
+def test_an_epoch_records_the_means_of_loss_and_terms_and_a_step_reports_the_running_mean() -> None:
     noted = Noted()
     (record,) = make_trainer(config=make_config(epochs=1), method=Constant(), observer=noted).train()
     assert (record.loss, record.terms, record.steps) == (2.0, {"double": 4.0}, 3)
@@ -328,7 +328,7 @@ class Diverging(CrossEntropy):
         return loss * factor, {**terms, "wrong": loss.detach() * factor}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_term_and_is_never_saved() -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_names_step_and_term_and_is_never_saved() -> None:
     saved: list[State] = []
     config = make_config(checkpoint_minutes=0.0)
     trainer = make_trainer(config=config, method=Diverging(), save=lambda state: saved.append(copy.deepcopy(state)))
@@ -352,7 +352,7 @@ def test_a_signal_saves_the_run_at_the_end_of_its_step() -> None:
     assert [(state["epoch"], state["step"]) for state in saved] == [(1, 3)]
 
 
-def test_a_broken_image_is_left_out_told_and_counted() -> None:
+def test_a_broken_image_is_left_out_reported_and_counted() -> None:
     noted = Noted()
     splits = tiny_splits(TinySplit(broken=(4, 11)))
     (record,) = make_trainer(splits=splits, observer=noted, config=make_config(epochs=1, batch_size=10)).train()
@@ -366,14 +366,14 @@ def test_a_broken_image_stops_a_strict_run() -> None:
         make_trainer(splits=tiny_splits(TinySplit(broken=(4,))), config=config).train()
 
 
-def test_an_epoch_of_which_nothing_can_be_read_stops_the_run() -> None:
+def test_an_epoch_without_a_readable_image_stops_the_run() -> None:
     with pytest.raises(UnreadableImageError, match="no image of epoch 1 could be read"):
         make_trainer(splits=tiny_splits(TinySplit(broken=tuple(range(30))))).train()
 
 
 @pytest.mark.parametrize("broken", [(4,), (0, 4, 11, 12, 13, 29), tuple(range(20))], ids=len)
 @pytest.mark.parametrize("accumulate", [2, 8])
-def test_parts_weigh_by_their_images_so_that_the_step_is_that_of_the_whole_batch(
+def test_parts_are_weighted_by_their_images_so_that_the_step_is_that_of_the_whole_batch(
     accumulate: int, broken: tuple[int, ...]
 ) -> None:
     trainers = []
@@ -390,7 +390,7 @@ def test_parts_weigh_by_their_images_so_that_the_step_is_that_of_the_whole_batch
         assert (other.loss, other.terms["ce"]) == pytest.approx((one.loss, one.terms["ce"]), rel=1e-5)
 
 
-def test_parts_of_unequal_size_weigh_by_their_images_too() -> None:
+def test_parts_of_unequal_size_are_weighted_by_their_images_too() -> None:
     # 7 images in 4 parts are 2, 2, 2 and 1.
     states = []
     for accumulate in (1, 4):
@@ -402,7 +402,7 @@ def test_parts_of_unequal_size_weigh_by_their_images_too() -> None:
         torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_without_any_image_changes_nothing_and_the_run_goes_on() -> None:
+def test_a_step_without_any_image_changes_nothing_and_the_run_continues() -> None:
     student, before, changed = linear_model(), list[Tensor](), list[bool]()
 
     class Watch(Observer):
@@ -436,19 +436,19 @@ def test_a_broken_image_of_any_split_stops_a_strict_run(place: int) -> None:
         make_trainer(splits=tiny_splits(*splits), config=make_config(strict_data=True)).train()
 
 
-def test_a_split_of_which_nothing_can_be_read_has_no_accuracy() -> None:
+def test_a_split_without_a_readable_image_has_no_accuracy() -> None:
     nothing = TinySplit(broken=tuple(range(30)))
     with pytest.raises(UnreadableImageError, match="none of the 30 images of a split could be read"):
         accuracy(Network(linear_model(), 3), nothing, make_config(), CPU, Processes(), lambda messages: None)
 
 
-def test_what_nobody_else_is_told_of_is_warned_of() -> None:
+def test_a_broken_image_that_is_not_reported_otherwise_causes_a_warning() -> None:
     with pytest.warns(UserWarning, match="left out: image 7 is broken"):
         accuracy(Network(linear_model(), 3), TinySplit(broken=(7,)), make_config(), CPU, Processes())
 
 
 class TwoStages(KnowledgeDistillation):
-    """kd after a stage that trains a head of the teacher's logits; notes which stage sees what."""
+    """kd after a stage that trains a head on the teacher's logits; records the calls of both stages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -472,7 +472,7 @@ class TwoStages(KnowledgeDistillation):
         return super().forward(student, teacher, samples)
 
 
-def test_a_first_stage_trains_its_parameters_alone_and_they_are_frozen_after_it() -> None:
+def test_a_first_stage_trains_only_its_parameters_and_they_are_frozen_after_it() -> None:
     method = TwoStages()
     before = method.head.weight.clone()
     student = linear_model()
@@ -494,13 +494,13 @@ def test_a_first_stage_trains_its_parameters_alone_and_they_are_frozen_after_it(
     assert len(records) == 2
 
 
-def test_a_student_after_a_first_stage_sees_the_images_that_it_sees_without_one() -> None:
+def test_a_first_stage_does_not_change_the_images_that_the_student_sees() -> None:
     student = Recorded().eval()
     make_trainer(student, method=TwoStages(), teacher=linear_model(1)).train()
     assert torch.equal(torch.cat(student.shown), torch.cat(recorded_run().shown))
 
 
-def test_the_moving_average_is_what_is_evaluated() -> None:
+def test_the_moving_average_is_evaluated() -> None:
     trainer = make_trainer(linear_model(), config=make_config(ema_decay=0.9))
     records = trainer.train()
     assert trainer.network is not trainer.learner.student
@@ -508,7 +508,7 @@ def test_the_moving_average_is_what_is_evaluated() -> None:
     assert accuracy(trainer.network, TinySplit(), trainer.config, CPU, Processes()) == records[-1].test_accuracy
 
 
-def test_a_moving_average_in_a_short_run_is_as_accurate_as_the_weights() -> None:
+def test_a_moving_average_in_a_short_run_is_nearly_as_accurate_as_the_weights() -> None:
     accuracies = []
     for decay in (0.0, 0.9999):
         trainer = make_trainer(linear_model(), config=make_config(epochs=30, ema_decay=decay))
@@ -518,7 +518,7 @@ def test_a_moving_average_in_a_short_run_is_as_accurate_as_the_weights() -> None
 
 
 def moved(clip_norm: float | None, **settings: Any) -> float:
-    """How far one step of plain SGD takes the weights."""
+    """How far one step of plain SGD moves the weights."""
     student = linear_model()
     before = [parameter.detach().clone() for parameter in student.parameters()]
     config = make_config(
@@ -531,7 +531,9 @@ def moved(clip_norm: float | None, **settings: Any) -> float:
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("precision", ["float32", "fp16"])
-def test_a_longer_gradient_is_clipped_to_its_norm_and_a_shorter_one_left(precision: str, accumulate: int) -> None:
+def test_a_gradient_is_clipped_to_the_norm_if_it_is_longer_and_unchanged_if_it_is_shorter(
+    precision: str, accumulate: int
+) -> None:
     free = moved(None, precision=precision, accumulate=accumulate)
     gradient = free / 0.1
     # Without unscaling, the gradient under a scaler would be 65536 times as long.
@@ -567,7 +569,7 @@ def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: s
     ],
     ids=["plain", "average and parts", "adamw, clipped, warm-up in steps", "mixed and odd parts"],
 )
-def test_a_run_that_goes_on_from_any_step_ends_in_the_same_bits(stop: int, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_resumed_from_any_step_ends_with_the_same_bits(stop: int, settings: dict[str, Any], tmp_path: Path) -> None:
     config = make_config(epochs=4, checkpoint_minutes=0.0, **settings)
     saved: list[Path] = []
 

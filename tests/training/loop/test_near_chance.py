@@ -1,4 +1,4 @@
-"""When a teacher is said to be near chance: by its accuracy and the number of pictures it was measured on."""
+"""A teacher counts as near chance by its accuracy and the number of images that it was measured on."""
 
 import pytest
 
@@ -12,14 +12,14 @@ from training.loop.teacher import near_chance
         (0.0, 500, 5),
         (50.0, 10_000, 2),
         (1.0, 10_000, 100),
-        # Of a random order about one class is in its place, and of a few orders four.
+        # A random order of the classes leaves about one in its place, and a few orders leave four.
         (4.0, 10_000, 100),
         (0.1, 50_000, 1000),
-        # Of ten pictures, four of five classes say nothing.
+        # With ten images, four correct answers for five classes prove nothing.
         (40.0, 10, 5),
     ],
 )
-def test_what_cannot_be_told_from_chance_is_near_it(accuracy: float, pictures: int, classes: int) -> None:
+def test_an_accuracy_that_cannot_be_told_from_chance_is_near_it(accuracy: float, pictures: int, classes: int) -> None:
     assert near_chance(accuracy, pictures, classes)
 
 

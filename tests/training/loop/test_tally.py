@@ -22,7 +22,7 @@ def test_values_and_counts_are_summed() -> None:
     assert tally.totals_over_processes() == tally.totals()
 
 
-def test_a_tally_goes_on_from_saved_sums() -> None:
+def test_a_tally_continues_from_saved_sums() -> None:
     whole, first = Tally(), Tally()
     for step in range(5):
         whole.add(step, values(0.1 * step, 0.3), weight=2)
@@ -35,7 +35,7 @@ def test_a_tally_goes_on_from_saved_sums() -> None:
     assert first.totals() == whole.totals()
 
 
-def test_means_are_over_the_samples_and_the_parts_weigh_by_theirs() -> None:
+def test_means_are_over_the_samples_with_each_part_weighted_by_its_own() -> None:
     tally = Tally()
     for loss, right, samples in ((1.0, 1.0, 1), (2.0, 0.5, 4), (7.0, 0.0, 3)):
         tally.add(1, {"right": torch.tensor(right), **values(loss, -loss)}, weight=samples)

@@ -1,4 +1,4 @@
-"""The trial pass: what it finds, in whose words, and that it changes nothing."""
+"""The trial pass reports why a network does not accept the images, and changes nothing."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Blank(Split):
-    """Images of one size, of which the first ``broken`` cannot be read; larger ones without a view."""
+    """Images of one size, twice as large without a view; the first ``broken`` of them cannot be read."""
 
     def __init__(self, size: int, broken: int = 0, count: int = 40) -> None:
         self.labels, self.size, self.broken = torch.arange(count) % 3, size, broken
@@ -31,7 +31,7 @@ def attempt(model: nn.Module, split: Split, *, name: str = "mine", view: View | 
     try_network("student", name, Network(model, 3), split, config, CPU, view=view)
 
 
-def test_a_network_of_one_input_size_is_refused_with_model_setting_and_size() -> None:
+def test_a_network_with_a_fixed_input_size_is_refused_with_model_setting_and_size() -> None:
     model = make_model("vit_b_32", 3, 3)
     told = (
         r"^student vit_b_32 does not accept the images of folder:x, 3 x 64 x 64 with image_size 64: Wrong image height! .*"
@@ -51,12 +51,12 @@ def test_a_network_of_one_input_size_is_refused_with_model_setting_and_size() ->
         (nn.ReLU(), r"it returns \(2, 3, 16, 16\) instead of \(2, 3\) logits"),
     ],
 )
-def test_whatever_a_network_does_about_a_size_is_told(model: nn.Module, told: str) -> None:
+def test_every_way_in_which_a_network_fails_on_a_size_is_reported(model: nn.Module, told: str) -> None:
     with pytest.raises(ValueError, match=f"^student mine does not accept the images of folder:x, 3 x 16 x 16 .*{told}"):
         attempt(model, Blank(8))
 
 
-def test_weights_statistics_modes_and_random_numbers_stay_as_they_are() -> None:
+def test_weights_statistics_modes_and_random_state_do_not_change() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(3))
     model(torch.rand(2, 3, 8, 8))
     model[1].eval()
@@ -77,8 +77,8 @@ def test_the_images_are_those_of_the_view() -> None:
         attempt(model, Blank(8))
 
 
-def test_images_that_cannot_be_read_are_passed_over() -> None:
+def test_images_that_cannot_be_read_are_skipped() -> None:
     with pytest.raises(ValueError, match="does not accept"):
         attempt(nn.Conv2d(1, 3, 3), Blank(8, broken=5))
-    # Where none of the first can be read, the run itself says so.
+    # If no image can be read, the run itself reports it.
     attempt(nn.Conv2d(1, 3, 3), Blank(8, broken=40))

@@ -59,7 +59,7 @@ def embedded(layer: torch.nn.Linear, features: Tensor) -> list[list[float]]:
 def nce_by_hand(
     embeddings: list[list[float]], bank: list[list[float]], index: list[list[int]], normalizer: float | None = None
 ) -> tuple[float, float]:
-    """The loss, and the normalizer where it is estimated from these embeddings."""
+    """The loss and the normalizer, which is estimated from these embeddings if none is given."""
     exponentials = [
         [math.exp(sum(a * b for a, b in zip(embedding, bank[i], strict=True)) / 0.07) for i in row]
         for embedding, row in zip(embeddings, index, strict=True)
@@ -75,7 +75,7 @@ def nce_by_hand(
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What the sampler has drawn."""
+    """The negatives that the sampler has drawn."""
     results = []
     forward = OtherClasses.forward
 
@@ -87,7 +87,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return results
 
 
-def test_loss_and_normalizers_are_those_by_hand_in_the_first_batch_and_the_next(drawn: list[Tensor]) -> None:
+def test_loss_and_normalizers_match_the_formulas_in_the_first_batch_and_the_next(drawn: list[Tensor]) -> None:
     method = made()
     normalizers: list[float | None] = [None, None]
     for step, index in enumerate([[3, 0, 4], [8, 3, 1, 5]]):
@@ -107,7 +107,7 @@ def test_loss_and_normalizers_are_those_by_hand_in_the_first_batch_and_the_next(
     assert saved == pytest.approx(normalizers, rel=1e-6)
 
 
-def test_a_batch_moves_the_vectors_of_its_own_samples_alone() -> None:
+def test_a_batch_moves_only_the_vectors_of_its_own_samples() -> None:
     method = made(momentum=0.3)
     before = [bank.vectors.tolist() for bank in (method.student_bank, method.teacher_bank)]
     student, teacher, samples = batch([5, 2])
@@ -123,7 +123,7 @@ def test_a_batch_moves_the_vectors_of_its_own_samples_alone() -> None:
         torch.testing.assert_close(bank.vectors, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
-def test_banks_and_normalizers_stay_in_evaluation_and_without_a_gradient() -> None:
+def test_banks_and_normalizers_do_not_change_in_evaluation_or_without_a_gradient() -> None:
     method = made()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     method.eval()
@@ -161,8 +161,9 @@ def test_blocks_have_the_gradient_of_the_formula_whether_vectors_or_products_are
     torch.testing.assert_close(embeddings.grad, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("count", "most"), [(3000, 20 * 10 * 8), (50, 20 * 10 * 8)])
-def test_no_tensor_is_larger_than_a_block(count: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [3000, 50])
+def test_no_tensor_is_larger_than_a_block(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 20 * 10 * 8
     monkeypatch.setattr(memory_bank_module, "BLOCK_ELEMENTS", most)
     bank = MemoryBank(count, 8, momentum=0.5, temperature=0.07)
     embeddings, index = torch.randn(64, 8, requires_grad=True), torch.randint(count, (64, 20))
@@ -172,7 +173,7 @@ def test_no_tensor_is_larger_than_a_block(count: int, most: int, monkeypatch: py
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             nonlocal largest
             result = func(*args, **(kwargs or {}))
-            # The transposed bank is a view of it.
+            # The transposed bank is a view and allocates nothing.
             if isinstance(result, Tensor) and result.untyped_storage().data_ptr() != bank.vectors.data_ptr():
                 largest = max(largest, result.numel())
             return result
@@ -206,7 +207,7 @@ def test_negatives_need_a_second_class() -> None:
         OtherClasses(torch.tensor([3, 3, 3]))
 
 
-def test_new_vectors_are_random_of_length_about_one() -> None:
+def test_initial_vectors_are_random_with_length_about_one() -> None:
     torch.manual_seed(0)
     vectors = MemoryBank(4000, 128, momentum=0.5, temperature=0.07).vectors
     assert vectors.abs().max() <= math.sqrt(3 / 128)
@@ -214,7 +215,7 @@ def test_new_vectors_are_random_of_length_about_one() -> None:
     assert vectors.mean().abs() < 1e-3
 
 
-def test_the_size_of_the_banks_is_told_before_they_are_made(
+def test_the_size_of_the_banks_is_printed_before_they_are_allocated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
@@ -228,7 +229,7 @@ def test_the_size_of_the_banks_is_told_before_they_are_made(
     assert capsys.readouterr().out == "crd: two memory banks of 3000 x 128 float32, 3.1 MB\n"
 
 
-def test_a_state_takes_banks_and_normalizers_along() -> None:
+def test_a_state_contains_banks_and_normalizers() -> None:
     method, other = made(), made()
     method(*batch([5, 2]))
     other(*batch([1, 3], seed=7))
@@ -241,7 +242,7 @@ def test_a_state_takes_banks_and_normalizers_along() -> None:
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
 
 
-def test_a_state_from_before_the_first_batch_has_the_normalizers_estimated_anew() -> None:
+def test_normalizers_are_estimated_again_after_loading_a_state_from_before_the_first_batch() -> None:
     method = made()
     state = {name: value.clone() for name, value in method.state_dict().items()}
     torch.manual_seed(3)
@@ -254,7 +255,7 @@ def test_a_state_from_before_the_first_batch_has_the_normalizers_estimated_anew(
 
 
 SHARES = [[[3, 0, 4], [2, 7]], [[8, 1], [5, 6, 0]]]
-"""The samples of two steps, by process: of unequal numbers."""
+"""The samples of two steps by process, in unequal numbers."""
 
 
 def work(rank: int, port: int, folder: Path) -> None:
@@ -270,7 +271,9 @@ def work(rank: int, port: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_have_identical_banks_of_all_their_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_have_identical_banks_with_the_samples_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -280,7 +283,7 @@ def test_two_processes_have_identical_banks_of_all_their_samples(tmp_path: Path,
     for name, value in first["state"].items():
         assert torch.equal(value, second["state"][name]), name
     assert first["gathered"].tolist() == second["gathered"].tolist() == [[0, 0], [1, 1], [1, 1]]
-    # Nothing was trained: the embeddings are still those of the start, and every sample's vector can be told by hand.
+    # Nothing was trained: the embeddings are still the initial ones, and every vector can be computed by hand.
     method = made()
     expected = method.student_bank.vectors.tolist()
     for step, shares in enumerate(SHARES):
@@ -292,8 +295,8 @@ def test_two_processes_have_identical_banks_of_all_their_samples(tmp_path: Path,
     torch.testing.assert_close(vectors, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
-def test_the_normalizer_of_two_processes_is_of_all_their_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the other process's share stood in for, whose mean exponentials are e and e^3."""
+def test_the_normalizer_of_two_processes_is_estimated_from_all_their_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stub replaces the other process, whose mean exponentials are e and e^3."""
     method = made()
     own: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""DIST against Pearson's correlation by hand, and where that is not defined."""
+"""DIST against Pearson's correlation by hand, and where the correlation is undefined."""
 
 import math
 import statistics
@@ -28,7 +28,7 @@ def mean_correlation(first: list[list[float]], second: list[list[float]]) -> flo
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_both_parts_and_their_sum_are_those_by_hand(temperature: float) -> None:
+def test_both_parts_and_their_sum_match_the_formulas(temperature: float) -> None:
     student, teacher = Output(torch.tensor(STUDENT, dtype=torch.float64)), Output(torch.tensor(TEACHER, dtype=torch.float64))
     method = make_method("dist", {"beta": 0.7, "gamma": 1.3, "temperature": temperature})
     loss, terms = method(student, teacher, Samples(torch.tensor(TARGET), torch.arange(3)))
@@ -41,13 +41,13 @@ def test_both_parts_and_their_sum_are_those_by_hand(temperature: float) -> None:
     assert loss.item() == pytest.approx(ce + 2 * (0.7 * inter + 1.3 * intra), rel=1e-6)
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
+def test_the_gradient_matches_finite_differences() -> None:
     teacher, samples = Output(torch.tensor(TEACHER, dtype=torch.float64)), Samples(torch.tensor(TARGET), torch.arange(3))
     x = torch.tensor(STUDENT, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: make_method("dist")(Output(x), teacher, samples)[0], x)
 
 
-def test_of_a_single_sample_the_rows_count_and_the_columns_are_uncorrelated() -> None:
+def test_the_row_of_a_single_sample_is_correlated_and_its_columns_are_uncorrelated() -> None:
     x = torch.tensor(STUDENT[:1], requires_grad=True)
     teacher, samples = Output(torch.tensor(TEACHER[:1])), Samples(torch.tensor(TARGET[:1]), torch.arange(1))
     loss, terms = make_method("dist")(Output(x), teacher, samples)

@@ -40,7 +40,7 @@ def batch(epochs: float = 100.0) -> tuple[Output, Output, Samples]:
     return student, teacher, Samples(torch.tensor(TARGET), torch.arange(3), epochs)
 
 
-def test_both_parts_and_their_sum_are_those_by_hand() -> None:
+def test_both_parts_and_their_sum_match_the_formulas() -> None:
     loss, terms = make_method("dkd", {"alpha": 0.5})(*batch())
     tckd, nckd = parts_by_hand(4.0)
     ce = -sum(math.log(softmax(row)[label]) for row, label in zip(STUDENT, TARGET, strict=True)) / 3
@@ -49,7 +49,7 @@ def test_both_parts_and_their_sum_are_those_by_hand() -> None:
     assert loss.item() == pytest.approx(ce + 0.5 * tckd + 8 * nckd, rel=1e-6)
 
 
-def test_weighted_by_the_teacher_the_two_parts_are_the_divergence_of_kd() -> None:
+def test_the_two_parts_weighted_by_the_teacher_add_up_to_the_divergence_of_kd() -> None:
     """KL = TCKD + (1 - q_t) NCKD, sample by sample."""
     x, y, label = STUDENT[1], TEACHER[1], TARGET[1]
     method = make_method("dkd", {"temperature": 1.0})
@@ -92,7 +92,7 @@ def test_probabilities_that_round_to_zero_or_one_have_finite_gradients(height: f
     assert x.grad.isfinite().all()
 
 
-def test_two_classes_are_refused_before_and_in_training() -> None:
+def test_two_classes_are_refused_before_and_during_training() -> None:
     method = DecoupledKnowledgeDistillation()
     with pytest.raises(ValueError, match="classes must be more than 2 for method 'dkd', got 2"):
         method.set_up(Dimensions(4, 4, 2, torch.tensor([0, 1])))

@@ -53,7 +53,7 @@ def batch() -> tuple[Output, Output, Samples]:
 
 
 def any_batch(method: Method) -> tuple[Output, Output, Samples]:
-    """A batch for ``method``, with features, of as many views as it wants; student features narrower than the teacher's."""
+    """A batch with features and the views that ``method`` needs; student features are narrower than the teacher's."""
     generator = torch.Generator().manual_seed(0)
     views = len(method.views(torch.zeros(4, 1, 6, 6))) // 4
     shapes = ((4 * views, 5), (4 * views, 6), (4 * views, 5), (4 * views, 8))
@@ -76,7 +76,7 @@ def test_kd_sums_the_divergence_over_classes_and_averages_it_over_samples() -> N
     assert loss.item() == pytest.approx(0.1 * cross_entropy_by_hand() + 0.9 * divergence_by_hand(4.0), rel=1e-6)
 
 
-def test_bickd_is_kd_and_the_bilateral_loss() -> None:
+def test_bickd_is_the_sum_of_kd_and_the_bilateral_loss() -> None:
     student, teacher, samples = batch()
     loss, terms = BicKD()(student, teacher, samples)
     bilateral = bilateral_loss(student.logits, teacher.logits, samples.target, backend="reference")
@@ -85,7 +85,7 @@ def test_bickd_is_kd_and_the_bilateral_loss() -> None:
     assert set(terms) == {"ce", "kd", "class_wise", "sample_wise"}
 
 
-def test_bickd_with_positives_of_samples_reads_no_label_in_its_bilateral_term() -> None:
+def test_bickd_with_positives_by_sample_ignores_labels_in_its_bilateral_term() -> None:
     student, teacher, samples = batch()
     same_class = samples._replace(target=torch.tensor([1, 1]))
     by_sample, by_label = BicKD(ce_weight=0.0, positives="sample"), BicKD(ce_weight=0.0)
@@ -106,13 +106,13 @@ def test_every_setting_of_bickd_reaches_the_loss() -> None:
     for name, value in settings.items():
         alone = bickd_loss(student.logits, teacher.logits, samples.target, **{name: value}, backend="reference").item()
         assert BicKD(**{name: value})(student, teacher, samples)[0].item() == pytest.approx(alone, rel=1e-6)
-        # Of two samples of different classes the positives are the same by sample as by label.
+        # For two samples of different classes, the positives by sample are those by label.
         assert name == "positives" or alone != pytest.approx(usual, rel=1e-4)
     together = bickd_loss(student.logits, teacher.logits, samples.target, **settings, backend="reference").item()
     assert BicKD(**settings)(student, teacher, samples)[0].item() == pytest.approx(together, rel=1e-6)
 
 
-def test_bickd_with_both_switches_is_of_standardized_logits_but_for_the_cross_entropy() -> None:
+def test_bickd_with_both_switches_standardizes_all_logits_except_in_the_cross_entropy() -> None:
     student, teacher, samples = batch()
     loss, terms = make_method("bickd", logit_standardization=True, label_smoothing=0.2)(student, teacher, samples)
     x, y = standardized_by_hand(STUDENT), standardized_by_hand(TEACHER)
@@ -123,7 +123,7 @@ def test_bickd_with_both_switches_is_of_standardized_logits_but_for_the_cross_en
     assert loss.item() == pytest.approx(0.1 * cross_entropy_by_hand(0.2) + 9 * kd + 4 * bilateral, rel=1e-6)
 
 
-def test_standardized_rows_are_those_by_hand_and_constant_rows_are_zero() -> None:
+def test_standardized_rows_match_the_formula_and_constant_rows_are_zero() -> None:
     expected = torch.tensor([*standardized_by_hand(STUDENT), [0.0, 0.0, 0.0]]).double()
     torch.testing.assert_close(standardize(torch.tensor([*STUDENT, [7.0, 7.0, 7.0]]).double()), expected, rtol=1e-6, atol=0)
 
@@ -135,7 +135,7 @@ def test_kd_with_logit_standardization_has_its_published_weights() -> None:
     assert loss.item() == pytest.approx(0.1 * cross_entropy_by_hand() + 9 * kd, rel=1e-6)
 
 
-def test_a_setting_given_wins_over_that_of_logit_standardization() -> None:
+def test_a_given_setting_overrides_that_of_logit_standardization() -> None:
     loss, terms = make_method("kd", {"kd_weight": 5.0, "ce_weight": 0.0}, logit_standardization=True)(*batch())
     assert loss.item() == pytest.approx(5 * terms["kd"].item(), rel=1e-6)
 
@@ -173,7 +173,7 @@ def test_every_searched_setting_exists_and_its_default_is_within_the_range(name:
 
 
 @pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if method.needs_teacher))
-def test_a_method_with_a_teacher_refuses_to_run_without(name: str) -> None:
+def test_a_method_with_a_teacher_refuses_to_run_without_one(name: str) -> None:
     method = make_method(name)
     student, _, samples = any_batch(method)
     with pytest.raises(ValueError, match="teacher must be the teacher's output, got None"):
@@ -227,6 +227,6 @@ def test_logit_standardization_is_refused_by_the_methods_that_have_none() -> Non
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
-def test_label_smoothing_must_leave_something_of_the_target(smoothing: float) -> None:
+def test_label_smoothing_outside_0_to_1_is_refused(smoothing: float) -> None:
     with pytest.raises(ValueError, match="label_smoothing must be in"):
         make_method("ce", label_smoothing=smoothing)

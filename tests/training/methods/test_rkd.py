@@ -49,7 +49,7 @@ def features(count: int, *widths: int) -> list[Tensor]:
 
 
 def largest_elements(student: Tensor, teacher: Tensor, block_elements: int) -> tuple[int, int]:
-    """Elements of the largest tensor that forward and backward make, and of all that is kept in between."""
+    """Elements of the largest tensor in forward and backward, and of all tensors kept in between."""
     largest = 0
     kept: dict[int, Tensor] = {}
 
@@ -73,7 +73,7 @@ def largest_elements(student: Tensor, teacher: Tensor, block_elements: int) -> t
     return largest, sum(tensor.numel() for tensor in kept.values())
 
 
-def test_losses_are_those_by_hand_for_features_of_different_widths() -> None:
+def test_losses_match_the_formulas_for_features_of_different_widths() -> None:
     student, teacher = features(5, 3, 4)
     teacher[3] = teacher[1]
     loss, terms = make_method("rkd")(
@@ -101,7 +101,7 @@ def test_blocks_of_anchors_give_the_same_loss_and_gradient_as_all_at_once(block_
     torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-14)
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
+def test_the_gradient_matches_finite_differences() -> None:
     student, teacher = features(4, 3, 2)
     assert torch.autograd.gradcheck(lambda x: relational_losses(x, teacher, 1), student.requires_grad_())
 
@@ -127,8 +127,8 @@ def test_single_and_coinciding_features_have_finite_losses_and_gradients(rows: R
     assert student.grad.abs().max() < 10
 
 
-def test_features_that_are_close_together_and_far_from_0_keep_the_digits_of_float32() -> None:
-    # What a Gram matrix in float32 would lose: distances of 1e-3 between features of length 10.
+def test_features_that_are_close_together_and_far_from_0_keep_float32_accuracy() -> None:
+    # A Gram matrix in float32 would lose distances of 1e-3 between features near 10.
     student, teacher = (1e-3 * each + 10 for each in features(5, 3, 4))
     student, teacher = student.float(), teacher.float()
     distance, angle = relational_losses(student, teacher)

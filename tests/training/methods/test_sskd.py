@@ -59,7 +59,7 @@ def similarity_by_hand(head: torch.nn.Sequential, features: Tensor) -> list[list
 
 
 def kept_by_hand(scores: list[list[float]], share: float) -> list[int]:
-    """All rows that are right, then the wrong ones from the best rank on."""
+    """All correct rows, then the wrong ones with the best ranks."""
     ranks = [sorted(row, reverse=True).index(row[i % len(row)]) for i, row in enumerate(scores)]
     wrong = sorted((i for i, rank in enumerate(ranks) if rank > 0), key=lambda i: ranks[i])
     return [i for i, rank in enumerate(ranks) if rank == 0] + wrong[: int(share * len(wrong))]
@@ -79,7 +79,7 @@ def test_views_of_images_that_are_not_square_keep_height_and_width() -> None:
     assert views.shape == (4, 1, 2, 4)
     assert torch.equal(views[0], images[0])
     assert views[2, 0].tolist() == [[8.0, 8.0, 0.0, 0.0]] * 2
-    # Turned, the bright half is above or below; resized it still is.
+    # Rotated, the bright half is above or below, and resizing leaves it there.
     assert views[1, 0].tolist() == [[8.0] * 4, [0.0] * 4]
     assert views[3, 0].tolist() == [[0.0] * 4, [8.0] * 4]
 
@@ -89,7 +89,7 @@ def test_the_first_stage_has_its_milestones_in_proportion(epochs: int, milestone
     assert made(head_epochs=epochs).first_stage == (epochs, 0.05, milestones)
 
 
-def test_the_first_stage_tells_every_rotated_image_its_own_upright_one() -> None:
+def test_the_first_stage_matches_every_rotated_image_to_its_own_upright_one() -> None:
     method, (_, teacher, samples) = made(), batch()
     assert teacher.features is not None
     features = teacher.features.requires_grad_()
@@ -119,7 +119,7 @@ def test_training_the_first_stage_lowers_its_loss() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.75, 1.0])
-def test_the_second_stage_is_the_sum_by_hand(share: float) -> None:
+def test_the_second_stage_matches_the_formulas(share: float) -> None:
     method, (student, teacher, samples) = made(kept_share=share), batch()
     loss, terms = method(student, teacher, samples)
     x, y = student.logits.tolist(), teacher.logits.tolist()
@@ -138,7 +138,7 @@ def test_the_second_stage_is_the_sum_by_hand(share: float) -> None:
     assert loss.item() == pytest.approx(0.1 * ce + 0.9 * kd + 2.7 * transformed + 10 * similarity, rel=1e-6)
 
 
-def test_the_second_stage_trains_the_student_and_its_head_alone() -> None:
+def test_the_second_stage_trains_only_the_student_and_its_head() -> None:
     method, (student, teacher, samples) = made(), batch()
     method(student, teacher, samples)[0].backward()
     for name, parameter in method.named_parameters():
@@ -148,8 +148,8 @@ def test_the_second_stage_trains_the_student_and_its_head_alone() -> None:
     assert student.features.grad.any()
 
 
-def test_kept_rows_are_the_right_ones_and_the_best_ranked_share_of_the_wrong() -> None:
-    # Nine rows whose own columns are 0, 1, 2, 0, 1, 2, 0, 1, 2, of ranks 0, 2, 1, 1, 0, 2, 2, 1, 1.
+def test_kept_rows_are_the_correct_ones_and_the_best_ranked_share_of_the_wrong_ones() -> None:
+    # Nine rows whose own columns are 0, 1, 2, 0, 1, 2, 0, 1, 2, with ranks 0, 2, 1, 1, 0, 2, 2, 1, 1.
     scores = torch.tensor(
         [
             [0.9, 0.1, 0.2], [0.5, 0.1, 0.2], [0.9, 0.1, 0.2], [0.5, 0.6, 0.1], [0.1, 0.8, 0.2],

@@ -1,4 +1,4 @@
-"""Pooled features are what the classifier of any model reads, with gradients; nothing is kept between forward passes."""
+"""Pooled features are the inputs of a model's classifier, with gradients; nothing is kept between forward passes."""
 
 import copy
 import gc
@@ -18,7 +18,7 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 class Pooled(nn.Module):
-    """A convolution, the mean over pixels, and a classifier ahead of a decoy that is no classifier."""
+    """A convolution, the mean over pixels and a classifier, followed by a decoy that is not the classifier."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def process_group(tmp_path: Path) -> Iterator[None]:
         ("cnn_small", 256), ("resnet20", 64), ("resnet8x4", 256), ("wrn_16_2", 128), ("wrn_40_1", 64), ("vgg8", 512),
     ],
 )  # fmt: skip
-def test_our_models_give_the_features_ahead_of_their_classifier(name: str, width: int) -> None:
+def test_the_features_of_our_models_are_the_inputs_of_their_classifier(name: str, width: int) -> None:
     model = make_model(name, 3, 5).eval()
     output = Network(model, 5).eval()(IMAGES, features=True)
     assert output.features is not None
@@ -55,7 +55,7 @@ def test_our_models_give_the_features_ahead_of_their_classifier(name: str, width
     torch.testing.assert_close(output.logits, model(IMAGES))
 
 
-def test_features_of_torchvision_are_the_mean_over_the_pixels_of_its_last_stage() -> None:
+def test_features_of_a_torchvision_resnet_are_the_mean_over_the_pixels_of_its_last_stage() -> None:
     model = make_model("resnet18", 3, 5).eval()
     images = torch.randn(2, 3, 64, 64)
     hidden = model.get_submodule("maxpool")(model.get_submodule("bn1")(model.get_submodule("conv1")(images)).relu())
@@ -102,7 +102,7 @@ def test_logits_come_without_features_unless_asked_for() -> None:
     torch.testing.assert_close(output.logits, network.model(IMAGES))
 
 
-def test_a_model_without_linear_layer_gives_logits_and_says_that_it_has_no_features() -> None:
+def test_a_model_without_a_linear_layer_gives_logits_and_reports_that_it_has_no_features() -> None:
     network = Network(make_model("squeezenet1_1", 3, 5), 5).eval()
     assert network(IMAGES).logits.shape == (4, 5)
     with pytest.raises(ValueError, match=r"SqueezeNet gives no features: it has no nn\.Linear with 5 outputs"):
@@ -111,7 +111,7 @@ def test_a_model_without_linear_layer_gives_logits_and_says_that_it_has_no_featu
         _ = network.feature_width
 
 
-def test_a_classifier_of_pixels_gives_no_pooled_features_and_leaves_nothing_behind() -> None:
+def test_a_classifier_of_pixels_gives_logits_but_no_pooled_features() -> None:
     class PerPixel(Pooled):
         def forward(self, images: Tensor) -> Tensor:
             return self.head(self.convolution(images).flatten(2).mT).mean(1)
@@ -122,7 +122,7 @@ def test_a_classifier_of_pixels_gives_no_pooled_features_and_leaves_nothing_behi
         network(IMAGES, features=True)
 
 
-def test_a_classifier_that_is_not_read_gives_no_features() -> None:
+def test_a_classifier_that_is_not_used_gives_no_features() -> None:
     class Bypassed(Pooled):
         def forward(self, images: Tensor) -> Tensor:
             return images.mean((2, 3)) @ torch.ones(3, 5)
@@ -131,7 +131,7 @@ def test_a_classifier_that_is_not_read_gives_no_features() -> None:
         Network(Bypassed(), 5)(IMAGES, features=True)
 
 
-def test_logits_are_taken_out_of_an_object_and_other_results_refused() -> None:
+def test_logits_are_taken_from_an_object_and_other_results_are_refused() -> None:
     class Wrapped(Pooled):
         def forward(self, images: Tensor) -> SimpleNamespace:  # type: ignore[override]
             return SimpleNamespace(logits=super().forward(images))
@@ -192,7 +192,7 @@ def test_a_forward_pass_that_fails_leaves_nothing_behind() -> None:
     assert network(IMAGES).features is None
 
 
-def test_the_model_keeps_its_state_and_a_copy_keeps_its_own_features() -> None:
+def test_the_model_keeps_its_state_and_a_copy_gives_its_own_features() -> None:
     model = Pooled()
     names = set(model.state_dict())
     network = Network(model, 5)
@@ -205,12 +205,12 @@ def test_the_model_keeps_its_state_and_a_copy_keeps_its_own_features() -> None:
         torch.testing.assert_close(copied(IMAGES, features=True).features, expected)
 
 
-def test_features_come_in_the_precision_of_autocast() -> None:
+def test_features_have_the_precision_of_autocast() -> None:
     network = Network(Pooled(), 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(IMAGES, features=True)
     assert output.features is not None
-    assert output.logits.dtype == torch.bfloat16
+    assert (output.logits.dtype, output.features.dtype) == (torch.bfloat16, torch.bfloat16)
     expected = network(IMAGES, features=True).features
     torch.testing.assert_close(output.features.float(), expected, atol=2e-2, rtol=2e-2)
 

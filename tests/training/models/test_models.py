@@ -34,7 +34,7 @@ def linear(before: int, after: int) -> int:
 
 
 def residual_network(blocks: int, stem: int, stages: Sequence[int], classes: int = 100) -> int:
-    """After each convolution a norm, and a 1 x 1 convolution with a norm where a shortcut changes its width."""
+    """A norm after each convolution, and a 1 x 1 convolution with a norm where a shortcut changes the width."""
     total, before = convolution(3, stem) + norm(stem), stem
     for width in stages:
         if before != width:
@@ -46,7 +46,7 @@ def residual_network(blocks: int, stem: int, stages: Sequence[int], classes: int
 
 
 def wide_residual_network(blocks: int, widening: int, classes: int = 100) -> int:
-    """Ahead of each convolution of a block a norm, after the last block one more; bare convolutions as shortcuts."""
+    """A norm before each convolution of a block and one after the last block; convolutions without norms as shortcuts."""
     total, before = convolution(3, 16), 16
     for width in (16 * widening, 32 * widening, 64 * widening):
         if before != width:
@@ -81,15 +81,15 @@ def vgg(widths: Sequence[int], classes: int = 100) -> int:
         ("vgg13", vgg((64, 64, 128, 128, 256, 256, 512, 512, 512, 512))),
     ],
 )
-def test_networks_are_as_large_as_their_definitions_layer_by_layer(name: str, expected: int) -> None:
+def test_parameter_counts_match_the_definitions_layer_by_layer(name: str, expected: int) -> None:
     assert parameters(make_model(name, 3, 100)) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "millions"), [("resnet20", 0.27), ("resnet32", 0.46), ("resnet56", 0.85), ("resnet110", 1.7)]
 )
-def test_residual_networks_are_as_large_as_in_table_6_of_their_paper(name: str, millions: float) -> None:
-    # That table is of 10 classes, and of shortcuts without parameters.
+def test_parameter_counts_of_residual_networks_match_table_6_of_their_paper(name: str, millions: float) -> None:
+    # The table is for 10 classes and for shortcuts without parameters.
     shortcuts = convolution(16, 32, 1) + norm(32) + convolution(32, 64, 1) + norm(64)
     size = (parameters(make_model(name, 3, 10)) - shortcuts) / 1e6
     assert round(size, 2 if millions < 1 else 1) == millions
@@ -97,10 +97,10 @@ def test_residual_networks_are_as_large_as_in_table_6_of_their_paper(name: str, 
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    # What users of the reference definitions report for 100 classes; of the other networks nobody gives all digits.
+    # As users of the reference definitions report for 100 classes; for the other networks nobody gives all digits.
     [("resnet32x4", 7_433_860), ("wrn_16_2", 703_284), ("wrn_40_2", 2_255_156)],
 )
-def test_networks_are_as_large_as_reported(name: str, count: int) -> None:
+def test_parameter_counts_match_the_reported_ones(name: str, count: int) -> None:
     assert parameters(make_model(name, 3, 100)) == count
 
 
@@ -108,7 +108,7 @@ def test_networks_are_as_large_as_reported(name: str, count: int) -> None:
     "name", ["cnn_small", "cnn_large", "resnet20", "resnet8x4", "wrn_16_2", "wrn_40_1", "vgg8", "vgg13"]
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_small_images_of_any_channels_give_logits(name: str, channels: int) -> None:
+def test_small_images_with_one_or_three_channels_give_logits(name: str, channels: int) -> None:
     model = make_model(name, channels, 7).eval()
     for size in SIZES:
         with torch.no_grad():
@@ -117,7 +117,7 @@ def test_small_images_of_any_channels_give_logits(name: str, channels: int) -> N
         assert logits.isfinite().all()
 
 
-def test_every_name_is_its_own_model() -> None:
+def test_every_name_is_a_different_model() -> None:
     with torch.device("meta"):
         for name, make in MODELS.items():
             check_model("student", name)
@@ -174,7 +174,7 @@ def test_names_of_torchvision_give_its_models_without_weights() -> None:
         assert type(plain) is type(prefixed)
         assert type(plain).__module__ == "torchvision.models.resnet"
         assert plain(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
-        # The name is this suite's first, and torchvision's when asked for.
+        # A plain name prefers the model of this suite; the prefix selects torchvision's.
         assert type(make_model("vgg13", 3, 5)).__module__ == "training.models.vgg"
         assert type(make_model("torchvision:vgg13", 3, 5)).__module__ == "torchvision.models.vgg"
 
@@ -188,7 +188,7 @@ def test_models_with_auxiliary_classifiers_give_logits_alone_in_training(name: s
     assert logits.shape == (2, 5)
 
 
-def test_torchvision_takes_three_channels() -> None:
+def test_torchvision_models_accept_only_three_channels() -> None:
     with pytest.raises(ValueError, match="channels must be 3 for resnet18 of torchvision, got 1"):
         make_model("resnet18", 1, 10)
 
@@ -201,7 +201,7 @@ def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
         make_model(name, 3, 10)
 
 
-def test_timm_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timm_model_without_timm_is_refused_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"student .*pip install timm.*'timm:resnet50'"):
         check_model("student", "timm:resnet50")

@@ -91,7 +91,7 @@ class PublishedVGG(nn.Module):
             for _ in range(depths):
                 layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
                 before = width
-            # The published networks have the last ReLU beside the block.
+            # The published networks apply the last ReLU outside the block.
             self.add_module(f"block{block}", nn.Sequential(*layers[:-1]))
         self.classifier = nn.Linear(512, classes)
 

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and damage is noticed."""
+"""Files are written whole or not at all, and damage is detected."""
 
 import os
 import pickle
@@ -32,7 +32,7 @@ def test_a_truncated_file_is_refused(saved: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
-def test_a_changed_byte_among_the_weights_is_noticed(saved: Path, share: float) -> None:
+def test_a_changed_byte_among_the_weights_is_detected(saved: Path, share: float) -> None:
     content = bytearray(saved.read_bytes())
     content[int(share * len(content))] ^= 1
     saved.write_bytes(content)
@@ -66,7 +66,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(saved: Path, mo
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_content_is_on_disk_before_the_file_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -85,6 +85,6 @@ def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monke
     assert events == ["fsync 5 bytes", "rename to note.txt", "fsync folder"]
 
 
-def test_a_file_can_be_read_by_whom_the_umask_allows(saved: Path) -> None:
+def test_a_file_has_the_permissions_of_the_umask(saved: Path) -> None:
     (saved.parent / "plain").touch()
     assert saved.stat().st_mode == (saved.parent / "plain").stat().st_mode

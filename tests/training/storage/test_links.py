@@ -1,4 +1,4 @@
-"""Nothing below what the user named is written through a symbolic link; what the user named may be one."""
+"""Nothing below the folder that the user named is written through a symbolic link; that folder itself may be one."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_link_in_the_place_of_a_file_is_replaced(folder: Path, elsewhere: Path) -> None:
+def test_a_link_in_place_of_a_file_is_replaced(folder: Path, elsewhere: Path) -> None:
     (folder / "result.json").symlink_to(elsewhere / "file")
     files.write_text(folder / "result.json", "new")
     assert not (folder / "result.json").is_symlink()
@@ -41,14 +41,14 @@ def test_a_link_in_the_place_of_a_file_is_replaced(folder: Path, elsewhere: Path
     assert untouched(elsewhere)
 
 
-def test_a_link_in_the_place_of_a_picture_is_replaced(folder: Path, elsewhere: Path) -> None:
+def test_a_link_in_place_of_a_plot_is_replaced(folder: Path, elsewhere: Path) -> None:
     (folder / "curves.png").symlink_to(elsewhere / "file")
     plot_curves({}, 80.0, folder / "curves.png")
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert untouched(elsewhere)
 
 
-def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(
     folder: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
@@ -61,7 +61,7 @@ def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
     assert untouched(elsewhere)
 
 
-def test_the_name_of_a_temporary_file_cannot_be_foreseen(folder: Path) -> None:
+def test_two_temporary_files_have_different_names(folder: Path) -> None:
     names: list[set[str]] = []
     for _ in range(2):
         files.write(folder / "state.pt", lambda _: names.append({path.name for path in folder.glob("*.tmp")}))
@@ -77,7 +77,7 @@ def test_nothing_is_appended_through_a_link(target: str, folder: Path, elsewhere
     assert untouched(elsewhere)
 
 
-def test_what_is_appended_comes_after_what_is_there(folder: Path) -> None:
+def test_appended_content_follows_the_existing_content(folder: Path) -> None:
     for text in (b"one ", b"two"):
         with files.append(folder / "log.txt") as file:
             file.write(text)
@@ -85,7 +85,7 @@ def test_what_is_appended_comes_after_what_is_there(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["elsewhere", "missing"])
-def test_a_link_in_the_place_of_a_folder_is_refused(target: str, tmp_path: Path, folder: Path, elsewhere: Path) -> None:
+def test_a_link_in_place_of_a_folder_is_refused(target: str, tmp_path: Path, folder: Path, elsewhere: Path) -> None:
     (folder / "seed-0").symlink_to(tmp_path / target)
     with pytest.raises(ValueError, match="must be a folder, got a symbolic link"):
         files.make_folder(folder / "seed-0")

@@ -1,4 +1,4 @@
-"""With which settings a saved run goes on, and with which it is refused."""
+"""The settings and data with which a saved run may be resumed, and those with which it is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
         {"teacher_checkpoint": Path("moved.pt")},
     ],
 )
-def test_a_run_goes_on_elsewhere_and_in_another_manner(changed: dict[str, Any], folder: Path) -> None:
+def test_a_run_may_be_resumed_with_other_paths_and_execution_settings(changed: dict[str, Any], folder: Path) -> None:
     state = load_state(folder, Config(**{**SAVED, **changed}))
     assert state is not None
     assert state["epoch"] == 2
@@ -62,7 +62,7 @@ CLASSES = ("ant", "bee")
 DATA = Identity(CLASSES, {"train": Part(18, "aa"), "test": Part(9, "bb")})
 
 
-def test_a_run_goes_on_with_the_data_that_it_had_wherever_it_is_now(folder: Path) -> None:
+def test_a_run_may_be_resumed_with_its_data_at_another_path(folder: Path) -> None:
     refuse_other_data(folder, {"data": DATA.as_dict()}, DATA)  # type: ignore[typeddict-item]
     moved = {"method": "ce", "dataset": "folder:/there"}
     save_state(folder, {"config": Config(**moved, epochs=3).as_dict(), "epoch": 2})  # type: ignore[typeddict-item]
@@ -83,6 +83,6 @@ def test_a_run_with_other_data_is_refused_by_name(now: Identity, told: str, fold
         refuse_other_data(folder, {"data": DATA.as_dict()}, now)  # type: ignore[typeddict-item]
 
 
-def test_a_save_that_does_not_tell_its_data_is_refused(folder: Path) -> None:
+def test_a_checkpoint_that_does_not_record_its_data_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="does not record its data"):
         refuse_other_data(folder, {}, DATA)  # type: ignore[typeddict-item]

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: every wrapping that programs put them into, other layer names, and what does not fit."""
+"""Weights from elsewhere: in containers and under prefixes, with other layer names, and for models that they do not fit."""
 
 import argparse
 import hashlib
@@ -34,7 +34,7 @@ def filled(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def fit(content: Any, model: nn.Module, path: Path, **options: Any) -> Fit:
-    """Of what ``torch.save`` writes and the trainer reads again, into ``model``."""
+    """Saves ``content`` by ``torch.save``, reads it as the trainer does, and loads it into ``model``."""
     torch.save(content, path)
     found = weights.find(weights.read(path), path)
     fitted = weights.fit(found, model, options.pop("classes", 7), path, **options)
@@ -78,24 +78,24 @@ PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_prefixes_of_wrappers_are_taken_off(prefix: str, source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
+def test_prefixes_of_wrappers_are_removed(prefix: str, source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
     fit({"model": {prefix + name: value for name, value in source.state_dict().items()}}, target, tmp_path / "file.pt")
     assert same(source, target)
 
 
-def test_wrappers_within_a_name_are_taken_off(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
-    # As of a model whose features alone were wrapped.
+def test_wrappers_within_a_name_are_removed(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
+    # As from a model of which only the features were wrapped.
     state = {name.replace("features.", "features.module._orig_mod."): value for name, value in source.state_dict().items()}
     fit(state, target, tmp_path / "file.pt")
     assert same(source, target)
 
 
-def test_the_average_that_torch_makes_is_read(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
+def test_an_averaged_model_of_torch_is_read(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
     assert fit(AveragedModel(source).state_dict(), target, tmp_path / "file.pt").notes == ()
     assert same(source, target)
 
 
-def test_of_a_whole_distiller_the_student_is_taken_and_the_rest_is_named(
+def test_the_student_of_a_whole_distiller_is_used_and_the_rest_is_named(
     source: nn.Module, target: nn.Module, tmp_path: Path
 ) -> None:
     teacher = filled(make_model("resnet8x4", 3, 7), seed=5)
@@ -107,7 +107,7 @@ def test_of_a_whole_distiller_the_student_is_taken_and_the_rest_is_named(
     assert fitted.notes == (f"teacher ({len(teacher.state_dict())} tensors)", "head (1 tensors)")
 
 
-def test_of_several_states_the_one_that_is_taken_and_the_others_are_named(
+def test_the_model_is_used_among_several_states_and_the_others_are_named(
     source: nn.Module, target: nn.Module, tmp_path: Path
 ) -> None:
     other = filled(make_model("resnet8x4", 3, 7), seed=5)
@@ -119,7 +119,7 @@ def test_of_several_states_the_one_that_is_taken_and_the_others_are_named(
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_published_checkpoints_of_the_distillation_literature_give_their_logits_here(name: str, tmp_path: Path) -> None:
+def test_published_checkpoints_give_the_same_logits_in_our_models(name: str, tmp_path: Path) -> None:
     published = filled(PUBLISHED[name](7))
     content = {"epoch": 240, "model": published.state_dict(), "best_acc": torch.tensor(72.0)}
     model = make_model(name, 3, 7)
@@ -131,7 +131,7 @@ def test_published_checkpoints_of_the_distillation_literature_give_their_logits_
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
-def test_a_published_checkpoint_of_another_depth_is_refused_by_its_first_difference(tmp_path: Path) -> None:
+def test_a_published_checkpoint_of_another_depth_is_refused_with_its_first_difference(tmp_path: Path) -> None:
     published = PUBLISHED["resnet20"](7)
     with pytest.raises(ValueError, match=r"does not fit: 'features.6.first.weight' of the model is not in the file"):
         fit(published.state_dict(), make_model("resnet32", 3, 7), tmp_path / "file.pt")
@@ -143,7 +143,7 @@ def test_a_published_checkpoint_of_another_network_is_refused(published: str, mo
         fit(PUBLISHED[published](7).state_dict(), make_model(model, 3, 7), tmp_path / "file.pt")
 
 
-def test_a_longer_network_that_begins_like_the_model_is_refused(tmp_path: Path) -> None:
+def test_a_deeper_network_that_begins_like_the_model_is_refused(tmp_path: Path) -> None:
     deeper = PublishedResNet(4, (16, 16, 32, 64), 7)
     with pytest.raises(ValueError, match=r"'layer1\.3\.\S+' of the file does not exist in the model"):
         fit(deeper.state_dict(), make_model("resnet20", 3, 7), tmp_path / "file.pt")
@@ -157,7 +157,7 @@ def test_tensors_in_the_right_order_under_unknown_names_are_refused(target: nn.M
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
-def test_a_tensor_of_another_shape_is_named_with_both(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
     state = {
         **source.state_dict(),
         "features.4.weight": torch.zeros(2),
@@ -168,18 +168,18 @@ def test_a_tensor_of_another_shape_is_named_with_both(source: nn.Module, target:
         fit(state, target, tmp_path / "file.pt")
 
 
-def test_a_tensor_that_the_model_has_no_place_for_is_named(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
+def test_a_tensor_that_the_model_does_not_have_is_named(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'features\.9\.weight' of the file does not exist in the model"):
         fit({**source.state_dict(), "features.9.weight": torch.zeros(2)}, target, tmp_path / "file.pt")
 
 
-def test_what_profilers_leave_is_left_out(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
+def test_entries_of_profilers_are_ignored(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
     beside = {"features.0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}
     assert fit({**source.state_dict(), **beside}, target, tmp_path / "file.pt").notes == ()
     assert same(source, target)
 
 
-def test_quantized_weights_are_no_weights_of_a_model(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
+def test_quantized_weights_are_refused(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
     state = {**source.state_dict(), "features.0.weight": torch.zeros(32, 3, 3, 3, dtype=torch.int8)}
     with pytest.raises(ValueError, match=r"of the file is .* torch.int8,"):
         fit(state, target, tmp_path / "file.pt")
@@ -197,21 +197,21 @@ def test_auxiliary_classifiers_of_torchvision_are_left_out_and_named(name: str, 
     assert any(note.startswith(f"{aux} (") for note in fitted.notes)
 
 
-def test_published_weights_under_another_normalization_have_it_made_up_for(
+def test_published_weights_for_another_normalization_get_inputs_transformed_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file.pth"
     torch.save(models.googlenet(weights=None, num_classes=7, init_weights=False).state_dict(), path)
     arguments: dict[str, Any] = {"dataset": "imagenet", "name": "googlenet", "classes": 7}
     assert checkpoint.load(path, **arguments).model.transform_input is False
-    # What torchvision publishes has the beginning of its SHA-256 in its name.
+    # torchvision publishes a file under a name with the beginning of its SHA-256.
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     published = type("Weights", (), {"url": f"https://host/googlenet-{digest[:8]}.pth"})
     monkeypatch.setattr(models, "get_model_weights", lambda name: {"IMAGENET1K_V1": published})
     assert checkpoint.load(path, **arguments).model.transform_input is True
 
 
-def test_published_densenets_have_their_old_names(tmp_path: Path) -> None:
+def test_published_densenets_are_read_under_their_old_layer_names(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = models.densenet121(weights=None, num_classes=7)
     names = {name: name.replace("norm1.", "norm.1.").replace("conv1.", "conv.1.") for name in model.state_dict()}
@@ -222,7 +222,7 @@ def test_published_densenets_have_their_old_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet8x4", "torchvision:resnet18", "squeezenet1_1"])
-def test_a_classifier_of_another_size_is_named_and_left_untrained_only_when_asked(name: str, tmp_path: Path) -> None:
+def test_a_classifier_of_another_size_is_named_and_left_untrained_only_on_request(name: str, tmp_path: Path) -> None:
     theirs, mine = filled(make_model(name, 3, 10)), filled(make_model(name, 3, 7), seed=1)
     before = {name: value.clone() for name, value in mine.state_dict().items()}
     with pytest.raises(ValueError, match=r"its classifier '\S+' has 10 classes, and '\S+' of the model has 7$"):
@@ -235,7 +235,7 @@ def test_a_classifier_of_another_size_is_named_and_left_untrained_only_when_aske
         assert torch.equal(value, before[name] if name.startswith(head + ".") else theirs.state_dict()[name]), name
 
 
-def test_a_file_without_a_classifier_is_a_start_only_when_asked(
+def test_a_file_without_a_classifier_is_accepted_only_on_request(
     source: nn.Module, target: nn.Module, tmp_path: Path
 ) -> None:
     state = {name: value for name, value in source.state_dict().items() if not name.startswith("classifier")}
@@ -244,7 +244,7 @@ def test_a_file_without_a_classifier_is_a_start_only_when_asked(
     assert fit(state, target, tmp_path / "file.pt", new_classifier=True).untrained == ("classifier",)
 
 
-def test_another_size_elsewhere_is_no_classifier(tmp_path: Path) -> None:
+def test_a_difference_in_size_outside_the_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         fit(make_model("cnn_large", 3, 10).state_dict(), make_model("cnn_small", 3, 7), tmp_path / "f", new_classifier=True)
 
@@ -277,7 +277,7 @@ def test_class_names_beside_the_weights_are_read(beside: dict[str, Any], source:
         ({"state_dict": {}, "best": torch.zeros(2).numpy()[0]}, "numpy"),
     ],
 )
-def test_a_file_that_needs_more_than_weights_says_how_to_convert_it_and_not_how_to_switch_the_safety_off(
+def test_a_file_with_more_than_weights_is_refused_with_advice_to_convert_it_and_not_to_trust_it(
     content: Any, named: str, tmp_path: Path
 ) -> None:
     torch.save(content, tmp_path / "file.pt")
