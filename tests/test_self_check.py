@@ -1,4 +1,4 @@
-"""``python -m bickd_kernels``: it reports what is here, and fails where a backend gives wrong numbers."""
+"""``python -m bickd_kernels`` reports versions, devices and backends, and fails if a backend gives wrong numbers."""
 
 import json
 import platform
@@ -91,7 +91,7 @@ def test_a_backend_that_raises_is_reported_and_the_others_are_still_checked(
 @pytest.mark.parametrize(
     ("value", "chosen"), [("torch", "torch"), ("reference", "reference"), ("cuda", "BICKD_BACKEND must be one of")]
 )
-def test_the_environment_variable_is_reported_with_what_it_leads_to(
+def test_the_environment_variable_is_reported_with_its_effect(
     value: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BICKD_BACKEND", value)
@@ -100,7 +100,7 @@ def test_the_environment_variable_is_reported_with_what_it_leads_to(
     assert chosen in description["backend on cpu"]
 
 
-def test_a_gpu_is_reported_with_the_backend_that_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_reported_with_its_default_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
