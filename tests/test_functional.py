@@ -49,14 +49,14 @@ BICKD_OPTIONS: dict[str, Any] = {
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def test_the_signature_of_bilateral_loss_is_the_published_one() -> None:
+def test_the_signature_of_bilateral_loss_is_the_documented_one() -> None:
     parameters = inspect.signature(bilateral_loss).parameters
     assert list(parameters) == ["student_logits", "teacher_logits", "target", *BILATERAL_OPTIONS]
     assert parameters["target"].default is None
     assert {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY} == BILATERAL_OPTIONS
 
 
-def test_the_signature_of_bickd_loss_is_the_published_one() -> None:
+def test_the_signature_of_bickd_loss_is_the_documented_one() -> None:
     parameters = inspect.signature(bickd_loss).parameters
     assert list(parameters) == ["student_logits", "teacher_logits", "target", *BICKD_OPTIONS]
     assert parameters["target"].default is inspect.Parameter.empty

@@ -200,7 +200,7 @@ def test_no_similarity_matrix_beyond_the_budget_is_allocated(
     assert largest_output(kind, inputs) <= 2 * 8 * 300
 
 
-def test_panels_kept_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_panels_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
     product = torch.mm
 

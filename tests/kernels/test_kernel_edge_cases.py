@@ -446,7 +446,7 @@ def test_saturated_logits_give_the_finite_result_of_float64(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_class_of_tiny_mass_keeps_its_direction(kind: str) -> None:
     inputs = single(23, 7)
-    # Probabilities of exp(-128 / t): squared they are 0 in float32, and for the second class they are that already.
+    # Probabilities of exp(-128 / t), whose squares are 0 in float32; those of the teacher's class are 0 themselves.
     inputs.student[:, 3] -= 128.0
     inputs.teacher[:, 5] -= 512.0
     inputs.target.fill_(0)
