@@ -66,13 +66,15 @@ def test_a_wrong_gradient_fails_for_that_backend_alone(
 def test_a_wrong_loss_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = choice.load("torch")
 
-    def forward(*arguments: Any) -> Any:
-        result = right.forward(*arguments)
+    def compute(*arguments: Any) -> Any:
+        result = right.compute(*arguments)
         return result._replace(loss=result.loss * 1.001)
 
-    monkeypatch.setattr(choice, "load", lambda *_: SimpleNamespace(forward=forward, backward=right.backward))
+    monkeypatch.setattr(choice, "load", lambda *_: SimpleNamespace(compute=compute))
     assert self_check.main([]) == 1
-    assert "FAILED torch on cpu" in capsys.readouterr().out
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED torch on cpu")]
+    assert len(failed) == len(self_check.CASES)
+    assert all("loss by 1.0e-03" in line for line in failed)
 
 
 def test_a_backend_that_raises_is_reported_and_the_others_are_still_checked(
