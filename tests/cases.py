@@ -1,4 +1,4 @@
-"""Inputs of the tests, the three ways to call a loss, and how far two results are apart."""
+"""Shared by all tests: random inputs, the three ways to call a loss, and measures of error."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from bickd_kernels.backends.contract import Batch, Settings
 from bickd_kernels.options import BicKDOptions, BilateralOptions
 
 KINDS = ("bilateral", "bilateral_unlabelled", "bickd")
-"""The losses by name: with targets, without, and the whole training loss."""
+"""The ways to call a loss: ``bilateral_loss`` with and without targets, and ``bickd_loss``."""
 
 LABELLED_KINDS = ("bilateral", "bickd")
 
@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
 def make_inputs(
     samples: int, classes: int, *, dtype: torch.dtype = torch.float64, seed: int = 0, scale: float = 3.0
 ) -> Inputs:
-    """Normally distributed logits ``(samples, classes)`` and targets that name each class with equal chance."""
+    """Normally distributed logits ``(samples, classes)`` and uniformly distributed labels."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (
         (scale * torch.randn(samples, classes, dtype=torch.float64, generator=generator)).to(dtype) for _ in range(2)
@@ -37,23 +37,23 @@ def make_inputs(
 
 
 def with_absences(inputs: Inputs) -> Inputs:
-    """The same with an ignored row, a class without student, one without teacher; needs 3 rows and 5 classes.
+    """The inputs with an ignored row and with a class absent from each network; needs 3 rows and 5 classes.
 
-    No target names the absent classes, so that the cross-entropy stays finite.
+    No label names an absent class, so that the cross-entropy stays finite.
     """
     student, teacher, target = (tensor.clone() for tensor in inputs)
     student[:, 0] = -torch.inf
     teacher[:, 2] = -torch.inf
     target[(target == 0) | (target == 2)] = 1
     target[1] = -100
-    # What an ignored row holds must not matter, not even to whether a class belongs to the batch.
+    # The values of an ignored row must not matter, not even for which classes belong to the batch.
     student[1] = torch.nan
     teacher[1] = 5.0
     return Inputs(student, teacher, target)
 
 
 def call(kind: str, inputs: Inputs, **options: Any) -> Any:
-    """The loss of this name; ``temperature`` is that of its bilateral term."""
+    """Calls a loss in one of the ways of ``KINDS``; ``temperature`` is that of the bilateral term."""
     if kind == "bickd":
         return bickd_loss(*inputs, **_named_for_bickd(options))
     if kind == "bilateral":
@@ -62,7 +62,7 @@ def call(kind: str, inputs: Inputs, **options: Any) -> Any:
 
 
 def settings_of(kind: str, **options: Any) -> Settings:
-    """The settings of a loss by its name, with the defaults of the public functions."""
+    """The settings that a backend gets from such a call, with the defaults of the public functions."""
     if kind == "bickd":
         return BicKDOptions(**_named_for_bickd(options)).settings
     return BilateralOptions(**options).settings
@@ -73,12 +73,12 @@ def _named_for_bickd(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def batch_of(kind: str, inputs: Inputs) -> Batch:
-    """What a backend gets of the inputs ``(B, C)`` for the loss of this name."""
+    """The batch that a backend gets from such a call with inputs ``(B, C)``."""
     return Batch(inputs.student, inputs.teacher, None if kind == "bilateral_unlabelled" else inputs.target)
 
 
 def evaluate(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]:
-    """Loss and gradient by the student's logits."""
+    """The loss, and its gradient with respect to the student's logits."""
     student = inputs.student.detach().requires_grad_()
     loss = call(kind, inputs._replace(student=student), **options)
     (gradient,) = torch.autograd.grad(loss, student)
@@ -86,22 +86,22 @@ def evaluate(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]
 
 
 def as_double(inputs: Inputs) -> Inputs:
-    """The same numbers in float64: the truth is that of the rounded inputs."""
+    """The same numbers in float64: the true result is that of the rounded inputs."""
     return Inputs(inputs.student.double(), inputs.teacher.double(), inputs.target)
 
 
 def term_rounding(dtype: torch.dtype = torch.float64, contrast_temperature: float = 0.2) -> float:
-    """The most that two ways to compute a term, or an entry of its gradient, may differ by.
+    """The largest allowed difference of two computations of a term, or of an entry of its gradient.
 
-    A contrast is what a log-sum-exp and a cosine over the contrast temperature differ by: it rounds relative to these, which
-    are up to ``1 / contrast_temperature``, however small it is itself. The logarithms that other terms are made of are about
-    as large.
+    A contrastive term is the difference of a log-sum-exp and a cosine, both divided by the contrast temperature. Its
+    rounding errors are relative to these, which are up to ``1 / contrast_temperature``, however small the term itself is.
+    The logarithms in the other terms are about as large.
     """
     return 8 * torch.finfo(dtype).eps / contrast_temperature
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """The largest difference relative to the largest expected entry; NaN, which passes no bound, where one is NaN."""
+    """The largest difference relative to the largest expected entry; NaN, which passes no bound, if any entry is NaN."""
     actual, expected = actual.double(), expected.double()
     return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
 
@@ -111,10 +111,10 @@ def typical_errors(
     truth: Callable[[Inputs], tuple[Tensor, Tensor]],
     batches: Iterable[Inputs],
 ) -> tuple[float, float]:
-    """Relative errors of loss and gradient against the truth of the same numbers in float64.
+    """Relative errors of loss and gradient against float64: the root mean square over several batches.
 
-    The error of one batch, and the largest of a few, is luck: two equally exact ways to compute a float32 loss differ
-    in it by more than a factor of 2. What can be bounded is the root mean square over several batches.
+    The error of a single batch, like the largest of a few, cannot be bounded tightly: between two equally accurate
+    computations of a float32 loss it differs by more than a factor of 2.
     """
     squares = torch.zeros(2, dtype=torch.float64)
     count = 0

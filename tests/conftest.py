@@ -1,7 +1,7 @@
-"""What holds for every test: the machine, repeatable examples, no backend chosen from outside.
+"""Settings of every test: PyTorch's threads, repeatable hypothesis examples, and no backend from the environment.
 
-``BICKD_TEST_THREADS`` sets how many threads PyTorch has in a test process; without it, an xdist worker has one.
-``ATEN_CPU_CAPABILITY``, which PyTorch reads itself, leaves out instructions that the machine has: ``default`` or ``avx2``.
+``BICKD_TEST_THREADS`` sets the number of PyTorch threads in a test process; without it, an xdist worker has one.
+``ATEN_CPU_CAPABILITY``, which PyTorch reads itself, limits the CPU instructions to ``default`` or ``avx2``.
 """
 
 import getpass
@@ -23,7 +23,7 @@ if threads:
     torch.set_num_threads(int(threads))
 
 if "ATEN_CPU_CAPABILITY" in os.environ:
-    # The compiler's cache does not ask for which instructions code was written: with fewer of them it fails to build.
+    # TorchInductor's cache ignores the instruction set: code cached for a larger one fails to build for a smaller one.
     cache = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / cache))
 
@@ -39,5 +39,5 @@ def no_backend_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["torch", "reference"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend that runs on a CPU: the analytic gradient, and the definition differentiated by autograd."""
+    """Each backend that runs on a CPU: the analytic gradient, and the definition under autograd."""
     return request.param

@@ -1,7 +1,7 @@
-"""The definition of docs/loss.md, written out sample by sample and class by class in float64.
+"""The definition of docs/loss.md in float64, written out in loops over samples and classes.
 
-Nothing here is taken from the package. An ignored sample and a class that is no class of the batch are dropped before
-anything is computed. Only the length of a vector is taken in log space, so that saturated logits have an answer too.
+Nothing here is imported from the package. Ignored samples and classes that do not belong to the batch are dropped before
+anything is computed. Vectors are scaled to length 1 from their logarithms, so that saturated logits have a result too.
 """
 
 import math
@@ -14,7 +14,7 @@ Matrix = list[list[float]]
 
 
 class Terms(NamedTuple):
-    """The unweighted terms; ``ce`` is NaN where there is no target."""
+    """The unweighted terms; ``ce`` is NaN without a target."""
 
     ce: float
     kd: float
@@ -36,7 +36,7 @@ def log_softmax(row: Sequence[float], temperature: float) -> list[float]:
 
 
 def unit_vector(logarithms: Sequence[float]) -> list[float]:
-    """The vector of these logarithms scaled to length 1; a common factor cancels, so the largest is made 1 first."""
+    """The vector with these logarithms, scaled to length 1; a common factor cancels, so the largest entry is set to 1."""
     largest = max(logarithms)
     entries = [math.exp(value - largest) for value in logarithms]
     length = math.sqrt(math.fsum(entry * entry for entry in entries))
@@ -44,7 +44,7 @@ def unit_vector(logarithms: Sequence[float]) -> list[float]:
 
 
 def centred_unit_vector(logarithms: Sequence[float]) -> list[float]:
-    """The same, centred first; a vector whose entries are all equal has no direction and is 0."""
+    """Like ``unit_vector``, but centred first; a constant vector has no direction and becomes 0."""
     if min(logarithms) == max(logarithms):
         return [0.0] * len(logarithms)
     entries = [math.exp(value - max(logarithms)) for value in logarithms]
@@ -64,13 +64,13 @@ def cross_entropy(x: Matrix, expected: Matrix) -> float:
     losses = []
     for row, probabilities in zip(x, expected, strict=True):
         normalizer = logsumexp(row)
-        # A class of probability 0 adds 0, also if its logit is -inf.
+        # A class of probability 0 adds 0, even if its logit is -inf.
         losses.append(math.fsum(p * (normalizer - value) for p, value in zip(probabilities, row, strict=True) if p > 0))
     return math.fsum(losses) / len(x)
 
 
 def smoothed(expected: Matrix, smoothing: float, classes: Sequence[int]) -> Matrix:
-    """Probabilities of which a share goes evenly to the given classes."""
+    """Probabilities, of which the share ``smoothing`` is spread evenly over ``classes``."""
     return [
         [(1 - smoothing) * p + (smoothing / len(classes) if c in classes else 0.0) for c, p in enumerate(row)]
         for row in expected
@@ -138,7 +138,7 @@ def terms(
     label_smoothing: float = 0.0,
     similarity: str = "cosine",
 ) -> Terms:
-    """The terms of logits ``(B, C)`` and labels ``(B,)`` or probabilities of the classes ``(B, C)``."""
+    """The terms for logits ``(B, C)`` and labels ``(B,)`` or class probabilities ``(B, C)``."""
     x: Matrix = np.asarray(student, dtype=np.float64).tolist()
     y: Matrix = np.asarray(teacher, dtype=np.float64).tolist()
     labels: list[int] | None = None
@@ -159,7 +159,7 @@ def terms(
     classes = [c for c in range(len(x[0])) if not absent(x, c) and not absent(y, c)]
     if labels is not None:
         expected = one_hot(labels, len(x[0]))
-    # Cross-entropy is that of the student's own logits: the teacher takes no class from it.
+    # Cross-entropy does not involve the teacher, so it keeps the classes that only the teacher lacks.
     ce = math.nan if expected is None else cross_entropy(x, smoothed(expected, label_smoothing, classes))
     if not classes:
         return Terms(ce, math.nan, math.nan, math.nan)

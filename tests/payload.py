@@ -1,11 +1,11 @@
-"""A pickle that does something when it is read: the sign that a file was executed."""
+"""A pickle that creates a folder when it is loaded: the sign that loading a file has executed it."""
 
 import os
 from pathlib import Path
 
 
 class Payload:
-    """Makes the folder ``sign`` when it is unpickled."""
+    """Creates the folder ``sign`` when it is unpickled."""
 
     def __init__(self, sign: Path) -> None:
         self.sign = sign

@@ -1,4 +1,4 @@
-"""The batches and bounds that self-check and gpu-check share: what a case is, and what counts as wrong."""
+"""``bickd_kernels.accuracy``: the batches and error bounds that the self-check and ``make gpu-check`` share."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ KINDS = [
 
 
 @pytest.mark.parametrize("case", KINDS, ids=str)
-def test_the_torch_backend_is_within_the_bounds_of_every_kind_of_case(case: Case) -> None:
+def test_the_torch_backend_is_within_the_bounds_in_every_kind_of_case(case: Case) -> None:
     batch = make_batch(case)
     errors = compare(case, "torch", evaluate(case, batch, "torch"), definition(case, batch))
     assert errors.passed, str(errors)
 
 
 @pytest.mark.parametrize("case", KINDS, ids=str)
-def test_a_gradient_that_is_a_little_wrong_is_not(case: Case) -> None:
+def test_slightly_wrong_results_exceed_the_bounds(case: Case) -> None:
     batch = make_batch(case)
     loss, gradient = definition(case, batch)
     wrong = gradient * (1.02 if case.dtype != torch.float32 else 1.00002)
@@ -35,7 +35,7 @@ def test_a_gradient_that_is_a_little_wrong_is_not(case: Case) -> None:
     assert not compare(case, "torch", (loss, gradient * torch.nan), (loss, gradient)).passed
 
 
-def test_only_the_kernels_of_16_bit_logits_have_the_bound_of_single_operands() -> None:
+def test_only_kernels_for_16_bit_logits_have_the_bound_of_single_fp16_operands() -> None:
     def bound(backend: str, dtype: torch.dtype, samples: int = 17, **options: Any) -> float:
         case = Case(samples, 29, dtype, options=options)
         true = definition(case, make_batch(case))
@@ -51,7 +51,7 @@ def test_only_the_kernels_of_16_bit_logits_have_the_bound_of_single_operands() -
     assert bound("triton", torch.bfloat16, contrast_temperature=0.12, similarity="correlation") < 1e-5
 
 
-def test_layouts_hold_the_same_numbers_and_are_what_they_say() -> None:
+def test_layouts_hold_the_same_numbers_with_the_strides_of_their_names() -> None:
     plain, strided, offset = (
         make_batch(Case(17, 29, torch.float32, layout=each)) for each in ("contiguous", "strided", "offset")
     )

@@ -29,7 +29,7 @@ def runs_reference(loss: Any, **options: Any) -> bool:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_backend_is_that_of_the_argument(loss: Any) -> None:
+def test_the_argument_selects_the_backend(loss: Any) -> None:
     assert runs_reference(loss, backend="reference")
     assert not runs_reference(loss, backend="torch")
     assert not runs_reference(loss, backend="auto")
@@ -57,7 +57,7 @@ def test_the_argument_wins_over_the_environment(loss: Any, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("wrong", ["cuda", "Torch", ""])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_an_unknown_backend_is_named(loss: Any, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_backend_is_refused_by_name(loss: Any, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(4, 3)
     with pytest.raises(ValueError, match=rf"^backend must be one of auto, torch, .* got '{wrong}'"):
         loss(*inputs, backend=wrong)
@@ -114,7 +114,7 @@ def test_without_triton_auto_is_torch_and_triton_says_what_is_missing(monkeypatc
         ("of its own", "1.0", True),
     ],
 )
-def test_a_triton_that_is_too_old_for_the_kernels_is_as_if_it_were_not_there(
+def test_a_triton_that_is_too_old_for_the_kernels_counts_as_missing(
     package: str, version: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def installed(name: str) -> str:

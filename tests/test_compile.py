@@ -1,4 +1,4 @@
-"""What compilers, exporters and transforms make of the losses: one graph for every batch and every value of an option."""
+"""Compilers, exporters and transforms: one graph serves batches of any size and any value of an option."""
 
 import warnings
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from bickd_kernels import BicKDLoss, bickd_loss, bilateral_loss, operator
 from bickd_kernels.options import BilateralOptions
 
 SIZES = (8, 3, 11, 8, 5)
-"""Samples of the batches of an epoch or two, the last of which is smaller."""
+"""Numbers of samples in successive batches."""
 
 
 def loss_and_gradient(function: Any, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]:
@@ -30,11 +30,11 @@ def loss_and_gradient(function: Any, inputs: Inputs, **options: Any) -> tuple[Te
     ("loss", "dtype", "floor"),
     [
         pytest.param(bilateral_loss, torch.float64, 1e-10, id="bilateral"),
-        # Fused code sums in another order: what is bounded is its distance from the truth.
+        # Fused code sums in another order, so its error against the truth is bounded.
         pytest.param(bickd_loss, torch.float32, 1e-7, id="bickd"),
     ],
 )
-def test_compiled_as_one_graph_it_computes_the_same(loss: Any, dtype: torch.dtype, floor: float) -> None:
+def test_a_loss_compiled_as_one_graph_is_as_accurate_as_in_eager_mode(loss: Any, dtype: torch.dtype, floor: float) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True)
     eager = partial(loss_and_gradient, loss)
@@ -44,9 +44,6 @@ def test_compiled_as_one_graph_it_computes_the_same(loss: Any, dtype: torch.dtyp
         eager_errors = typical_errors(eager, eager, batches)
         assert all(error <= 2 * other + floor for error, other in zip(errors, eager_errors, strict=True))
     assert torch.count_nonzero(loss_and_gradient(compiled, with_absences(plain[0]))[1][1]) == 0
-
-
-# -- how often it is compiled
 
 
 def compiled_and_counter(function: Callable[..., Any], **how: Any) -> tuple[Callable[..., Any], CompileCounterWithBackend]:
@@ -88,14 +85,14 @@ def test_an_option_on_a_schedule_is_compiled_twice_at_most(name: str) -> None:
     assert counter.frame_count <= 2
 
 
-def test_a_weight_may_begin_at_zero() -> None:
+def test_a_weight_on_a_schedule_may_start_at_zero() -> None:
     compiled, counter = compiled_and_counter(bickd_loss)
     for step in range(4):
         assert_same(compiled, bickd_loss, make_inputs(8, 7, seed=step), bilateral_weight=0.5 * step)
     assert counter.frame_count <= 3
 
 
-def test_a_number_out_of_range_is_refused_when_the_compiled_loss_runs() -> None:
+def test_a_compiled_loss_refuses_a_number_out_of_range_when_it_runs() -> None:
     compiled, _ = compiled_and_counter(bickd_loss)
     inputs = make_inputs(8, 7)
     for temperature in (2.0, 3.0):
@@ -104,7 +101,7 @@ def test_a_number_out_of_range_is_refused_when_the_compiled_loss_runs() -> None:
         compiled(*inputs, kd_temperature=-1.0)
 
 
-def test_a_tensor_in_the_place_of_a_number_is_refused_in_a_compiled_loss() -> None:
+def test_a_compiled_loss_refuses_a_tensor_in_place_of_a_number() -> None:
     compiled, _ = compiled_and_counter(bickd_loss)
     # PyTorch before 2.7 does not say what the exception was.
     with pytest.raises(Exception, match=r"kd_weight must be a Python number, got Tensor|Observed exception"):
@@ -120,7 +117,7 @@ def test_an_attribute_of_a_module_on_a_schedule_is_compiled_twice_at_most() -> N
     assert counter.frame_count <= 2
 
 
-def test_a_compiled_model_with_the_module_has_the_gradient_of_its_weights() -> None:
+def test_a_compiled_model_with_a_loss_module_has_the_same_gradients() -> None:
     torch._dynamo.reset()
     inputs = make_inputs(8, 7)
     layer, criterion = torch.nn.Linear(7, 7, dtype=torch.float64), BicKDLoss()
@@ -138,16 +135,13 @@ def test_a_compiled_model_with_the_module_has_the_gradient_of_its_weights() -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_terms_come_out_of_a_compiled_loss(kind: str) -> None:
+def test_a_compiled_loss_returns_its_terms(kind: str) -> None:
     inputs = make_inputs(8, 7)
     compiled, _ = compiled_and_counter(call)
     expected_loss, expected = call(kind, inputs, return_terms=True)
     loss, terms = compiled(kind, inputs, return_terms=True)
     assert torch.equal(loss, expected_loss)
     assert all(torch.equal(term, other) for term, other in zip(terms, expected, strict=True))
-
-
-# -- other ways to look at a program
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,7 +172,7 @@ def test_an_exported_loss_takes_batches_of_any_size(strict: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_meta_tensors_have_a_loss_and_a_gradient_of_the_right_form(kind: str) -> None:
+def test_meta_tensors_have_a_loss_and_a_gradient_of_the_right_shape_and_dtype(kind: str) -> None:
     inputs = Inputs(*(tensor.to("meta") for tensor in make_inputs(6, 5, dtype=torch.float16)))
     loss, gradient = evaluate(kind, inputs)
     assert (loss.device.type, loss.shape, loss.dtype) == ("meta", (), torch.float32)
@@ -186,7 +180,7 @@ def test_meta_tensors_have_a_loss_and_a_gradient_of_the_right_form(kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fake_tensors_have_a_loss_and_a_gradient_of_the_right_form(kind: str) -> None:
+def test_fake_tensors_have_a_loss_and_a_gradient_of_the_right_shape_and_dtype(kind: str) -> None:
     with FakeTensorMode() as mode:
         inputs = Inputs(*(mode.from_tensor(tensor) for tensor in make_inputs(6, 5, dtype=torch.bfloat16)))
         loss, gradient = evaluate(kind, inputs)
@@ -197,14 +191,14 @@ def test_fake_tensors_have_a_loss_and_a_gradient_of_the_right_form(kind: str) ->
 def test_a_traced_loss_follows_its_inputs() -> None:
     first, second = make_inputs(6, 5), make_inputs(6, 5, seed=1)
     with warnings.catch_warnings():
-        # Tracing is on its way out of PyTorch, and bakes the options in, which it says.
+        # PyTorch warns that tracing is deprecated, and that the options become constants.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(lambda *inputs: bickd_loss(*inputs), tuple(first))
     torch.testing.assert_close(traced(*second), bickd_loss(*second), rtol=1e-14, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
-def test_vmap_computes_each_loss_by_itself() -> None:
+def test_vmap_computes_each_loss_separately() -> None:
     students, teachers = (torch.stack(side) for side in zip(*(make_inputs(6, 5, seed=s)[:2] for s in range(3)), strict=True))
     losses = torch.func.vmap(bilateral_loss)(students, teachers)
     expected = torch.stack([bilateral_loss(*pair) for pair in zip(students, teachers, strict=True)])
@@ -212,7 +206,7 @@ def test_vmap_computes_each_loss_by_itself() -> None:
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev])
-def test_a_functional_gradient_is_that_of_the_reference_or_refused_in_one_sentence(transform: Any) -> None:
+def test_functional_gradients_work_with_the_reference_and_are_refused_otherwise(transform: Any) -> None:
     student, teacher, target = make_inputs(6, 5)
     with pytest.raises(RuntimeError, match=r'torch\.func cannot differentiate this loss: use .* backend="reference"$'):
         transform(partial(bickd_loss, teacher_logits=teacher, target=target))(student)

@@ -1,4 +1,4 @@
-"""The table of edge cases of docs/loss.md, for each backend that runs here."""
+"""The table of edge cases in docs/loss.md, for each backend that runs on a CPU."""
 
 import math
 
@@ -21,9 +21,6 @@ def expected_loss(kind: str, inputs: Inputs) -> float:
     target = None if kind == "bilateral_unlabelled" else inputs.target.numpy()
     terms = oracle.terms(inputs.student.numpy(), inputs.teacher.numpy(), target)
     return oracle.total(terms) if kind == "bickd" else oracle.bilateral(terms)
-
-
-# -- a row with target == ignore_index
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -62,9 +59,6 @@ def test_ignore_index_may_be_any_integer_even_that_of_a_class(kind: str, ignore_
     assert torch.count_nonzero(gradient[~keep]) == 0
 
 
-# -- all rows ignored, or B == 0
-
-
 @pytest.mark.parametrize("garbage", [0.0, *GARBAGE])
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
 def test_a_batch_of_ignored_rows_gives_zero(kind: str, garbage: float, backend: str) -> None:
@@ -93,11 +87,8 @@ def test_a_batch_without_samples_gives_zero(kind: str, shape: tuple[int, ...], d
     assert [float(term) for term in terms] == [0.0] * (4 if kind == "bickd" else 2)
 
 
-# -- B == 1
-
-
 @pytest.mark.parametrize("classes", [1, 2, 31])
-def test_one_sample_has_no_sample_side_and_log_of_c_as_class_side(classes: int, backend: str) -> None:
+def test_one_sample_has_a_sample_wise_term_of_0_and_a_class_wise_term_of_log_c(classes: int, backend: str) -> None:
     inputs = make_inputs(1, classes)
     loss, gradient = evaluate("bilateral", inputs, backend=backend)
     _, terms = call("bilateral", inputs, return_terms=True, backend=backend)
@@ -107,7 +98,7 @@ def test_one_sample_has_no_sample_side_and_log_of_c_as_class_side(classes: int, 
     assert gradient.abs().max() <= 2 * term_rounding()
 
 
-def test_one_valid_sample_is_one_sample(backend: str) -> None:
+def test_one_valid_sample_gives_the_result_of_one_sample(backend: str) -> None:
     inputs = make_inputs(5, 6)
     inputs.target[1:] = -100
     loss, gradient = evaluate("bilateral", inputs, backend=backend)
@@ -115,13 +106,10 @@ def test_one_valid_sample_is_one_sample(backend: str) -> None:
     assert gradient.abs().max() <= 2 * term_rounding()
 
 
-# -- a class with logit -inf in every row
-
-
 @pytest.mark.parametrize("sides", [("student",), ("teacher",), ("student", "teacher")])
 @pytest.mark.parametrize("kind", ["bilateral", "bilateral_unlabelled"])
-def test_a_class_absent_from_every_row_is_no_class_of_the_batch(kind: str, sides: tuple[str, ...], backend: str) -> None:
-    # The sample side asks only whether two targets are equal, so they need no new numbers where a class goes.
+def test_a_class_absent_from_every_row_does_not_belong_to_the_batch(kind: str, sides: tuple[str, ...], backend: str) -> None:
+    # The sample side only compares labels, so they need no renumbering when classes are dropped.
     inputs = make_inputs(6, 5)._replace(target=torch.tensor([0, 2, 1, 2, 0, 2]))
     absent, keep = [1, 4], [0, 2, 3]
     for side in sides:
@@ -136,9 +124,7 @@ def test_a_class_absent_from_every_row_is_no_class_of_the_batch(kind: str, sides
 
 
 @pytest.mark.parametrize("sides", [("student",), ("teacher",), ("student", "teacher")])
-def test_an_absent_class_leaves_only_the_cross_entropy_of_the_students_own_logits(
-    sides: tuple[str, ...], backend: str
-) -> None:
+def test_an_absent_class_has_a_gradient_from_the_cross_entropy_alone(sides: tuple[str, ...], backend: str) -> None:
     inputs = make_inputs(6, 5)
     inputs.target.fill_(2)
     for side in sides:
@@ -152,7 +138,7 @@ def test_an_absent_class_leaves_only_the_cross_entropy_of_the_students_own_logit
 
 
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
-def test_only_valid_rows_say_whether_a_class_is_absent(kind: str, backend: str) -> None:
+def test_only_valid_rows_decide_whether_a_class_is_absent(kind: str, backend: str) -> None:
     inputs = make_inputs(5, 4)
     inputs.target.fill_(1)
     inputs.target[2] = -100
@@ -164,10 +150,10 @@ def test_only_valid_rows_say_whether_a_class_is_absent(kind: str, backend: str) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_class_absent_from_some_rows_is_a_class(kind: str, backend: str) -> None:
+def test_a_class_absent_from_some_rows_belongs_to_the_batch(kind: str, backend: str) -> None:
     inputs = make_inputs(5, 4)
     inputs.target.fill_(1)
-    # Where the student has probability 0 and the teacher has not, the KL divergence is infinite: both are absent there.
+    # The KL divergence is infinite where only the student has probability 0, so the teacher lacks the class there too.
     inputs.student[[0, 3], 2] = -torch.inf
     inputs.teacher[[0, 1, 3], 2] = -torch.inf
     loss, gradient = evaluate(kind, inputs, backend=backend)
@@ -176,7 +162,7 @@ def test_a_class_absent_from_some_rows_is_a_class(kind: str, backend: str) -> No
     assert torch.count_nonzero(gradient[[1, 2, 4], 2]) == 3
 
 
-def test_a_student_that_excludes_what_the_teacher_expects_is_infinitely_far(backend: str) -> None:
+def test_kd_is_infinite_where_the_student_excludes_a_class_that_the_teacher_expects(backend: str) -> None:
     inputs = make_inputs(4, 3)
     inputs.student[1, 2] = -torch.inf
     _, terms = bickd_loss(inputs.student, inputs.teacher, torch.tensor([0, 1, 0, 1]), return_terms=True, backend=backend)
@@ -200,7 +186,7 @@ def test_without_a_class_in_common_the_loss_is_nan(kind: str, backend: str) -> N
     assert call(kind, inputs, backend=backend).isnan()
 
 
-def test_without_a_class_in_common_the_cross_entropy_stands(backend: str) -> None:
+def test_without_a_class_in_common_the_cross_entropy_is_still_defined(backend: str) -> None:
     inputs = make_inputs(5, 4)._replace(target=torch.tensor([2, 3, 2, 3, 3]))
     inputs.student[:, :2], inputs.teacher[:, 2:] = -torch.inf, -torch.inf
     _, terms = bickd_loss(*inputs, return_terms=True, backend=backend)
@@ -209,15 +195,12 @@ def test_without_a_class_in_common_the_cross_entropy_stands(backend: str) -> Non
     assert all(term.isnan() for term in terms[1:])
 
 
-# -- a row that is all -inf, or holds NaN or +inf
-
-
 @pytest.mark.parametrize("poison", ["all -inf", "nan", "+inf"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
 @pytest.mark.parametrize("samples", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_without_meaning_makes_the_loss_nan(
+def test_an_invalid_row_makes_the_loss_nan(
     kind: str, dtype: torch.dtype, samples: int, side: str, poison: str, backend: str
 ) -> None:
     inputs = make_inputs(samples, 4, dtype=dtype)
@@ -232,7 +215,7 @@ def test_a_row_without_meaning_makes_the_loss_nan(
 @pytest.mark.parametrize("poison", ["all -inf", "nan", "+inf"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
 @pytest.mark.parametrize("term", ["class_wise_weight", "sample_wise_weight"])
-def test_each_side_alone_notices_a_row_without_meaning(term: str, side: str, poison: str, backend: str) -> None:
+def test_an_invalid_row_makes_each_side_alone_nan(term: str, side: str, poison: str, backend: str) -> None:
     inputs = make_inputs(5, 4)
     row = getattr(inputs, side)[3]
     if poison == "all -inf":
@@ -245,23 +228,20 @@ def test_each_side_alone_notices_a_row_without_meaning(term: str, side: str, poi
 
 def test_a_row_left_without_a_class_of_the_batch_makes_the_loss_nan(backend: str) -> None:
     inputs = make_inputs(4, 3)
-    # The teacher has no class 0, and it is the only one that the student's row 2 has.
+    # Row 2 of the student has class 0 only, which the teacher lacks.
     inputs.teacher[:, 0] = -torch.inf
     inputs.student[2, 1:] = -torch.inf
     assert bilateral_loss(*inputs, backend=backend).isnan()
 
 
-# -- saturated logits
-
-
 @pytest.mark.parametrize(("dtype", "largest", "step"), [(torch.float32, 10_000, 4), (torch.float16, 60_000, 32)])
 @pytest.mark.parametrize("spread", ["extremes and zero", "whole range", "a common shift"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_saturated_logits_are_finite_and_those_of_float64(
+def test_saturated_logits_give_the_finite_result_of_float64(
     kind: str, dtype: torch.dtype, largest: int, step: int, spread: str, backend: str
 ) -> None:
     generator = torch.Generator().manual_seed(3)
-    # Multiples of a power of two: dividing by the temperatures is exact, so that the arithmetic is what is compared.
+    # Multiples of a power of two, so that dividing by the temperatures is exact.
     if spread == "a common shift":
         signs = 2 * torch.randint(2, (2, 11, 1), generator=generator) - 1
         drawn = signs * (largest - step * torch.randint(3, (2, 11, 7), generator=generator))
@@ -277,8 +257,8 @@ def test_saturated_logits_are_finite_and_those_of_float64(
     assert float(truth) == pytest.approx(expected_loss(kind, double), rel=1e-12)
     assert loss.isfinite()
     assert gradient.isfinite().all()
-    # The loss is float32 always; a gradient in float16 is rounded to it once more. Where every softmax is one-hot the
-    # true gradient is below the smallest number of the dtype.
+    # The loss is always float32; a float16 gradient is rounded once more. Where every softmax is one-hot, the true gradient
+    # is below the smallest number of the dtype.
     assert relative_error(loss, truth) <= 1e-6
     rounding, smallest = (2**-11, 2**-24) if dtype == torch.float16 else (0.0, 2**-126)
     assert (gradient - true_gradient).abs().max() <= (1e-6 + rounding) * true_gradient.abs().max() + smallest
@@ -287,7 +267,9 @@ def test_saturated_logits_are_finite_and_those_of_float64(
 @pytest.mark.parametrize("left_out", ["nothing", "a row", "a class"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_class_beyond_the_range_of_the_dtype_gives_no_number(kind: str, side: str, left_out: str, backend: str) -> None:
+def test_a_class_beyond_the_range_of_the_dtype_makes_the_loss_not_finite(
+    kind: str, side: str, left_out: str, backend: str
+) -> None:
     # -3e38 / 0.5 is -inf in float32, but the class belongs to the batch: its direction is lost.
     inputs = make_inputs(5, 4, dtype=torch.float32)
     inputs.target.fill_(1)
@@ -300,9 +282,6 @@ def test_a_class_beyond_the_range_of_the_dtype_gives_no_number(kind: str, side: 
     assert call(kind, inputs, temperature=1.0, return_terms=True, backend=backend)[1].class_wise.isfinite()
 
 
-# -- (B, ..., C)
-
-
 @pytest.mark.parametrize("leading", [(2, 6), (2, 3, 2), (12, 1)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_leading_dimensions_are_flattened_into_samples(kind: str, leading: tuple[int, ...], backend: str) -> None:
@@ -310,7 +289,7 @@ def test_leading_dimensions_are_flattened_into_samples(kind: str, leading: tuple
     shaped = Inputs(*(tensor.reshape(*leading, *tensor.shape[1:]) for tensor in inputs))
     loss, gradient = evaluate(kind, inputs, backend=backend)
     shaped_loss, shaped_gradient = evaluate(kind, shaped, backend=backend)
-    # The same bits: of contiguous logits the flattened are a view, the very tensor that the other call has.
+    # Equal bits: contiguous logits are flattened as a view, which has the strides of the other call's logits.
     assert torch.equal(shaped_loss, loss)
     assert torch.equal(shaped_gradient, gradient.reshape(*leading, 5))
 

@@ -49,14 +49,14 @@ BICKD_OPTIONS: dict[str, Any] = {
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def test_the_signature_of_bilateral_loss_is_the_published_one() -> None:
+def test_the_signature_of_bilateral_loss_is_the_documented_one() -> None:
     parameters = inspect.signature(bilateral_loss).parameters
     assert list(parameters) == ["student_logits", "teacher_logits", "target", *BILATERAL_OPTIONS]
     assert parameters["target"].default is None
     assert {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY} == BILATERAL_OPTIONS
 
 
-def test_the_signature_of_bickd_loss_is_the_published_one() -> None:
+def test_the_signature_of_bickd_loss_is_the_documented_one() -> None:
     parameters = inspect.signature(bickd_loss).parameters
     assert list(parameters) == ["student_logits", "teacher_logits", "target", *BICKD_OPTIONS]
     assert parameters["target"].default is inspect.Parameter.empty
@@ -69,13 +69,10 @@ def test_everything_public_exists() -> None:
     assert all(hasattr(bickd_kernels, name) for name in public)
 
 
-# -- dtypes
-
-
 @pytest.mark.parametrize("student", DTYPES)
 @pytest.mark.parametrize("teacher", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_mixed_dtypes_are_widened_and_the_gradient_has_the_students(
+def test_mixed_dtypes_are_widened_and_the_gradient_has_the_dtype_of_the_student(
     kind: str, student: torch.dtype, teacher: torch.dtype, backend: str
 ) -> None:
     inputs = make_inputs(7, 5)
@@ -86,7 +83,7 @@ def test_mixed_dtypes_are_widened_and_the_gradient_has_the_students(
     expected, expected_gradient = evaluate(kind, widened, backend=backend)
     assert loss.dtype == wide
     assert gradient.dtype == student
-    # The same bits: every backend begins with one copy in the wide dtype, and goes on with that alone.
+    # Equal bits: every backend first copies its inputs to the wide dtype and uses the copies alone.
     assert torch.equal(loss, expected)
     assert torch.equal(gradient, expected_gradient.to(student))
 
@@ -98,21 +95,21 @@ def test_autocast_changes_nothing(kind: str, dtype: torch.dtype, backend: str) -
     expected, expected_gradient = evaluate(kind, inputs, backend=backend)
     student = inputs.student.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        # The matrix products of the loss are what autocast would narrow.
+        # Autocast would narrow the matrix products of the loss.
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
         loss = call(kind, inputs, backend=backend)
         assert torch.is_autocast_enabled("cpu")
-    # As PyTorch asks, backward is not under autocast.
+    # Backward runs outside autocast, as PyTorch recommends.
     (gradient,) = torch.autograd.grad(loss, student)
     assert loss.dtype == torch.float32
     assert gradient.dtype == dtype
-    # The same bits: what runs under autocast is the same operations, with autocast turned off.
+    # Equal bits: the loss turns autocast off and runs the same operations.
     assert torch.equal(loss.detach(), expected)
     assert torch.equal(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_even_backward_under_autocast_is_exact(kind: str) -> None:
+def test_backward_under_autocast_changes_nothing_either(kind: str) -> None:
     inputs = make_inputs(19, 11, dtype=torch.float32)
     expected = evaluate(kind, inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -135,13 +132,13 @@ def test_logits_made_under_autocast_carry_the_gradient_to_float32_weights() -> N
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
-def test_targets_of_any_integer_dtype_are_the_same(kind: str, dtype: torch.dtype, backend: str) -> None:
+def test_targets_of_any_integer_dtype_give_the_same_result(kind: str, dtype: torch.dtype, backend: str) -> None:
     inputs = make_inputs(8, 5)
     inputs.target[3] = 100
     expected, expected_gradient = evaluate(kind, inputs, ignore_index=100, backend=backend)
     narrow = inputs._replace(target=inputs.target.to(dtype))
     loss, gradient = evaluate(kind, narrow, ignore_index=100, backend=backend)
-    # The same bits: targets are integers, widened before anything is computed.
+    # Equal bits: targets are widened to int64 before anything is computed.
     assert torch.equal(loss, expected)
     assert torch.equal(gradient, expected_gradient)
 
@@ -157,9 +154,6 @@ def test_a_narrow_target_is_not_confused_with_an_ignore_index_it_cannot_hold(kin
     assert torch.equal(gradient, expected_gradient)
 
 
-# -- strides
-
-
 def transposed(logits: Tensor) -> Tensor:
     return logits.T.contiguous().T
 
@@ -173,7 +167,7 @@ def sliced(logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("layout", [transposed, sliced])
 @pytest.mark.parametrize("absences", [False, True])
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
-def test_strides_do_not_matter(kind: str, absences: bool, layout: Any, backend: str) -> None:
+def test_strides_do_not_change_the_result(kind: str, absences: bool, layout: Any, backend: str) -> None:
     inputs = make_inputs(9, 7)
     if absences:
         inputs = with_absences(inputs)
@@ -186,7 +180,7 @@ def test_strides_do_not_matter(kind: str, absences: bool, layout: Any, backend: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_expanded_logits_are_those_of_their_copy(kind: str, backend: str) -> None:
+def test_expanded_logits_give_the_result_of_their_contiguous_copy(kind: str, backend: str) -> None:
     inputs = make_inputs(6, 5)
     expanded = inputs._replace(student=inputs.student[:1].expand(6, 5), teacher=inputs.teacher[:, :1].expand(6, 5))
     copied = Inputs(expanded.student.contiguous(), expanded.teacher.contiguous(), inputs.target)
@@ -196,9 +190,6 @@ def test_expanded_logits_are_those_of_their_copy(kind: str, backend: str) -> Non
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-15)
 
 
-# -- terms and weights
-
-
 def test_the_terms_of_bilateral_loss_are_its_unweighted_sides() -> None:
     inputs = make_inputs(7, 5)
     inputs.student.requires_grad_()
@@ -206,7 +197,7 @@ def test_the_terms_of_bilateral_loss_are_its_unweighted_sides() -> None:
     assert type(terms) is BilateralTerms
     assert terms._fields == ("class_wise", "sample_wise")
     alone = bilateral_loss(*inputs, sample_wise_weight=0.0), bilateral_loss(*inputs, class_wise_weight=0.0)
-    # Only a call that is repeated has the same bits: a side alone has its probabilities in another way.
+    # Not equal bits: one side alone computes its probabilities in another way.
     torch.testing.assert_close(tuple(terms), tuple(side.detach() for side in alone), rtol=0, atol=term_rounding())
     torch.testing.assert_close(loss.detach(), 0.3 * terms.class_wise + 1.9 * terms.sample_wise, rtol=1e-14, atol=0)
 
@@ -230,7 +221,7 @@ def test_the_terms_of_bickd_loss_are_unweighted() -> None:
         bilateral_loss(*inputs, sample_wise_weight=0.0),
         bilateral_loss(*inputs, class_wise_weight=0.0),
     )
-    # Only a call that is repeated has the same bits: a side alone has its probabilities in another way.
+    # Not equal bits: one side alone computes its probabilities in another way.
     torch.testing.assert_close(tuple(terms), alone, rtol=0, atol=term_rounding())
     weighted = 0.2 * terms.ce + 0.7 * terms.kd + 3.0 * (0.3 * terms.class_wise + 1.9 * terms.sample_wise)
     torch.testing.assert_close(loss, weighted, rtol=1e-14, atol=0)
@@ -256,7 +247,7 @@ def test_asking_for_the_terms_does_not_change_the_loss(kind: str, backend: str) 
     loss, _ = call(kind, inputs, return_terms=True, backend=backend)
     expected, expected_gradient = evaluate(kind, inputs, backend=backend)
     (gradient,) = torch.autograd.grad(loss, inputs.student)
-    # The same bits: with no weight of 0 all terms are computed anyway.
+    # Equal bits: no weight is 0, so all terms are computed anyway.
     assert torch.equal(loss.detach(), expected)
     assert torch.equal(gradient, expected_gradient)
 
@@ -286,7 +277,7 @@ def test_weights_of_zero_give_zero_and_a_zero_gradient(kind: str, backend: str) 
 
 
 @pytest.mark.parametrize("term", ["ce_weight", "kd_weight", "class_wise_weight", "sample_wise_weight"])
-def test_the_gradient_of_each_term_alone_is_part_of_the_whole(term: str, backend: str) -> None:
+def test_each_term_alone_and_the_others_add_up_to_the_whole(term: str, backend: str) -> None:
     inputs = with_absences(make_inputs(9, 7))
     weights = {
         "ce_weight": 0.4,
@@ -310,9 +301,6 @@ def test_the_gradient_of_each_term_alone_is_part_of_the_whole(term: str, backend
     torch.testing.assert_close(others_gradient + alone_gradient, gradient, rtol=1e-12, atol=1e-14)
 
 
-# -- purity and determinism
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_the_inputs_are_never_written_to(kind: str, dtype: torch.dtype, backend: str) -> None:
@@ -331,7 +319,7 @@ def test_the_inputs_are_never_written_to(kind: str, dtype: torch.dtype, backend:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_two_calls_are_bit_identical(kind: str, dtype: torch.dtype) -> None:
     threads = torch.get_num_threads()
-    # Several threads, and sizes that are worth them: only then could an order of summation differ.
+    # The order of summation can only differ with several threads, and sizes that are large enough to use them.
     torch.set_num_threads(2)
     try:
         inputs = make_inputs(301, 257, dtype=dtype)
@@ -343,19 +331,16 @@ def test_two_calls_are_bit_identical(kind: str, dtype: torch.dtype) -> None:
     assert torch.equal(gradient, gradient_again)
 
 
-# -- the default backend against the definition
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_default_is_as_exact_as_the_reference(kind: str, dtype: torch.dtype) -> None:
+def test_the_default_is_as_accurate_as_the_reference(kind: str, dtype: torch.dtype) -> None:
     reference, batches = (
         partial(evaluate, kind, backend="reference"),
         [make_inputs(37, 53, dtype=dtype, seed=s) for s in range(8)],
     )
     loss, gradient = typical_errors(partial(evaluate, kind), reference, batches)
     eager_loss, eager_gradient = typical_errors(reference, reference, batches)
-    # The result itself is rounded once: the loss to float32, the gradient to the student's dtype.
+    # The floors allow one rounding of the result: the loss to float32, the gradient to the student's dtype.
     loss_floor = 1e-10 if dtype == torch.float64 else 1e-7
     gradient_floor = {torch.float16: 2**-11, torch.bfloat16: 2**-8}.get(dtype, loss_floor)
     assert loss <= 2 * eager_loss + loss_floor

@@ -44,10 +44,10 @@ def test_a_step_is_computed_without_triton_and_without_distributed() -> None:
 
 
 @pytest.mark.parametrize("public", [BicKDOptions, BicKDArguments])
-def test_the_type_of_group_is_pytorchs_where_it_has_one(public: Any) -> None:
+def test_the_type_of_group_is_a_process_group_where_pytorch_has_one(public: Any) -> None:
     assert typing.get_type_hints(public)["group"] == torch.distributed.ProcessGroup | None
 
 
 @pytest.mark.parametrize("public", [bilateral_loss, bickd_loss, BilateralLoss, BicKDLoss])
-def test_the_types_of_a_signature_can_be_read(public: Any) -> None:
+def test_signatures_have_the_type_of_group_too(public: Any) -> None:
     assert inspect.signature(public).parameters["group"].annotation == torch.distributed.ProcessGroup | None

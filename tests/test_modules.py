@@ -1,4 +1,4 @@
-"""The modules: the functions' options, set once."""
+"""``BilateralLoss`` and ``BicKDLoss``: the functions as modules, with options that are set once."""
 
 import copy
 import inspect
@@ -35,7 +35,7 @@ def test_a_module_takes_the_keyword_arguments_of_the_function(module: Any, funct
 
 @pytest.mark.parametrize(("module", "function"), PAIRS)
 @pytest.mark.parametrize("options", [{}, OPTIONS, {"return_terms": True}, {"backend": "reference"}])
-def test_a_module_gives_the_values_of_the_function(module: Any, function: Any, options: dict[str, Any]) -> None:
+def test_a_module_returns_what_the_function_returns(module: Any, function: Any, options: dict[str, Any]) -> None:
     inputs = make_inputs(8, 5)
     torch.testing.assert_close(module(**options)(*inputs), function(*inputs, **options), rtol=0, atol=0)
 
@@ -43,7 +43,7 @@ def test_a_module_gives_the_values_of_the_function(module: Any, function: Any, o
 @pytest.mark.parametrize(
     "option", ["kd_temperature", "bilateral_temperature", "ce_weight", "kd_weight", "bilateral_weight", "label_smoothing"]
 )
-def test_each_option_of_bickd_loss_reaches_it(option: str) -> None:
+def test_each_option_of_bickd_loss_reaches_the_function(option: str) -> None:
     inputs = make_inputs(8, 5)
     value = 0.25 if option == "label_smoothing" else 1.25
     loss = BicKDLoss(**{option: value})(*inputs)
@@ -60,7 +60,7 @@ def test_each_shared_option_reaches_the_function(module: Any, function: Any, opt
     assert loss != module()(*inputs)
 
 
-def test_bilateral_module_works_without_targets() -> None:
+def test_bilateral_loss_as_a_module_works_without_targets() -> None:
     inputs = make_inputs(8, 5)
     assert torch.equal(BilateralLoss()(*inputs[:2]), bilateral_loss(*inputs[:2]))
 
@@ -114,7 +114,7 @@ def test_an_option_is_an_attribute_that_a_schedule_may_assign(module: Any, funct
 
 
 @pytest.mark.parametrize(("module", "function"), PAIRS)
-def test_what_is_assigned_to_an_option_is_checked(module: Any, function: Any) -> None:
+def test_a_value_assigned_to_an_option_is_checked(module: Any, function: Any) -> None:
     loss = module()
     with pytest.raises(ValueError, match=r"^contrast_temperature must be >= 0.02, got 0.01"):
         loss.contrast_temperature = 0.01
@@ -123,7 +123,7 @@ def test_what_is_assigned_to_an_option_is_checked(module: Any, function: Any) ->
     assert torch.equal(loss(*make_inputs(8, 5)), function(*make_inputs(8, 5)))
 
 
-def test_what_is_no_option_is_no_attribute() -> None:
+def test_an_option_of_the_other_loss_is_not_an_attribute() -> None:
     with pytest.raises(AttributeError, match="kd_temperature"):
         _ = BilateralLoss().kd_temperature
 

@@ -55,25 +55,25 @@ def test_a_shift_of_a_row_of_logits_does_not_matter(kind: str, inputs: Inputs, s
 @pytest.mark.parametrize("kind", KINDS)
 @given(inputs=batches())
 def test_the_gradient_of_a_row_sums_to_zero(kind: str, inputs: Inputs) -> None:
-    # What a shift of a row does not change, its gradient does not see.
+    # A shift of a row does not change the loss, so the gradient along the shift is 0.
     _, gradient = evaluate(kind, inputs)
     torch.testing.assert_close(gradient.sum(1), torch.zeros_like(gradient[:, 0]), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
 @given(inputs=batches())
-def test_the_default_is_the_reference(kind: str, inputs: Inputs) -> None:
+def test_the_default_backend_matches_the_reference(kind: str, inputs: Inputs) -> None:
     assert_same(evaluate(kind, inputs), evaluate(kind, inputs, backend="reference"))
 
 
 @given(inputs=batches())
-def test_student_and_teacher_are_contrasted_alike(inputs: Inputs) -> None:
+def test_swapping_student_and_teacher_does_not_change_the_bilateral_loss(inputs: Inputs) -> None:
     loss, _ = evaluate("bilateral", inputs)
     swapped, _ = evaluate("bilateral", inputs._replace(student=inputs.teacher, teacher=inputs.student))
     torch.testing.assert_close(swapped, loss, rtol=1e-10, atol=1e-12)
 
 
 @given(samples=st.integers(1, 9), more_classes=st.integers(0, 3), seed=st.integers(0, 2**16))
-def test_targets_that_all_differ_are_no_targets(samples: int, more_classes: int, seed: int) -> None:
+def test_distinct_targets_have_the_effect_of_no_targets(samples: int, more_classes: int, seed: int) -> None:
     distinct = make_inputs(samples, samples + more_classes, seed=seed)._replace(target=permutation(samples, seed))
     assert_same(evaluate("bilateral", distinct), evaluate("bilateral_unlabelled", distinct))

@@ -26,14 +26,14 @@ def expected_terms(inputs: Inputs, labelled: bool = True, **options: Any) -> ora
 
 
 def assert_terms(actual: tuple[torch.Tensor, ...], expected: tuple[float, ...]) -> None:
-    # A single sample or class has a term of exactly 0, where the error has nothing to be relative to but 1.
+    # With a single sample or class a term is exactly 0, so its error cannot be relative to it.
     for value, truth in zip(actual, expected, strict=True):
         assert float(value) == pytest.approx(truth, rel=1e-12, abs=1e-13, nan_ok=True)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_every_term_is_that_of_the_definition(shape: tuple[int, int], options: dict[str, float]) -> None:
+def test_every_term_matches_the_definition(shape: tuple[int, int], options: dict[str, float]) -> None:
     inputs = make_inputs(*shape)
     loss, terms = by_reference("bickd", inputs, kd_temperature=3.0, return_terms=True, **options)
     expected = expected_terms(inputs, kd_temperature=3.0, **options)
@@ -60,7 +60,7 @@ def test_absent_rows_and_classes_are_dropped_from_every_term() -> None:
     assert float(loss) == pytest.approx(oracle.total(expected), rel=1e-12)
 
 
-def test_the_weights_are_those_of_the_definition() -> None:
+def test_the_weighted_sums_match_the_definition() -> None:
     inputs = make_inputs(7, 5)
     sides = {"class_wise_weight": -0.3, "sample_wise_weight": 1.7}
     weights = {**sides, "ce_weight": 0.6, "kd_weight": 0.2, "bilateral_weight": 2.5}
@@ -79,7 +79,7 @@ def test_vectors_have_length_one_whatever_the_size_of_the_logits(dtype: torch.dt
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_the_gradient_is_that_of_finite_differences(ignored: bool) -> None:
+def test_the_gradient_matches_finite_differences(ignored: bool) -> None:
     inputs = make_inputs(4, 5, scale=1.0)
     if ignored:
         inputs.target[2] = -100

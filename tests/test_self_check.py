@@ -1,4 +1,4 @@
-"""``python -m bickd_kernels``: it reports what is here, and fails where a backend gives wrong numbers."""
+"""``python -m bickd_kernels`` reports versions, devices and backends, and fails if a backend gives wrong numbers."""
 
 import json
 import platform
@@ -66,13 +66,15 @@ def test_a_wrong_gradient_fails_for_that_backend_alone(
 def test_a_wrong_loss_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = choice.load("torch")
 
-    def forward(*arguments: Any) -> Any:
-        result = right.forward(*arguments)
+    def compute(*arguments: Any) -> Any:
+        result = right.compute(*arguments)
         return result._replace(loss=result.loss * 1.001)
 
-    monkeypatch.setattr(choice, "load", lambda *_: SimpleNamespace(forward=forward, backward=right.backward))
+    monkeypatch.setattr(choice, "load", lambda *_: SimpleNamespace(compute=compute))
     assert self_check.main([]) == 1
-    assert "FAILED torch on cpu" in capsys.readouterr().out
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED torch on cpu")]
+    assert len(failed) == len(self_check.CASES)
+    assert all("loss by 1.0e-03" in line for line in failed)
 
 
 def test_a_backend_that_raises_is_reported_and_the_others_are_still_checked(
@@ -91,7 +93,7 @@ def test_a_backend_that_raises_is_reported_and_the_others_are_still_checked(
 @pytest.mark.parametrize(
     ("value", "chosen"), [("torch", "torch"), ("reference", "reference"), ("cuda", "BICKD_BACKEND must be one of")]
 )
-def test_the_environment_variable_is_reported_with_what_it_leads_to(
+def test_the_environment_variable_is_reported_with_its_effect(
     value: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BICKD_BACKEND", value)
@@ -100,7 +102,7 @@ def test_the_environment_variable_is_reported_with_what_it_leads_to(
     assert chosen in description["backend on cpu"]
 
 
-def test_a_gpu_is_reported_with_the_backend_that_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_reported_with_its_default_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")

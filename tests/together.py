@@ -14,11 +14,11 @@ import torch.multiprocessing
 
 
 def together(count: int, function: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 120) -> list[Any]:
-    """What ``function(rank, *arguments)`` returns in each of ``count`` processes, by rank.
+    """Runs ``function(rank, *arguments)`` in ``count`` processes and returns its results by rank.
 
     Raises:
-        TimeoutError: processes that still run after so many seconds; they are killed.
-        torch.multiprocessing.ProcessRaisedException: what a process raised.
+        TimeoutError: a process still runs after ``seconds``; all are killed.
+        torch.multiprocessing.ProcessRaisedException: a process raised an exception.
     """
     processes = torch.multiprocessing.spawn(
         _work, (count, function, arguments, folder, seconds), nprocs=count, join=False
@@ -43,9 +43,9 @@ def _work(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=count, timeout=timedelta(seconds=seconds)
     )
     result = function(rank, *arguments)
-    # Not by torch.save: what a process raised is among the results, and is no tensor.
+    # Not torch.save: results include exceptions, which are not tensors.
     (folder / f"result-{rank}").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
-    # The end of the interpreter is not what is tested. PyTorch 2.11 aborts in it at times, in any program
-    # that had a Gloo group and imported its compiler.
+    # Skips the shutdown of the interpreter: PyTorch 2.11 sometimes aborts there, in any program that had a Gloo group and
+    # imported its compiler.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""The ``torch`` backend: panels of every kind, its exactness before any rounding of the output, what it allocates."""
+"""The ``torch`` backend: panels of every kind, accuracy before and after its output is rounded, and what it allocates."""
 
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ BUDGETS = {"every panel twice": 0, "some panels kept": 700, "every panel kept": 
 
 
 def use_panels(monkeypatch: pytest.MonkeyPatch, *, rows: int, budget: int) -> None:
-    """Panels of this many rows, and this many bytes for those that are kept."""
+    """Sets the number of rows of a panel, and how many bytes of panels are kept."""
     monkeypatch.setattr(contrast, "PANEL_BYTES", 1)
     monkeypatch.setattr(contrast, "MIN_PANEL_ROWS", rows)
     monkeypatch.setattr(contrast, "SIMILARITY_BUDGET_BYTES", budget)
@@ -39,20 +39,20 @@ def assert_is_reference(kind: str, inputs: Inputs, **options: Any) -> None:
     expected, expected_gradient = evaluate(kind, inputs, backend="reference", **options)
     rounding = term_rounding(contrast_temperature=options.get("contrast_temperature", 0.2))
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=rounding)
-    # One sample, or one class, has a gradient that is 0: nothing to be relative to but 1.
+    # With one sample or one class the gradient is 0, so its error cannot be relative to it.
     assert (gradient - expected_gradient).abs().max() <= 1e-10 * expected_gradient.abs().max() + 1e-14
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.2, 2.0])
-def test_it_is_the_reference(kind: str, shape: tuple[int, int], contrast_temperature: float) -> None:
+def test_results_match_the_reference(kind: str, shape: tuple[int, int], contrast_temperature: float) -> None:
     assert_is_reference(kind, make_inputs(*shape), contrast_temperature=contrast_temperature)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(211, 37), (37, 211), (1, 307), (307, 1)])
-def test_it_is_the_reference_at_larger_sizes(kind: str, shape: tuple[int, int]) -> None:
+def test_results_match_the_reference_at_larger_sizes(kind: str, shape: tuple[int, int]) -> None:
     assert_is_reference(kind, make_inputs(*shape))
 
 
@@ -60,7 +60,7 @@ def test_it_is_the_reference_at_larger_sizes(kind: str, shape: tuple[int, int]) 
 @pytest.mark.parametrize("rows", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(7, 13), (13, 7), (11, 11), (1, 7), (7, 1)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_panels_do_not_show(
+def test_panels_do_not_change_the_result(
     kind: str, shape: tuple[int, int], rows: int, budget: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_panels(monkeypatch, rows=rows, budget=BUDGETS[budget])
@@ -71,7 +71,7 @@ def test_panels_do_not_show(
 @pytest.mark.parametrize("rows", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(7, 13), (13, 7)])
 @pytest.mark.parametrize("kind", ["bilateral", "bickd"])
-def test_panels_with_ignored_rows_and_absent_classes_do_not_show(
+def test_panels_with_ignored_rows_and_absent_classes_do_not_change_the_result(
     kind: str, shape: tuple[int, int], rows: int, budget: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_panels(monkeypatch, rows=rows, budget=BUDGETS[budget])
@@ -79,7 +79,9 @@ def test_panels_with_ignored_rows_and_absent_classes_do_not_show(
 
 
 @pytest.mark.parametrize("budget", list(BUDGETS))
-def test_panels_with_absent_classes_and_no_targets_do_not_show(budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_panels_with_absent_classes_and_no_targets_do_not_change_the_result(
+    budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_panels(monkeypatch, rows=3, budget=BUDGETS[budget])
     inputs = make_inputs(8, 13)
     inputs.student[:, [0, 5, 12]] = -torch.inf
@@ -87,14 +89,11 @@ def test_panels_with_absent_classes_and_no_targets_do_not_show(budget: str, monk
     assert_is_reference("bilateral_unlabelled", inputs)
 
 
-def test_a_panel_of_nothing_but_ignored_rows_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_panel_of_ignored_rows_alone_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     use_panels(monkeypatch, rows=3, budget=0)
     inputs = make_inputs(10, 4)
     inputs.target[3:6] = -100
     assert_is_reference("bickd", inputs)
-
-
-# -- exactness
 
 
 def assert_as_exact_as_reference(kind: str, batches: list[Inputs], **options: Any) -> None:
@@ -112,7 +111,7 @@ def assert_as_exact_as_reference(kind: str, batches: list[Inputs], **options: An
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.2])
 @pytest.mark.parametrize("panels", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_as_exact_as_the_reference(
+def test_results_are_as_accurate_as_the_reference(
     kind: str,
     panels: bool,
     contrast_temperature: float,
@@ -130,7 +129,7 @@ def test_it_is_as_exact_as_the_reference(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_logits_cost_no_exactness_before_the_output_is_rounded(dtype: torch.dtype) -> None:
+def test_gradients_of_16_bit_logits_have_float32_accuracy_before_they_are_rounded(dtype: torch.dtype) -> None:
     def unrounded(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         result = torch_backend.compute(batch_of("bickd", inputs), settings_of("bickd"), slice(None))
         assert result.gradient is not None
@@ -155,14 +154,11 @@ def test_narrow_logits_cost_no_exactness_before_the_output_is_rounded(dtype: tor
 def test_a_class_of_tiny_mass_keeps_its_direction_in_float32(kind: str) -> None:
     batches = [make_inputs(23, 7, dtype=torch.float32, seed=seed) for seed in range(8)]
     for inputs in batches:
-        # Probabilities of exp(-128 / t): squared they are 0 in float32, and for the second class they are that already.
+        # Probabilities of exp(-128 / t), whose squares are 0 in float32; those of the teacher's class are 0 themselves.
         inputs.student[:, 3] -= 128.0
         inputs.teacher[:, 5] -= 512.0
         inputs.target.fill_(0)
     assert_as_exact_as_reference(kind, batches)
-
-
-# -- memory
 
 
 class LargestOutput(TorchDispatchMode):
@@ -180,7 +176,7 @@ class LargestOutput(TorchDispatchMode):
 
 
 def largest_output(kind: str, inputs: Inputs) -> int:
-    # Not through the operator, which such a mode does not look into.
+    # Not through the operator, because a dispatch mode does not see inside it.
     with LargestOutput() as largest:
         torch_backend.compute(batch_of(kind, inputs), settings_of(kind), slice(None))
     return largest.numel
@@ -197,14 +193,14 @@ def test_no_similarity_matrix_beyond_the_budget_is_allocated(
         inputs = with_absences(inputs)
     if kind == "bilateral_unlabelled":
         inputs.student[1] = 0.0
-    # The measure sees the whole matrix where it is allowed.
+    # The measure sees a whole matrix where one is allowed.
     assert largest_output(kind, inputs) >= 300 * 300
     use_panels(monkeypatch, rows=7, budget=0)
-    # The student's and the teacher's logits in one tensor, and panels of 7 rows: no multiple of either is needed.
+    # The largest tensor holds the logits of both networks; a panel of 7 rows is smaller.
     assert largest_output(kind, inputs) <= 2 * 8 * 300
 
 
-def test_panels_kept_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_panels_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
     product = torch.mm
 
@@ -216,5 +212,5 @@ def test_panels_kept_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> 
     use_panels(monkeypatch, rows=10, budget=3 * 10 * 40 * 8)
     inputs = make_inputs(6, 40)
     evaluate("bilateral_unlabelled", inputs, sample_wise_weight=0.0)
-    # Four panels: each formed for the sums, the one beyond the budget once more, and each multiplied for the gradient.
+    # Four panels: each is computed for the sums, and the one beyond the budget again for the gradient.
     assert [tuple(panel.shape) for panel in seen].count((10, 40)) == 4 + 1

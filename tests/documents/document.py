@@ -65,13 +65,13 @@ class Document:
 
     @cached_property
     def anchors(self) -> set[str]:
-        """What a fragment can name: headings, spelt as GitHub does, and explicit anchors."""
+        """What a fragment can name: headings, spelt as GitHub spells them, and explicit anchors."""
         found: list[str] = []
         for opening, content in pairwise(self.tokens):
             if opening.type == "heading_open":
                 text = "".join(child.content for child in content.children or [] if child.type in ("text", "code_inline"))
                 slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
-                # The second heading of one text is text-1.
+                # A second heading with the same text becomes text-1.
                 found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
         return {*found, *re.findall(r'<a (?:id|name)="([^"]+)"', self.path.read_text(encoding="utf-8"))}
 
@@ -84,7 +84,7 @@ class Document:
                 yield from ((line, target) for target in re.findall(r'(?:href|src)="([^"]*)"', token.content))
 
     def broken_links(self) -> list[str]:
-        """The links that lead nowhere. Of links to other hosts only the form is looked at."""
+        """The broken links. Only the form of links to other hosts is checked."""
         return [f"{self.path.name}:{line}: {target}" for line, target in self.links() if not self._leads_somewhere(target)]
 
     def _leads_somewhere(self, target: str) -> bool:
@@ -123,7 +123,7 @@ class Document:
         """The marked blocks.
 
         Raises:
-            ValueError: a mark that stands before something else.
+            ValueError: a mark is not followed by a code block.
         """
         for comment, code in pairwise([*self.tokens, Token("end", "", 0)]):
             marked = MARK.fullmatch(comment.content) if comment.type == "html_block" else None
@@ -146,7 +146,7 @@ def run(block: Block, root: Path, folder: Path, seconds: float | None = None) ->
     """Runs a block in the empty ``folder``.
 
     Raises:
-        AssertionError: it failed, or took longer than ``seconds``; with all that it printed.
+        AssertionError: it failed, or took longer than ``seconds``; the message has all that it printed.
     """
     if block.language == "python":
         (folder / "block.py").write_text(block.text, encoding="utf-8")
@@ -161,14 +161,14 @@ def run(block: Block, root: Path, folder: Path, seconds: float | None = None) ->
     try:
         printed, _ = process.communicate(timeout=seconds or SECONDS[block.language])
     except subprocess.TimeoutExpired:
-        # The whole session: a script's programs outlive bash.
+        # Kills the whole session, because a script's programs outlive bash.
         os.killpg(process.pid, signal.SIGKILL)
         printed = process.communicate()[0] + "\ntime limit exceeded"
     assert process.returncode == 0, f"{block}\n{block.text}\n{printed}"
 
 
 def _copy(root: Path, folder: Path) -> None:
-    """The project without what it has built or measured, so that a script can name its files and write beside them."""
+    """Copies the project without its builds and runs, so that a script can name its files and write beside them."""
     for entry in root.iterdir():
         if entry.name in NOT_COPIED or entry.name.startswith(".") or entry.suffix == ".egg-info":
             continue

@@ -1,4 +1,4 @@
-"""The checks of documents find what is wrong with one."""
+"""The checks of documents find broken links, unknown names and failing code blocks."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_a_broken_link_is_reported_with_its_line(root: Path, target: str, form: 
     assert written(root, "# Here\n\n" + form.format(target)).broken_links() == [f"page.md:{line}: {target}"]
 
 
-def test_what_looks_like_a_link_in_code_is_none(root: Path) -> None:
+def test_a_link_in_code_is_not_checked(root: Path) -> None:
     assert written(root, "`[this](missing.md)`\n\n    [this](missing.md)\n").broken_links() == []
 
 
@@ -63,7 +63,7 @@ def test_what_looks_like_a_link_in_code_is_none(root: Path) -> None:
         ("```bash\n.venv/bin/python -m training.trian\n```", ["training.trian"]),
     ],
 )
-def test_names_of_what_does_not_exist_are_reported(root: Path, text: str, unknown: list[str]) -> None:
+def test_names_of_missing_files_targets_and_modules_are_reported(root: Path, text: str, unknown: list[str]) -> None:
     assert written(root, text).unknown_names() == [f"page.md:1: {name}" for name in unknown]
 
 

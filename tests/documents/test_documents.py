@@ -18,7 +18,7 @@ def test_every_link_leads_somewhere(document: Document) -> None:
 
 
 @every_document
-def test_every_file_target_and_module_that_is_named_exists(document: Document) -> None:
+def test_every_named_file_target_and_module_exists(document: Document) -> None:
     assert document.unknown_names() == []
 
 

@@ -1,4 +1,4 @@
-"""The messages that docs/troubleshooting.md quotes are those of the source."""
+"""Every message that docs/troubleshooting.md quotes is in the source."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ QUOTED = [line for token in PAGE.tokens if token.info == "text" for line in toke
 
 
 def patterns(tree: ast.AST) -> Iterator[re.Pattern[str]]:
-    """What every f-string and string of a module can become, if enough of it is fixed to tell it from others."""
+    """A pattern for each string and f-string of a module that has enough fixed text to be recognized."""
     for node in ast.walk(tree):
         parts = node.values if isinstance(node, ast.JoinedStr) else [node]
         fixed = [part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else None for part in parts]
@@ -31,13 +31,13 @@ MESSAGES = [
 
 
 def is_one_of_the_source(message: str) -> bool:
-    """Whether the whole message is, without the name of its exception."""
+    """Whether the source has the whole message, with or without the name of its exception."""
     text = re.sub(r"^\w+: ", "", message)
     return any(pattern.fullmatch(line) for pattern in MESSAGES for line in (message, text))
 
 
 @pytest.mark.parametrize("message", QUOTED)
-def test_a_quoted_message_is_one_of_the_source(message: str) -> None:
+def test_a_quoted_message_is_in_the_source(message: str) -> None:
     assert is_one_of_the_source(message)
 
 
@@ -49,5 +49,5 @@ def test_a_quoted_message_is_one_of_the_source(message: str) -> None:
         "error: nothing of this",
     ],
 )
-def test_a_message_of_no_source_is_found_out(message: str) -> None:
+def test_a_message_that_is_not_in_the_source_is_detected(message: str) -> None:
     assert not is_one_of_the_source(message)

@@ -1,4 +1,4 @@
-"""Each file of docs/examples trains the student that it shows."""
+"""Every example in docs/examples trains its student."""
 
 import importlib
 import math
@@ -73,13 +73,13 @@ def test_two_ranks_train_as_one_process_with_the_whole_batch() -> None:
     alone, together = printed_losses(1), printed_losses(2)
     assert len(alone) == 20
     assert alone[-1] < alone[0]
-    # Sums in another order, in float32: a few roundings of 6e-8 a step. Of a rank's own slice the loss would be 10 % off.
+    # float32 sums in another order: a few roundings of 6e-8 per step. The loss of a rank's own slice would be 10 % off.
     torch.testing.assert_close(torch.tensor(together), torch.tensor(alone), rtol=1e-5, atol=0)
 
 
 def test_the_hugging_face_trainer_divides_by_the_accumulation_steps_and_evaluates(tmp_path: Path) -> None:
     example = load("huggingface_trainer")
-    # All samples are the same, and so are all micro-batches.
+    # All samples are equal, and so are all micro-batches.
     samples = [{"pixel_values": torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0)), "labels": 1}] * 8
     norms = []
     for accumulated in (1, 2):
@@ -101,7 +101,7 @@ def test_the_hugging_face_trainer_divides_by_the_accumulation_steps_and_evaluate
     assert evaluated == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_lightning_leaves_the_teacher_as_it_is() -> None:
+def test_lightning_does_not_change_the_teacher() -> None:
     example = load("lightning_module")
     teacher, student = (nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)) for _ in range(2))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}

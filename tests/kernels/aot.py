@@ -1,4 +1,4 @@
-"""Compiles the launches of code under test for a GPU that is not there, and measures what a kernel takes of the GPU."""
+"""Compiles the launches of code under test for a GPU that is not present, and measures the resources of their kernels."""
 
 import re
 import subprocess
@@ -28,33 +28,33 @@ TARGETS = {
 }
 
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
-"""Bytes of shared memory that one program can have."""
+"""The most bytes of shared memory that a program can have."""
 
 _PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
 
 _COMPUTE_CAPABILITY = {"sm_80": 80, "sm_90": 90, "sm_100": 100, "gfx942": 94}
-"""What ``torch.cuda.get_device_capability`` says, on AMD too."""
+"""The result of ``torch.cuda.get_device_capability``, which AMD GPUs have too."""
 
 _run = JITFunction.run
 
 
 @contextmanager
 def recording(target: str) -> Iterator[list[CompiledKernel]]:
-    """Within it, a launch of a Triton kernel on CPU tensors is compiled and not executed, and tensors say they are on a GPU.
+    """Compiles every launch on CPU tensors without executing it, while the tensors report that they are on a GPU.
 
-    What a kernel would have written is never written: code under test must not depend on it.
+    Kernels write nothing, so code under test must not depend on their results.
 
     Args:
         target: one of ``TARGETS``.
 
-    Returns:
-        The kernels in the order of their first launch, for exactly the specialisations that the launches would get. The
-        name of one is ``.name``. Every configuration of an autotuned kernel is among them.
+    Yields:
+        The kernels in the order of their first launch, in exactly the specialisations that the launches would get. Every
+        configuration of an autotuned kernel is among them. A kernel's name is ``.name``.
     """
     kernels: list[CompiledKernel] = []
 
     def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> CompiledKernel:
-        # Compiled kernels are kept for each device, whatever its target was.
+        # Triton caches compiled kernels by device, whatever the target.
         with mock.patch.object(self, "device_caches", defaultdict(self.create_binder)):
             kernel = _run(self, *args, grid=grid, warmup=True, **options)
         if kernel.hash not in {listed.hash for listed in kernels}:
@@ -73,14 +73,14 @@ def recording(target: str) -> Iterator[list[CompiledKernel]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources(Instructions):
-    """What a compiled kernel takes of a GPU; ``dataclasses.asdict`` of it can be written as JSON.
+    """The GPU resources of a compiled kernel; ``dataclasses.asdict`` of it can be written as JSON.
 
     Attributes:
-        registers: of a thread; on AMD those of vectors.
-        stack_bytes: memory of a thread for what does not fit in registers.
-        tensor_memory: columns of the memory of tensor cores (sm_100), of which there are 512.
-        vgpr_spills, sgpr_spills: spilled registers of vectors and of scalars, known on AMD only. Scalars are spilled to
-            vector registers as long as there are some.
+        registers: per thread; on AMD, vector registers.
+        stack_bytes: memory per thread for values that do not fit in registers.
+        tensor_memory: columns of tensor memory (sm_100), of which there are 512.
+        vgpr_spills, sgpr_spills: spilled vector and scalar registers, known on AMD only. Scalars are spilled to vector
+            registers while any are left.
     """
 
     kernel: str
@@ -101,10 +101,10 @@ class Resources(Instructions):
 
 
 def measure(compiled: CompiledKernel) -> Resources:
-    """What a kernel takes of the GPU it was compiled for.
+    """The resources of a kernel on the GPU that it was compiled for.
 
     Raises:
-        RuntimeError: if the tools of NVIDIA cannot read the machine code.
+        RuntimeError: NVIDIA's tools cannot read the machine code.
     """
     metadata = compiled.metadata
     target = next(name for name, target in TARGETS.items() if target == metadata.target)
@@ -127,7 +127,7 @@ def _read_cubin(compiled: CompiledKernel) -> tuple[Instructions, dict[str, Any]]
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(compiled.asm["cubin"])
         usage = _output_of(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", path)
-        # Without the analysis of data flow, which adds nothing to what is counted, it is twice as fast.
+        # -ndf skips the data-flow analysis, which the counts do not need: twice as fast.
         code = _output_of(knobs.nvidia.nvdisasm.path, "-ndf", "-c", path)
     numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if numbers is None:
@@ -161,7 +161,7 @@ def _output_of(tool: str, *arguments: str | Path) -> str:
 
 
 class _Driver(_fakedriver._FakeDriver):
-    """What Triton asks a driver before a launch, answered for a target."""
+    """Answers for a target what Triton asks a driver before a launch."""
 
     def __init__(self, target: str) -> None:
         self._target = TARGETS[target]
@@ -173,7 +173,7 @@ class _Driver(_fakedriver._FakeDriver):
 
 @contextmanager
 def _pretending(target: str) -> Iterator[None]:
-    """Triton has a driver for ``target``, and tensors of the CPU say they are on a GPU."""
+    """Gives Triton a driver for ``target``, and makes CPU tensors report that they are on a GPU."""
     driver.set_active(_Driver(target))
     _fakedriver._stub_torch_cuda(_COMPUTE_CAPABILITY[target])
     redirect = sanitize._cuda_is_cpu()

@@ -1,7 +1,7 @@
-"""What the tests of the kernels share: one training step by the kernels, and the errors they are allowed.
+"""Shared by the kernel tests: one training step with the kernels, and bounds on its error.
 
-The bounds are those that the backend promises: products with float32-level error have a gradient error below 2e-6 of its
-largest entry, products of single float16 operands one below 1.5e-3, before the gradient is rounded to the student's dtype.
+The bounds are those of docs/performance.md: a gradient error below 2e-6 of the largest entry for split-fp16 products, and
+below 1.5e-3 for single-fp16 operands, before the gradient is rounded to the student's dtype.
 """
 
 from types import ModuleType
@@ -18,24 +18,24 @@ FLOAT32_GRADE = 2e-6
 SINGLE_FLOAT16 = 1.5e-3
 
 NOTHING = 2e-7
-"""What is allowed where the true gradient is 0: there is nothing to be relative to."""
+"""The absolute error allowed where the true gradient is 0."""
 
 
 class Step(NamedTuple):
-    """Loss, and the gradient by the student's logits in float32, not yet rounded to their dtype."""
+    """The loss, and its gradient with respect to the student's logits in float32, before it is rounded to their dtype."""
 
     loss: Tensor
     gradient: Tensor
 
 
 def step(kind: str, inputs: Inputs, backend: ModuleType = kernels, **options: float) -> Step:
-    """One training step by the kernels; to be called within ``simulator``."""
+    """One training step with the kernels; to be called inside ``simulator``."""
     result = backend.compute(batch_of(kind, inputs), settings_of(kind, **options), slice(None))
     return Step(result.loss, result.gradient)
 
 
 def assert_right(actual: Step, kind: str, inputs: Inputs, **options: Any) -> None:
-    """Compares a step with the float64 definition of the same numbers."""
+    """Compares a step with the definition in float64 for the same numbers."""
     loss, gradient = evaluate(kind, as_double(inputs), backend="reference", **options)
     settings = settings_of(kind, **options)
     parts = planning.parts_of(

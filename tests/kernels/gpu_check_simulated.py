@@ -1,4 +1,4 @@
-"""A phase of ``gpu_check`` whose kernels are simulated: a right batch and a wrong one."""
+"""A phase of ``gpu_check`` with simulated kernels: one task with correct gradients and one with wrong ones."""
 
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from bickd_kernels.accuracy import Case, evaluate
 
 
 def simulated(case: Case, factor: float) -> dict[str, Any]:
-    """The check of a case whose gradients by the kernels are multiplied by a factor."""
+    """Checks a case after multiplying the gradient of the kernels by ``factor``."""
 
     def evaluated(case: Case, batch: Any, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
         loss, gradient = evaluate(case, batch, backend)

@@ -1,6 +1,6 @@
-"""The intermediate representation that Triton compiles a launch to, in the form that ttsem executes, kept in a cache.
+"""Compiles a launch to the intermediate representation that ttsem executes, and caches it.
 
-Two launches share an entry exactly if Triton would compile them to the same binary: the key is the one of Triton's own
+Two launches share a cache entry exactly if Triton would compile them to the same binary: the key is that of Triton's own
 cache (source, signature, constants, alignment of arguments, options, target, versions), and the stage.
 """
 
@@ -26,9 +26,9 @@ _texts: dict[str, str] = {}
 
 
 def text_of(launch: harness.LaunchRecord, stage: str, target: GPUTarget) -> str:
-    """The module of a launch after ``"ttir"``, or the last ``"ttgir"``: the one that is converted to LLVM.
+    """The module of a launch: that of stage ``"ttir"``, or the last of ``"ttgir"``, which is converted to LLVM.
 
-    Every pass on layouts, pipelines and tensor cores has run on the latter, and shared memory is allocated.
+    In the latter, layouts, pipelines and tensor-core instructions are chosen and shared memory is allocated.
     """
     backend = make_backend(target)
     source, options = _specialise(launch, target, backend)
@@ -47,11 +47,11 @@ def _specialise(launch: harness.LaunchRecord, target: GPUTarget, backend: BaseBa
 def _key(launch: harness.LaunchRecord, stage: str, source: ASTSource, backend: BaseBackend, options: Any) -> str:
     parts = (
         get_cache_key(source, backend, options, get_cache_invalidating_env_vars()),
-        # Triton's key of a backend names its assembler and not the target, which its options name.
+        # Triton's key for a backend names the assembler, but not the target.
         repr(backend.target),
         stage,
         version("ttsem"),
-        # Faults name the source line by the file in the module.
+        # Faults report the file name that is in the module.
         launch.fn.file_name,
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -86,13 +86,13 @@ def _compile(source: ASTSource, options: Any, backend: BaseBackend, target: GPUT
 
 
 def _print_generic_form() -> None:
-    """What ttsem reads. To compile a kernel down to machine code sets the printer back, so it is chosen every time."""
+    """Selects the form that ttsem reads. Compiling a kernel to machine code resets the printer, so it is set every time."""
     mlir._generic_printing_enabled[0] = False
     mlir.enable_generic_printing()
 
 
 class _LlvmReachedError(Exception):
-    """Ends the stage that converts to LLVM where the conversion starts."""
+    """Raised where the conversion to LLVM starts, to end the stage there."""
 
     def __init__(self, passes: Any) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _LlvmReachedError(Exception):
 
 
 def _run_until_llvm(module: Any, lower: Any, metadata: dict[str, Any]) -> None:
-    """Runs on ``module`` the passes that ``lower`` puts before the conversion to LLVM."""
+    """Runs the passes of ``lower`` that precede the conversion to LLVM."""
     with _stopping_at_llvm():
         try:
             lower(module, metadata)

@@ -1,4 +1,4 @@
-"""Counts the instructions of a compiled kernel by what they do, in the machine code of NVIDIA (SASS) and AMD."""
+"""Counts the instructions of a compiled kernel by kind, in the machine code of NVIDIA (SASS) and AMD."""
 
 import re
 from collections import Counter
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
-    """How many instructions of each kind there are in the code; one in a loop counts once.
+    """The number of instructions of each kind in the code; an instruction in a loop counts once.
 
     Attributes:
-        global_loads, global_stores: count by bits that a thread moves, copies from global to shared memory included.
+        global_loads, global_stores: counts by the bits that a thread moves, including copies from global to shared memory.
         bulk_copies: copies of whole tiles (TMA), which have no width.
-        local_loads, local_stores: of memory of the thread, where registers are spilled to.
+        local_loads, local_stores: of thread-local memory, to which registers are spilled.
         matrix_instructions: matrix multiplications.
-        fp64_arithmetic, fp64_conversions: operations on float64, and conversions from and to it.
+        fp64_arithmetic, fp64_conversions: operations on float64, and conversions to and from it.
     """
 
     global_loads: dict[int, int] = field(default_factory=dict)

@@ -22,27 +22,27 @@ _parse = lru_cache(maxsize=64)(mlir.parse)
 def simulator(
     stage: str = "ttir", cc: int = 90, races: str = "raise", products: str = ROUNDED
 ) -> Iterator[sanitize.Session]:
-    """Within it, every launch on CPU tensors is executed as compiled for a GPU, and tensors say they are on it.
+    """Executes every launch on CPU tensors as compiled for a GPU, while the tensors report that they are on it.
 
-    ``torch.empty`` is filled with NaN there, so that reading what was never written shows. A missing wait or barrier does
-    not show: asynchronous copies are done at once, and no warp of a program overtakes another. What a kernel stores through
-    a ``TensorDescriptor`` that is its argument is lost.
+    ``torch.empty`` returns NaN, so that reading elements that were never written shows. A missing wait or barrier does not
+    show: asynchronous copies complete at once, and no warp of a program overtakes another. Stores through a
+    ``TensorDescriptor`` argument are lost.
 
     Args:
-        stage: which module is executed: ``"ttir"``, what the kernel says, or ``"ttgir"``, what layouts, pipelining and
-            tensor cores made of it.
+        stage: the module to execute: ``"ttir"``, the kernel as written, or ``"ttgir"``, after layouts, pipelining and
+            tensor cores are chosen.
         cc: compute capability of the GPU.
         races: what happens at a race between programs: ``"raise"``, ``"record"`` in ``Session.races``, or ``"off"``.
-        products: how products of matrices are added up: ``"rounded"`` to the nearest float32 number after each product, or
-            cut off as tensor cores do, one of ``TENSOR_CORES``.
+        products: how matrix products are accumulated: ``"rounded"`` to the nearest float32 number after each product, or
+            truncated like one of ``TENSOR_CORES``.
 
-    Returns:
-        The session of ttsem: the number of launches, the races, the launches that were too large to look for races.
+    Yields:
+        The ttsem session: the number of launches, the races, and the launches that were too large to search for races.
 
     Raises:
-        ttsem.sanitize.KernelFault: out of the launch, with ``.fault.kind`` ``"oob_read"``, ``"oob_write"``, ``"race"``
+        ttsem.sanitize.KernelFault: from a launch, with ``.fault.kind`` ``"oob_read"``, ``"oob_write"``, ``"race"``
             or ``"poison"`` (an operation without a defined result).
-        ttsem.sanitize.Unjudged: out of the launch, if ttsem does not know an operation of it.
+        ttsem.sanitize.Unjudged: from a launch with an operation that ttsem does not know.
     """
     if stage not in STAGES:
         raise ValueError(f"stage is {stage!r}, not one of {STAGES}")
@@ -65,7 +65,7 @@ def simulator(
 
 
 def _cut_off_by(core: TensorCore) -> AbstractContextManager[Any]:
-    """Within it, ttsem adds up products of matrices as this tensor core does."""
+    """Makes ttsem accumulate matrix products as this tensor core does."""
 
     def multiply_add(left: np.ndarray, right: np.ndarray, accumulator: np.ndarray, dtype: type) -> np.ndarray:
         if dtype is not np.float32:

@@ -1,4 +1,4 @@
-"""What ttsem leaves to do where it lets tensors of the CPU stand in for those of a GPU."""
+"""Context managers that complete ttsem's pretence that CPU tensors are on a GPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,9 @@ from bickd_kernels import operator
 
 @contextmanager
 def gpu_restored() -> Iterator[None]:
-    """On exit, also by an exception, Triton has the driver and ``torch.cuda`` the functions that they had on entry.
+    """Restores Triton's driver and the functions of ``torch.cuda`` on exit, also after an exception.
 
-    ttsem replaces both and leaves them replaced, so that everything that runs later in the process would believe in a GPU.
+    ttsem replaces both and does not restore them, so that later code in the process would find a GPU.
     """
     active = driver._active
     functions = dict(vars(torch.cuda))
@@ -31,9 +31,9 @@ def gpu_restored() -> Iterator[None]:
 
 @contextmanager
 def gpu_in_operators() -> Iterator[None]:
-    """Within it, tensors say in the operators of the package too that they are on a GPU, and ``torch.empty`` is NaN there.
+    """Extends the pretence to the operators of the package.
 
-    PyTorch turns ttsem's function mode off within an operator. So what the operators are made of is called without them.
+    PyTorch turns ttsem's function mode off inside an operator, so the functions behind the operators are called directly.
     """
     with (
         mock.patch.object(operator, "loss", operator._differentiable_loss),
@@ -45,10 +45,9 @@ def gpu_in_operators() -> Iterator[None]:
 
 @contextmanager
 def gpu_in_backward() -> Iterator[None]:
-    """Within it, tensors say in ``backward`` too that they are on a GPU, and ``torch.empty`` is NaN there too.
+    """Extends the pretence to ``backward``.
 
-    ttsem does both in a function mode of PyTorch, which is off within the functions that it handles. So these must not be
-    handled.
+    ttsem's function mode is off inside the functions that it handles, so it must not handle those that run ``backward``.
     """
 
     def backward(self: Tensor, gradient: Tensor | None = None, *arguments: Any, **options: Any) -> None:

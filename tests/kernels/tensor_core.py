@@ -1,9 +1,9 @@
-"""Products of matrices as tensor cores add them up, which cut off where ttsem rounds to nearest.
+"""A model of tensor cores, which truncate the sums of matrix products where ttsem rounds to nearest.
 
-A tensor core aligns the accumulator and a group of products to the largest exponent among them, cuts off what lies below a
-fixed number of fraction bits, and adds. What the float32 result has no bits for is cut off too. So an accumulator loses up
-to a unit in its last place with every group, always towards zero: the errors of a long sum do not cancel. The sizes are
-those that arXiv 2512.07004 and PeerJ CS 330 infer from experiments; nothing was measured here.
+A tensor core aligns the accumulator and a group of products to the largest exponent among them, truncates each after a fixed
+number of fraction bits, and adds. The sum is truncated to float32 too. An accumulator thus loses up to a unit in the last
+place with every group, always towards zero: the errors of a long sum do not cancel. The sizes are those that arXiv
+2512.07004 and PeerJ CS 330 infer from experiments; docs/performance.md has what probes on an H200 found.
 """
 
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float32]
 
 ZERO_EXPONENT = -1000
-"""What a zero has for an exponent: it is never the largest."""
+"""The exponent of zero, which is never the largest."""
 
 SMALLEST_EXPONENTS = {"float16": -14, "float32": -126}
-"""Smaller numbers have no leading 1, and the exponent of the smallest that has one."""
+"""The exponent of the smallest normal number, which subnormal numbers share."""
 
 BEYOND_FLOAT32 = np.int64(2**29 - 1)
-"""Of the 53 significant bits of a float64 number those that float32 does not have."""
+"""The significant bits of a float64 number that float32 lacks."""
 
 
 class TensorCore(NamedTuple):
-    """How many products are added at a time, and how many bits below the largest exponent are kept of each."""
+    """How many products are added at a time, and how many bits of each are kept below the largest exponent."""
 
     group: int
     fraction_bits: int
@@ -33,7 +33,7 @@ class TensorCore(NamedTuple):
     def multiply_add(self, left: Numbers, right: Numbers, accumulator: Numbers) -> Numbers:
         """``accumulator + left @ right`` over the last two axes, for operands that are float16 numbers."""
         left_exponents, right_exponents = (_exponents(operand, "float16") for operand in (left, right))
-        # What float64 computes here is exact.
+        # The float64 operations below are exact.
         left, right, total = left.astype(np.float64), right.astype(np.float64), accumulator.astype(np.float64)
         for start in range(0, left.shape[-1], self.group):
             group = range(start, min(start + self.group, left.shape[-1]))
@@ -53,7 +53,7 @@ TENSOR_CORES = {"a100": TensorCore(group=8, fraction_bits=24), "h100": TensorCor
 
 
 def _factors(left: NDArray, right: NDArray, group: range) -> Iterator[tuple[NDArray, NDArray]]:
-    """The columns of ``left`` with the rows of ``right`` that they are multiplied with."""
+    """The columns of ``left``, each with the row of ``right`` that it is multiplied by."""
     return ((left[..., k, None], right[..., None, k, :]) for k in group)
 
 
@@ -64,5 +64,5 @@ def _exponents(numbers: NDArray, dtype: str) -> NDArray[np.int32]:
 
 
 def _cut_to_float32(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The float32 number next to each on the side of zero."""
+    """Truncates each number to float32, towards zero."""
     return (numbers.view(np.int64) & ~BEYOND_FLOAT32).view(np.float64)

@@ -1,4 +1,4 @@
-"""Launches are compiled for targets that are not there, and kernels with known properties measure as what they are."""
+"""Launches are compiled for GPUs that are not present, and kernels with known properties are measured as such."""
 
 import json
 from collections.abc import Callable
@@ -55,7 +55,7 @@ tuned = triton.autotune([triton.Config({"block": block}) for block in (64, 128)]
 
 
 def compiled(target: str, launch: Callable[[], Any]) -> Resources:
-    """What the only kernel that ``launch`` launches takes of a target."""
+    """The resources of the only kernel that ``launch`` launches."""
     with recording(target) as kernels:
         launch()
     (kernel,) = kernels
@@ -72,7 +72,7 @@ def launch_product() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_product_is_done_by_matrix_instructions_out_of_shared_memory(target: str) -> None:
+def test_a_product_uses_matrix_instructions_and_shared_memory(target: str) -> None:
     resources = compiled(target, launch_product)
     assert (resources.kernel, resources.target, resources.num_warps) == ("product", target, 4)
     assert resources.matrix_instructions > 0
@@ -104,7 +104,7 @@ def test_a_kernel_with_more_values_than_registers_spills(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_fp64_arithmetic_shows(target: str) -> None:
+def test_fp64_arithmetic_and_conversions_are_counted(target: str) -> None:
     x = torch.empty(128)
     launch = add_square_as[(1,)]
     wide, narrow = (
@@ -117,7 +117,7 @@ def test_fp64_arithmetic_shows(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("columns", "stride", "bits"), [(1008, 1024, 128), (1000, 1001, 16)])
-def test_rows_that_16_divides_are_moved_by_wide_instructions(target: str, columns: int, stride: int, bits: int) -> None:
+def test_rows_divisible_by_16_are_moved_by_wide_instructions(target: str, columns: int, stride: int, bits: int) -> None:
     resources = compiled(target, lambda: launch_scale(torch.empty(4, stride).half()[:, :columns]))
     assert resources.global_loads.keys() == {bits}
     assert (resources.widest_load, resources.widest_store) == (bits, bits)
@@ -130,7 +130,7 @@ def test_resources_can_be_written_as_json(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_code_under_test_believes_in_the_target_and_nothing_is_executed(target: str) -> None:
+def test_code_under_test_sees_the_target_and_nothing_is_executed(target: str) -> None:
     with recording(target) as kernels:
         x = torch.zeros(4, 64, device="cuda")
         out = torch.ones_like(x)
@@ -182,7 +182,7 @@ def interrupted() -> None:
         raise KeyboardInterrupt
 
 
-def test_everything_is_put_back_after_an_exception() -> None:
+def test_everything_is_restored_after_an_exception() -> None:
     before = process_state()
     with pytest.raises(KeyboardInterrupt):
         interrupted()
@@ -214,7 +214,7 @@ def test_code_without_instructions_is_an_error(count: Callable[[str], Any]) -> N
         count("\n// nothing here\n")
 
 
-def test_instructions_of_nvidia_are_told_apart() -> None:
+def test_nvidia_instructions_are_counted_by_kind() -> None:
     opcodes = """LDG.E.128.CONSTANT LDG.E.U16 LDG.E.LTC128B.64 LDG.E LDG.E.ENL2.256 LDGSTS.E.BYPASS.LTC128B.128
         STG.E.U8 LDS.128 LDL.64 STL UTMALDG.2D HMMA.16816.F32 HGMMA.64x64x16.F32 UTCHMMA LDGDEPBAR
         DFMA MUFU.RCP64H MUFU.EX2 F2F.F64.F32 I2F.F64 F2F.F32.F16"""
@@ -228,7 +228,7 @@ def test_instructions_of_nvidia_are_told_apart() -> None:
     assert (counted.matrix_instructions, counted.fp64_arithmetic, counted.fp64_conversions) == (3, 2, 2)
 
 
-def test_instructions_of_amd_are_told_apart() -> None:
+def test_amd_instructions_are_counted_by_kind() -> None:
     opcodes = """global_load_dwordx4 buffer_load_dwordx2 global_load_ushort buffer_load_short_d16_hi global_load_ubyte
         global_load_lds_dword buffer_load_dword global_store_dwordx3 ds_read_b128 s_load_dwordx4 scratch_load_dword
         scratch_store_dwordx2 v_mfma_f32_32x32x8_f16 v_fma_f64 v_cvt_f64_f32_e32 v_cvt_f32_f64_e32 v_add_f32"""

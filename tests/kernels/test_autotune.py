@@ -1,4 +1,4 @@
-"""``BICKD_AUTOTUNE=1``: every pipeline that is tried computes the same."""
+"""``BICKD_AUTOTUNE=1``: every configuration that is tried computes the same."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_every_configuration_is_tried_once_and_computes_the_same(monkeypatch: py
         assert session.launches == 6 + 2 * CONFIGURATIONS
         again = evaluate("bickd", inputs)
         assert session.launches == 2 * 6 + 2 * CONFIGURATIONS
-    # Another step of the loop over the entries of a vector is another order of its sums.
+    # Another step size in the loop over vector entries changes the order of the sums.
     for tuned in (first, again):
         torch.testing.assert_close(tuned[0], expected[0], rtol=1e-6, atol=0.0)
         torch.testing.assert_close(tuned[1], expected[1], rtol=1e-5, atol=1e-8)

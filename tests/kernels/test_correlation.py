@@ -1,4 +1,4 @@
-"""Correlations in the kernels: centred vectors on every path, and those that have no direction to centre."""
+"""Correlations in the kernels: centred vectors on every path, and constant vectors, which have no direction."""
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ from bickd_kernels.backends.triton import planning, stages
 CORRELATION = {"similarity": "correlation"}
 
 TILED = (70, 150)
-"""Samples and classes of 2 and 3 tiles, the last of each not full."""
+"""2 tiles of samples and 3 of classes, the last of each partly filled."""
 
 
 @pytest.fixture(params=["whole vectors", "vectors in tiles"])
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means and squares of whole vectors at once, or joined from several tiles of rows and of columns."""
+    """Computes means and squares of whole vectors at once, or joins them from several tiles of rows and columns."""
     if request.param == "vectors in tiles":
         monkeypatch.setattr(planning, "tile_of_logits", few_logits)
         monkeypatch.setattr(planning, "RESIDENT_SAMPLES", 16)
@@ -31,7 +31,7 @@ def single(samples: int, classes: int) -> Inputs:
 
 
 def assert_as_exact_as_float32(inputs: Inputs, **options: float) -> None:
-    """Compares a gradient with that of the definition in float32, where that has lost digits."""
+    """Compares the error of a gradient with that of the definition in float32, for inputs that cost float32 digits."""
     with simulator(races="off"):
         actual = step("bilateral", inputs, **options, **CORRELATION)
     truth = evaluate("bilateral", as_double(inputs), backend="reference", **options, **CORRELATION)[1]
@@ -41,7 +41,7 @@ def assert_as_exact_as_float32(inputs: Inputs, **options: float) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize("path", list(PATHS))
-def test_every_path_is_the_definition(path: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_path_matches_the_definition(path: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = with_absences(make_inputs(*take(path, monkeypatch), dtype=dtype))
     with simulator() as session:
         actual = step("bickd", inputs, **CORRELATION)
@@ -59,10 +59,10 @@ def test_lowering_for_a_gpu_keeps_the_values(cc: int, path: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("contrast_temperature", [0.02, 1.0])
-def test_the_range_of_contrast_temperatures(contrast_temperature: float) -> None:
+def test_sharp_and_soft_contrasts_match_the_definition(contrast_temperature: float) -> None:
     options = {**CORRELATION, "contrast_temperature": contrast_temperature}
     inputs = single(*TILED)
-    # A class of the student that opposes that of the teacher: a similarity near -1.
+    # A class that student and teacher predict in opposite ways: a similarity near -1.
     inputs.student[:, 0] = -inputs.teacher[:, 0]
     with simulator(races="off"):
         actual = step("bilateral", inputs, **options)
@@ -70,9 +70,9 @@ def test_the_range_of_contrast_temperatures(contrast_temperature: float) -> None
 
 
 @pytest.mark.parametrize("terms", ["class_wise_weight", "sample_wise_weight"])
-def test_either_side_alone(terms: str) -> None:
+def test_either_side_alone_matches_the_definition(terms: str) -> None:
     inputs = with_absences(single(19, 7))
-    # Without smoothing nothing else counts the classes, and here a class is missing on both sides.
+    # Without smoothing, only correlations count the classes of the batch; here one is absent from both networks.
     inputs.student[:, 4], inputs.teacher[:, 4] = -torch.inf, -torch.inf
     inputs.target[inputs.target == 4] = 3
     options = {**CORRELATION, terms: 0.0}
@@ -92,7 +92,7 @@ def test_a_constant_vector_has_no_direction(degenerate: object) -> None:
 
 
 @pytest.mark.usefixtures("tiles")
-def test_a_constant_sample_gets_no_gradient_from_its_side() -> None:
+def test_a_constant_sample_gets_no_gradient_from_the_sample_side() -> None:
     inputs = single(*TILED)
     constant_sample(inputs)
     with simulator():
@@ -113,7 +113,7 @@ def test_one_sample_or_one_class_correlates_with_nothing(shape: tuple[int, int])
 
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("spread", [1e-1, 1e-3])
-def test_nearly_constant_vectors_lose_no_more_than_the_definition_in_float32(spread: float) -> None:
+def test_nearly_constant_vectors_are_about_as_accurate_as_the_definition_in_float32(spread: float) -> None:
     inputs = single(*TILED)
     assert_as_exact_as_float32(inputs._replace(student=inputs.student * spread, teacher=inputs.teacher * spread))
 
@@ -121,7 +121,7 @@ def test_nearly_constant_vectors_lose_no_more_than_the_definition_in_float32(spr
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("side", ["student", "teacher"])
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
-def test_a_row_without_meaning_makes_the_loss_nan(poison: float, side: str) -> None:
+def test_an_invalid_row_makes_the_loss_nan(poison: float, side: str) -> None:
     inputs = single(*TILED)
     getattr(inputs, side)[66] = poison
     with simulator(races="off"):
@@ -142,7 +142,7 @@ def test_a_batch_of_ignored_rows_gives_zero() -> None:
 
 def test_columns_of_tiny_probabilities_keep_their_direction() -> None:
     inputs = single(40, 12)
-    # Probabilities around 1e-22, the squares of which are no float32 numbers.
+    # Probabilities around 1e-22, whose squares underflow in float32.
     inputs.student[:, 3] -= 100.0
     inputs.teacher[:, 3] -= 100.0
     assert_as_exact_as_float32(inputs, sample_wise_weight=0.0)
@@ -156,7 +156,7 @@ def test_a_saturated_batch_is_finite() -> None:
     assert gradient.isfinite().all()
 
 
-def test_the_parts_of_a_gradient_are_the_gradient() -> None:
+def test_the_parts_of_a_gradient_join_to_the_whole() -> None:
     inputs = with_absences(single(*TILED))
     batch, settings = batch_of("bickd", inputs), settings_of("bickd", **CORRELATION)
     with simulator(races="off"):
@@ -173,7 +173,7 @@ def test_two_calls_give_the_same_bits() -> None:
     assert torch.equal(first.gradient, second.gradient)
 
 
-def test_auto_takes_the_kernels_on_a_gpu() -> None:
+def test_auto_selects_the_kernels_on_a_gpu() -> None:
     with simulator() as session:
         evaluate("bickd", single(19, 5), **CORRELATION)
     assert session.launches == 6

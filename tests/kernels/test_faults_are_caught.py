@@ -24,7 +24,7 @@ _names = (f"planted_kernels_{number}" for number in itertools.count())
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planting]:
-    """Makes a copy of the backend in which ``right`` of a file reads ``wrong``."""
+    """Copies the backend, with ``right`` replaced by ``wrong`` in one file."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def plant(file: str, right: str, wrong: str) -> ModuleType:
@@ -45,12 +45,12 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plantin
 
 
 def few_logits(*_: object) -> LogitTile:
-    """Rows in several tiles, so that sums have to be rescaled, and a last program that is not full."""
+    """A tile that splits rows, so that sums have to be rescaled, and leaves the last program partly filled."""
     return LogitTile(8, 32, warps=4)
 
 
 def check(backend: ModuleType) -> None:
-    """What the kernels have to pass: several tiles, a last one that is not full."""
+    """The check that the kernels pass, with several tiles, the last of them partly filled."""
     inputs = make_inputs(20, 150, dtype=torch.float32)
     with simulator():
         actual = step("bickd", inputs, backend)
@@ -87,7 +87,7 @@ def test_a_copy_without_a_fault_passes(planted: Planting) -> None:
         ),
     ],
 )
-def test_a_fault_of_memory_stops_the_launch(
+def test_a_memory_fault_stops_the_launch(
     planted: Planting, file: str, right: str, wrong: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = planted(file, right, wrong)
@@ -134,7 +134,7 @@ def test_a_fault_of_memory_stops_the_launch(
         pytest.param("loss.py", "(0.5 * LN_2)", "(0.5)", id="logarithms to the base 2"),
     ],
 )
-def test_a_wrong_number_does_not_pass(
+def test_a_wrong_formula_fails_the_check(
     planted: Planting, file: str, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = planted(file, right, wrong)
@@ -143,7 +143,9 @@ def test_a_wrong_number_does_not_pass(
         check(backend)
 
 
-def test_several_tiles_of_a_row_pass_without_a_fault(planted: Planting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_without_a_fault_passes_with_rows_in_several_tiles(
+    planted: Planting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = planted("loss.py", "samples = tl.zeros", "samples = tl.zeros")
     monkeypatch.setattr(backend.stages.planning, "tile_of_logits", few_logits)
     check(backend)

@@ -1,4 +1,4 @@
-"""``torch.compile`` takes the kernels in one graph, for every batch and every value of an option: the same numbers."""
+"""``torch.compile`` with the kernels: one graph serves every batch and option, and gives the same results."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +30,8 @@ def intermediate_code(launch: harness.LaunchRecord, stage: str, target: GPUTarge
 
 @contextmanager
 def traceable_simulator() -> Iterator[sanitize.Session]:
-    """Launches are executed, but tensors are those of the CPU to PyTorch, whose compiler looks closely at a GPU: the backend
-    is the kernels' by decree.
+    """Executes launches while PyTorch sees CPU tensors, because its compiler inspects GPU tensors closely. A patch selects
+    the kernels as backend.
     """
     with (
         gpu_restored(),
@@ -48,7 +48,7 @@ def traceable_simulator() -> Iterator[sanitize.Session]:
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_graph_gives_the_same_numbers(kind: str, shape: tuple[int, int], compiler: str) -> None:
+def test_one_graph_gives_the_same_results(kind: str, shape: tuple[int, int], compiler: str) -> None:
     inputs = make_inputs(*shape, dtype=torch.float32)
     student = inputs.student.requires_grad_()
     with simulator() as session:

@@ -1,4 +1,4 @@
-"""The table of edge cases of docs/loss.md for the kernels."""
+"""The table of edge cases in docs/loss.md, for the kernels."""
 
 import contextlib
 import itertools
@@ -18,21 +18,21 @@ from bickd_kernels.backends.triton import planning
 GARBAGE = (torch.nan, torch.inf, -torch.inf, 1e30)
 
 TILED = (70, 150)
-"""Samples and classes of 2 and 3 tiles, the last of each not full."""
+"""2 tiles of samples and 3 of classes, the last of each partly filled."""
 
 SIDES = [("student",), ("teacher",), ("student", "teacher")]
 
 POISONS = ["all -inf", "nan", "+inf"]
 
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}
-"""Half the distance of two neighbours in the dtype of a gradient, relative to the smaller of them."""
+"""Relative rounding error of a gradient entry in its dtype: half a unit in the last place."""
 
 SMALLEST = {torch.float32: 0.0, torch.bfloat16: 0.0, torch.float16: 2**-25}
-"""Half the smallest positive number, by which any entry may be off."""
+"""Absolute rounding error of a gradient entry: half the smallest positive number of its dtype."""
 
 
 def computed(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]:
-    """Loss and gradient by the kernels."""
+    """Loss and gradient from the kernels."""
     with simulator() as session:
         result = evaluate(kind, inputs, **options)
         assert session.launches > 0
@@ -41,7 +41,7 @@ def computed(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]
 
 
 def computed_terms(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Loss and terms by the kernels."""
+    """Loss and terms from the kernels."""
     with simulator() as session:
         loss, terms = call(kind, inputs, return_terms=True, **options)
         assert session.launches > 0
@@ -62,7 +62,7 @@ def assert_terms_are_those_of_the_definition(kind: str, inputs: Inputs, **option
 
 
 def assert_close_to(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], grade: float = FLOAT32_GRADE) -> None:
-    """Compares loss and gradient; the latter has been rounded to the dtype that it has."""
+    """Compares loss and gradient; the bound allows for the rounding of the gradient to its dtype."""
     loss, gradient = actual
     true_loss, true_gradient = expected
     assert loss.dtype == torch.float32
@@ -73,7 +73,7 @@ def assert_close_to(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tenso
 
 
 def assert_is_the_definition(kind: str, inputs: Inputs, grade: float = FLOAT32_GRADE, **options: Any) -> Tensor:
-    """Returns the gradient."""
+    """Compares a step with the definition, and returns the gradient."""
     actual = computed(kind, inputs, **options)
     assert_close_to(actual, evaluate(kind, as_double(inputs), backend="reference", **options), grade)
     return actual[1]
@@ -89,16 +89,13 @@ def keep_rows(inputs: Inputs, keep: Tensor) -> Inputs:
 
 
 def poisoned(inputs: Inputs, side: str, row: int, poison: str, column: int = 2) -> Inputs:
-    """The same with a row without meaning."""
+    """The inputs with an invalid row: one that is all -inf, or contains NaN or +inf."""
     logits = getattr(inputs, side).clone()
     if poison == "all -inf":
         logits[row] = -torch.inf
     else:
         logits[row, column] = float(poison)
     return inputs._replace(**{side: logits})
-
-
-# -- a row with target == ignore_index
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -159,11 +156,8 @@ def test_a_batch_without_samples_gives_zero(kind: str, shape: tuple[int, ...]) -
     assert gradient.shape == shape
 
 
-# -- B == 1
-
-
 @pytest.mark.parametrize("classes", [1, 31, 130])
-def test_one_sample_has_no_sample_side_and_log_of_c_as_class_side(classes: int) -> None:
+def test_one_sample_has_a_sample_wise_term_of_0_and_a_class_wise_term_of_log_c(classes: int) -> None:
     inputs = single(1, classes)
     loss, gradient = computed("bilateral", inputs)
     _, (class_wise, sample_wise) = computed_terms("bilateral", inputs)
@@ -173,7 +167,7 @@ def test_one_sample_has_no_sample_side_and_log_of_c_as_class_side(classes: int) 
     assert gradient.abs().max() <= NOTHING
 
 
-def test_one_valid_sample_is_one_sample() -> None:
+def test_one_valid_sample_gives_the_result_of_one_sample() -> None:
     inputs = single(19, 6)
     inputs.target[:18] = -100
     loss, gradient = computed("bilateral", inputs)
@@ -181,12 +175,9 @@ def test_one_valid_sample_is_one_sample() -> None:
     assert gradient.abs().max() <= NOTHING
 
 
-# -- a class with logit -inf in every row
-
-
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_class_absent_from_every_row_is_no_class_of_the_batch(kind: str, sides: tuple[str, ...]) -> None:
+def test_a_class_absent_from_every_row_does_not_belong_to_the_batch(kind: str, sides: tuple[str, ...]) -> None:
     inputs = single(19, 7)
     inputs.target[(inputs.target == 1) | (inputs.target == 4)] = 0
     for side in sides:
@@ -198,7 +189,7 @@ def test_a_class_absent_from_every_row_is_no_class_of_the_batch(kind: str, sides
 
 
 @pytest.mark.parametrize("sides", SIDES)
-def test_an_absent_class_leaves_only_the_cross_entropy_of_the_students_own_logits(sides: tuple[str, ...]) -> None:
+def test_an_absent_class_has_a_gradient_from_the_cross_entropy_alone(sides: tuple[str, ...]) -> None:
     inputs = single(19, 5)
     inputs.target.fill_(2)
     for side in sides:
@@ -211,7 +202,7 @@ def test_an_absent_class_leaves_only_the_cross_entropy_of_the_students_own_logit
 
 
 @pytest.mark.parametrize("sides", SIDES)
-def test_absent_classes_of_several_tiles_are_no_classes_of_the_batch(sides: tuple[str, ...]) -> None:
+def test_absent_classes_in_several_tiles_do_not_belong_to_the_batch(sides: tuple[str, ...]) -> None:
     inputs = single(*TILED)
     absent = [0, 17, *range(64, 128), 149]
     inputs.target[torch.isin(inputs.target, torch.tensor(absent))] = 1
@@ -222,7 +213,7 @@ def test_absent_classes_of_several_tiles_are_no_classes_of_the_batch(sides: tupl
     assert gradient.isfinite().all()
 
 
-def test_classes_absent_from_student_teacher_and_both_may_meet() -> None:
+def test_classes_absent_from_student_teacher_or_both_may_occur_together() -> None:
     inputs = single(*TILED)
     inputs.target.fill_(100)
     inputs.student[:, :50] = -torch.inf
@@ -233,7 +224,7 @@ def test_classes_absent_from_student_teacher_and_both_may_meet() -> None:
 
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
-def test_only_valid_rows_say_whether_a_class_is_absent(kind: str, sides: tuple[str, ...]) -> None:
+def test_only_valid_rows_decide_whether_a_class_is_absent(kind: str, sides: tuple[str, ...]) -> None:
     inputs = single(40, 4)
     inputs.target.fill_(1)
     inputs.target[[2, 39]] = -100
@@ -247,11 +238,11 @@ def test_only_valid_rows_say_whether_a_class_is_absent(kind: str, sides: tuple[s
 
 
 @pytest.mark.parametrize("row", [0, 18, 69])
-def test_one_row_that_has_a_class_makes_it_a_class(row: int) -> None:
+def test_a_class_of_a_single_row_belongs_to_the_batch(row: int) -> None:
     inputs = single(70, 20)
     inputs.target.fill_(1)
     present = torch.arange(70) == row
-    # Where the student has probability 0 and the teacher has not, the KL divergence is infinite.
+    # The KL divergence would be infinite where only the student has probability 0.
     inputs.student[~present, 7] = -torch.inf
     inputs.teacher[~present, 7] = -torch.inf
     gradient = assert_is_the_definition("bickd", inputs)
@@ -259,7 +250,7 @@ def test_one_row_that_has_a_class_makes_it_a_class(row: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_class_absent_from_some_rows_is_a_class(kind: str) -> None:
+def test_a_class_absent_from_some_rows_belongs_to_the_batch(kind: str) -> None:
     inputs = single(19, 4)
     inputs.target.fill_(1)
     inputs.student[[0, 3], 2] = -torch.inf
@@ -276,7 +267,7 @@ def test_targets_may_name_an_absent_class() -> None:
     assert_is_the_definition("bickd", inputs)
 
 
-def test_cross_entropy_with_a_class_that_the_student_excludes_is_infinite() -> None:
+def test_cross_entropy_is_infinite_for_a_label_that_the_student_excludes() -> None:
     inputs = single(19, 4)
     inputs.student[:, 3] = -torch.inf
     assert (inputs.target == 3).any()
@@ -298,13 +289,10 @@ def test_without_a_class_in_common_the_loss_is_nan(kind: str) -> None:
     assert all(term.isnan() for term in terms)
 
 
-# -- a row that is all -inf, or holds NaN or +inf
-
-
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("side", ["student", "teacher"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_without_meaning_makes_the_loss_nan(kind: str, side: str, poison: str) -> None:
+def test_an_invalid_row_makes_the_loss_nan(kind: str, side: str, poison: str) -> None:
     dtype = torch.float16 if kind == "bickd" else torch.float32
     for samples in (1, 19):
         inputs = poisoned(make_inputs(samples, 4, dtype=dtype), side, samples - 1, poison)
@@ -314,18 +302,18 @@ def test_a_row_without_meaning_makes_the_loss_nan(kind: str, side: str, poison: 
 
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_every_term_that_sees_a_row_without_meaning_is_nan(side: str, poison: str) -> None:
+def test_an_invalid_row_makes_every_term_that_uses_it_nan(side: str, poison: str) -> None:
     inputs = single(19, 4)
     terms = assert_terms_are_those_of_the_definition("bickd", poisoned(inputs, side, 7, poison))
     assert all(term.isnan() for term in terms[1:])
-    # Cross-entropy does not look at the teacher.
+    # Cross-entropy does not involve the teacher.
     assert terms[0].isnan() == (side == "student")
 
 
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("side", ["student", "teacher"])
 @pytest.mark.parametrize("weight", ["ce_weight", "kd_weight", "class_wise_weight", "sample_wise_weight"])
-def test_each_term_alone_notices_a_row_without_meaning(weight: str, side: str, poison: str) -> None:
+def test_an_invalid_row_makes_each_term_alone_nan_if_the_term_uses_it(weight: str, side: str, poison: str) -> None:
     inputs = poisoned(single(19, 4), side, 3, poison)
     weights = {"ce_weight": 0.0, "kd_weight": 0.0, "class_wise_weight": 0.0, "sample_wise_weight": 0.0, weight: 1.0}
     with simulator():
@@ -336,7 +324,7 @@ def test_each_term_alone_notices_a_row_without_meaning(weight: str, side: str, p
 @pytest.mark.parametrize("place", [(66, 3), (69, 149)])
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_a_row_without_meaning_is_noticed_in_any_tile(side: str, poison: str, place: tuple[int, int]) -> None:
+def test_an_invalid_row_in_any_tile_makes_the_terms_nan(side: str, poison: str, place: tuple[int, int]) -> None:
     row, column = place
     inputs = poisoned(single(*TILED), side, row, poison, column)
     with simulator(races="off"):
@@ -346,7 +334,7 @@ def test_a_row_without_meaning_is_noticed_in_any_tile(side: str, poison: str, pl
 
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_a_row_without_meaning_is_noticed_whatever_other_rows_hold(side: str, poison: str) -> None:
+def test_an_invalid_row_beside_absent_classes_and_ignored_rows_makes_the_terms_nan(side: str, poison: str) -> None:
     inputs = poisoned(with_absences(single(19, 7)), side, 16, poison, column=4)
     terms = assert_terms_are_those_of_the_definition("bickd", inputs)
     assert all(term.isnan() for term in terms[1:])
@@ -354,7 +342,7 @@ def test_a_row_without_meaning_is_noticed_whatever_other_rows_hold(side: str, po
 
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_one_class_does_not_hide_a_row_without_meaning(side: str, poison: str) -> None:
+def test_an_invalid_row_of_one_class_makes_the_loss_nan(side: str, poison: str) -> None:
     inputs = poisoned(single(19, 1), side, 5, poison, column=0)
     assert_terms_are_those_of_the_definition("bilateral", inputs)
     assert computed("bilateral", inputs)[0].isnan()
@@ -364,16 +352,13 @@ def test_one_class_does_not_hide_a_row_without_meaning(side: str, poison: str) -
 def test_a_row_left_without_a_class_of_the_batch_makes_the_loss_nan(kind: str) -> None:
     inputs = single(19, 3)
     inputs.target.fill_(1)
-    # The teacher has no class 0, and it is the only one that the student's row 2 has.
+    # Row 2 of the student has class 0 only, which the teacher lacks.
     inputs.teacher[:, 0] = -torch.inf
     inputs.student[2, 1:] = -torch.inf
     assert computed(kind, inputs)[0].isnan()
 
 
-# -- logits of which some are -inf
-
-
-def test_a_student_that_excludes_what_the_teacher_expects_is_infinitely_far() -> None:
+def test_kd_is_infinite_where_the_student_excludes_a_class_that_the_teacher_expects() -> None:
     inputs = single(19, 5)
     inputs.target.fill_(1)
     inputs.student[1, 2] = -torch.inf
@@ -397,25 +382,25 @@ def test_a_student_may_exclude_classes_in_some_rows_of_the_bilateral_loss() -> N
     assert_is_the_definition("bilateral", inputs)
 
 
-def test_what_the_teacher_expects_with_probability_0_costs_the_student_nothing() -> None:
+def test_a_class_of_teacher_probability_0_adds_nothing_to_kd() -> None:
     inputs = single(19, 5)
     inputs.target.fill_(0)
-    # The softmax of the teacher is 0 in float64 too; where it is so in float32 only, the true divergence is infinite.
+    # The teacher's softmax is 0 in float64 too; if it were 0 in float32 only, the true divergence would be infinite.
     inputs.teacher[:, 3] = -5000.0
     inputs.student[4, 3] = -torch.inf
     terms = assert_terms_are_those_of_the_definition("bickd", inputs)
     assert terms[1].isfinite()
-    # A class vector of logarithms around -2500 has lost its direction in float32.
+    # Without the bilateral loss: class vectors with logarithms around -2500 lose their direction in float32.
     assert_is_the_definition("bickd", inputs, bilateral_weight=0.0)
 
 
-def test_logits_of_minus_infinity_in_any_tile_are_those_of_the_definition() -> None:
+def test_logits_of_minus_infinity_in_any_tile_match_the_definition() -> None:
     inputs = single(*TILED)
     generator = torch.Generator().manual_seed(5)
     both = torch.rand(TILED, generator=generator) < 0.3
     inputs.student[both], inputs.teacher[both] = -torch.inf, -torch.inf
     inputs.teacher[torch.rand(TILED, generator=generator) < 0.2] = -torch.inf
-    # Whole tiles of a row are excluded, first and last, so that a running maximum starts late.
+    # The first or the last tiles of a row are all -inf, so that a running maximum starts late or gets nothing new.
     inputs.student[3, :130], inputs.teacher[3, :130] = -torch.inf, -torch.inf
     inputs.student[5, 10:], inputs.teacher[5, 10:] = -torch.inf, -torch.inf
     inputs.target[:] = torch.where(inputs.student.isfinite(), torch.arange(150), 0).argmax(1)
@@ -436,13 +421,10 @@ def test_rows_of_many_blocks_may_begin_with_minus_infinity(monkeypatch: pytest.M
     assert_is_the_definition("bickd", with_absences(inputs))
 
 
-# -- saturated logits
-
-
 @pytest.mark.parametrize(("dtype", "largest", "step"), [(torch.float32, 10_000, 4), (torch.float16, 60_000, 32)])
 @pytest.mark.parametrize("spread", ["extremes and zero", "whole range", "a common shift"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_saturated_logits_are_finite_and_those_of_float64(
+def test_saturated_logits_give_the_finite_result_of_float64(
     kind: str, dtype: torch.dtype, largest: int, step: int, spread: str
 ) -> None:
     generator = torch.Generator().manual_seed(3)
@@ -464,14 +446,11 @@ def test_saturated_logits_are_finite_and_those_of_float64(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_class_of_tiny_mass_keeps_its_direction(kind: str) -> None:
     inputs = single(23, 7)
-    # Probabilities of exp(-128 / t): squared they are 0 in float32, and for the second class they are that already.
+    # Probabilities of exp(-128 / t), whose squares are 0 in float32; those of the teacher's class are 0 themselves.
     inputs.student[:, 3] -= 128.0
     inputs.teacher[:, 5] -= 512.0
     inputs.target.fill_(0)
     assert_is_the_definition(kind, inputs)
-
-
-# -- dtypes
 
 
 @pytest.mark.parametrize(
@@ -497,7 +476,7 @@ def test_targets_may_have_any_integer_dtype(dtype: torch.dtype) -> None:
     inputs.target[3] = 100
     expected = computed("bickd", inputs, ignore_index=100)
     actual = computed("bickd", inputs._replace(target=inputs.target.to(dtype)), ignore_index=100)
-    # The same bits: targets are integers, widened before a kernel sees them.
+    # Equal bits: targets are widened to int64 before a kernel sees them.
     assert torch.equal(actual[0], expected[0])
     assert torch.equal(actual[1], expected[1])
 
@@ -520,11 +499,8 @@ def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
     assert torch.equal(gradient, expected[1])
 
 
-# -- strides
-
-
 def strided(name: str, logits: Tensor) -> Tensor:
-    """The same numbers laid out in another way."""
+    """The same numbers in another layout."""
     samples, classes = logits.shape
     if name == "transposed":
         return logits.t().contiguous().t()
@@ -551,12 +527,12 @@ LAYOUTS = ["transposed", "rows of a wider tensor", "every other row", "every thi
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("dtype", "classes"), [(torch.float32, 21), (torch.bfloat16, 24)])
-def test_any_strides_will_do(layout: str, dtype: torch.dtype, classes: int) -> None:
+def test_logits_of_any_strides_match_the_definition(layout: str, dtype: torch.dtype, classes: int) -> None:
     inputs = make_inputs(19, classes, dtype=dtype)
     student, teacher = (strided(layout, logits) for logits in inputs[:2])
     grade = FLOAT32_GRADE if dtype == torch.float32 else SINGLE_FLOAT16
     for moved in (Inputs(student, teacher, inputs.target), inputs._replace(teacher=teacher)):
-        # Strides of their own may give a kernel of its own, whose sums have another order: what is bounded is the error.
+        # Other strides may compile to another kernel, which sums in another order, so the error is bounded.
         assert_is_the_definition("bickd", moved, grade)
 
 
@@ -588,7 +564,7 @@ def test_targets_may_be_one_expanded_number(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 24), (24, 1)])
-def test_strides_of_one_row_or_one_column_mean_nothing(shape: tuple[int, int]) -> None:
+def test_the_stride_of_a_dimension_of_size_1_does_not_matter(shape: tuple[int, int]) -> None:
     inputs = single(*shape)
     odd = [torch.as_strided(logits, shape, (1, 1) if shape[1] > 1 else (1, 7)) for logits in inputs[:2]]
     for moved, logits in zip(odd, inputs[:2], strict=True):
@@ -602,7 +578,7 @@ def test_leading_dimensions_are_flattened_into_samples(leading: tuple[int, ...])
     loss, gradient = computed("bickd", inputs)
     shaped = Inputs(*(tensor.reshape(*leading, *tensor.shape[1:]) for tensor in inputs))
     shaped_loss, shaped_gradient = computed("bickd", shaped)
-    # The same bits: of contiguous logits the flattened are a view, the very tensor that the other call has.
+    # Equal bits: contiguous logits are flattened as a view, which has the strides of the other call's logits.
     assert torch.equal(shaped_loss, loss)
     assert torch.equal(shaped_gradient, gradient.reshape(*leading, 5))
 
@@ -619,12 +595,9 @@ def test_pixels_with_the_classes_moved_last_are_flattened() -> None:
     assert_close_to((loss, gradient.reshape(24, 3)), flat)
 
 
-# -- autograd
-
-
 @pytest.mark.parametrize("upstream", [0.0, 1.0, -2.5, 2.0**16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_upstream_gradient_scales_before_anything_is_rounded(dtype: torch.dtype, upstream: float) -> None:
+def test_the_upstream_gradient_is_applied_before_the_gradient_is_rounded(dtype: torch.dtype, upstream: float) -> None:
     inputs = make_inputs(19, 21, dtype=dtype)
     student = inputs.student.requires_grad_()
     with simulator():
@@ -654,7 +627,7 @@ def test_a_gradient_scaler_saves_a_float16_gradient_from_underflow() -> None:
     assert (scaled[:, 5] > 0).any()
 
 
-def test_a_non_contiguous_upstream_gradient_is_read_right() -> None:
+def test_a_non_contiguous_upstream_gradient_is_read_correctly() -> None:
     inputs = single(19, 5)
     student = inputs.student.requires_grad_()
     upstreams = torch.tensor([[7.0, 2.0], [5.0, 3.0]])[:, 1].expand(2)
@@ -666,7 +639,7 @@ def test_a_non_contiguous_upstream_gradient_is_read_right() -> None:
     torch.testing.assert_close(expanded, 6 * whole, rtol=1e-6, atol=0)
 
 
-def test_an_upstream_gradient_in_float64_is_taken() -> None:
+def test_an_upstream_gradient_in_float64_is_accepted() -> None:
     inputs = single(19, 5)
     student = inputs.student.requires_grad_()
     with simulator():
@@ -675,7 +648,7 @@ def test_an_upstream_gradient_in_float64_is_taken() -> None:
     torch.testing.assert_close(tripled, 3 * whole, rtol=1e-6, atol=0)
 
 
-def test_the_loss_is_one_of_several_uses_of_the_logits() -> None:
+def test_the_gradients_of_several_uses_of_the_logits_add_up() -> None:
     inputs = single(19, 5)
     student = inputs.student.requires_grad_()
     with simulator():
@@ -737,7 +710,7 @@ def test_logits_that_change_before_backward_give_the_old_gradient_or_an_error() 
                 assert torch.equal(gradient, expected)
 
 
-def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
+def test_nothing_is_kept_for_backward_without_a_gradient() -> None:
     inputs = single(19, 5)
     student = inputs.student.requires_grad_()
     kept: list[Tensor] = []
@@ -754,7 +727,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
         assert kept != []
     assert not without.requires_grad
     assert torch.equal(detached, without)
-    # The kernels without the gradient are others, and may add up in another order.
+    # Without a gradient other kernels run, which may sum in another order.
     expected = call("bickd", as_double(inputs), backend="reference").detach()
     for value in (without, loss.detach()):
         torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
@@ -779,8 +752,6 @@ def test_two_calls_give_the_same_bits(dtype: torch.dtype, shape: tuple[int, int]
     assert torch.equal(loss, again)
     assert torch.equal(gradient, gradient_again)
 
-
-# -- weights and terms
 
 WEIGHTS = {"ce_weight": 0.3, "kd_weight": 0.7, "class_wise_weight": 1.5, "sample_wise_weight": 0.6}
 
@@ -814,7 +785,7 @@ def test_returning_terms_does_not_change_the_loss(weight: str) -> None:
     with simulator():
         loss, terms = call("bickd", inputs._replace(student=student), return_terms=True, **weights)
         (gradient,) = torch.autograd.grad(loss, student)
-    # Without the terms it is within the same bounds of the same truth, by test_terms_of_weight_zero_take_no_part.
+    # test_terms_of_weight_zero_take_no_part has the same bounds without the terms.
     assert_close_to((loss.detach(), gradient), evaluate("bickd", as_double(inputs), backend="reference", **weights))
     for actual, true in zip(terms, expected_terms("bickd", inputs)[1], strict=True):
         torch.testing.assert_close(actual.double(), true, rtol=1e-6, atol=1e-6)
@@ -835,7 +806,7 @@ def test_an_infinite_term_of_weight_zero_does_not_reach_the_loss(return_terms: b
 
 
 @pytest.mark.parametrize("return_terms", [False, True])
-def test_what_only_a_term_of_weight_zero_sees_does_not_reach_the_loss(return_terms: bool) -> None:
+def test_nan_in_terms_of_weight_zero_does_not_reach_the_loss(return_terms: bool) -> None:
     inputs = single(19, 5)
     inputs.teacher[3, 2] = torch.nan
     options = {"kd_weight": 0.0, "bilateral_weight": 0.0}
@@ -847,18 +818,18 @@ def test_what_only_a_term_of_weight_zero_sees_does_not_reach_the_loss(return_ter
     assert terms is None or terms.kd.isnan()
     expected = evaluate("bickd", as_double(inputs), backend="reference", **options)
     if return_terms:
-        # The gradient has the parts of all terms, and 0 * NaN is no 0.
+        # The gradient adds the parts of all terms, and 0 * NaN is NaN.
         assert float(loss.detach()) == pytest.approx(float(expected[0]), rel=1e-6)
     else:
         assert_close_to((loss.detach(), gradient), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_terms_are_those_of_the_definition(kind: str) -> None:
+def test_terms_match_the_definition(kind: str) -> None:
     assert_terms_are_those_of_the_definition(kind, single(23, 31))
 
 
-def test_without_a_weight_nothing_is_launched() -> None:
+def test_with_all_weights_zero_nothing_is_launched() -> None:
     with simulator() as session:
         loss, gradient = evaluate("bilateral", single(19, 5), class_wise_weight=0.0, sample_wise_weight=0.0)
         assert session.launches == 0
@@ -866,12 +837,9 @@ def test_without_a_weight_nothing_is_launched() -> None:
     assert torch.count_nonzero(gradient) == 0
 
 
-# -- targets that name no class
-
-
 @pytest.mark.parametrize("wrong", [-1, 5, 10**6, -(10**6), 2**32 + 1])
-def test_a_target_that_names_no_class_gives_nan_and_never_a_number(wrong: int) -> None:
-    # On a GPU the values of a target are not looked at before the launch: that would wait for the device.
+def test_a_target_that_names_no_class_gives_nan(wrong: int) -> None:
+    # On a GPU the values of a target are not checked before the launch, which would synchronize.
     inputs = single(19, 5)
     inputs.target[3] = wrong
     loss, _ = computed("bickd", inputs)
@@ -880,10 +848,7 @@ def test_a_target_that_names_no_class_gives_nan_and_never_a_number(wrong: int) -
     assert terms[0].isnan()
 
 
-# -- which backend
-
-
-def test_auto_takes_the_kernels_on_a_gpu_but_for_float64() -> None:
+def test_auto_selects_the_kernels_on_a_gpu_except_for_float64() -> None:
     inputs = single(19, 5)
     with simulator() as session:
         automatic, named = evaluate("bickd", inputs), evaluate("bickd", inputs, backend="triton")

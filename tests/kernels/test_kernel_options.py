@@ -1,4 +1,4 @@
-"""The options beside temperatures and weights in the kernels: positives, smoothing, probabilities as targets, similarity."""
+"""The options other than temperatures and weights in the kernels: positives, smoothing, probabilities, similarity."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from test_options import with_probabilities
 from bickd_kernels.backends.triton import planning
 
 TILED = (70, 150)
-"""Samples and classes of 2 and 3 tiles, the last of each not full."""
+"""2 tiles of samples and 3 of classes, the last of each partly filled."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "positives by sample": {"positives": "sample"},
@@ -23,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def check(inputs: Inputs, **options: Any) -> None:
-    """A step of the total loss against the definition, and the terms."""
+    """Compares a step, and the terms, with the definition."""
     with simulator():
         actual = step("bickd", inputs, **options)
         loss, terms = call("bickd", inputs, return_terms=True, **options)
@@ -34,20 +34,20 @@ def check(inputs: Inputs, **options: Any) -> None:
 
 
 def few_logits(*_: object) -> planning.LogitTile:
-    """Rows in several tiles, so that sums have to be rescaled."""
+    """A tile that splits rows, so that sums have to be rescaled."""
     return planning.LogitTile(4, 32, warps=4)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, TILED])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_an_option_is_that_of_the_definition(name: str, shape: tuple[int, int]) -> None:
+def test_each_option_matches_the_definition(name: str, shape: tuple[int, int]) -> None:
     check(make_inputs(*shape, dtype=torch.float32), **OPTIONS[name])
 
 
 @pytest.mark.parametrize("in_tiles", [False, True])
 @pytest.mark.parametrize("shape", [(19, 7), TILED])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_absent_classes_and_ignored_samples_take_no_part(
+def test_options_leave_out_absent_classes_and_ignored_samples(
     name: str, shape: tuple[int, int], in_tiles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if in_tiles:
@@ -58,9 +58,7 @@ def test_absent_classes_and_ignored_samples_take_no_part(
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("shape", [(5, 3), (3, 11), TILED])
-def test_probabilities_are_targets_with_positives_by_sample(
-    shape: tuple[int, int], dtype: torch.dtype, smoothing: float
-) -> None:
+def test_probabilities_as_targets_match_the_definition(shape: tuple[int, int], dtype: torch.dtype, smoothing: float) -> None:
     inputs = with_probabilities(make_inputs(*shape, dtype=torch.float32), ignored=2)
     # Targets need not add up to 1.
     inputs.target[1] *= 1.5
@@ -85,7 +83,7 @@ def test_a_row_of_zeros_is_an_ignored_sample(
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_only_ignored_samples_give_zero(smoothing: float) -> None:
+def test_a_batch_of_rows_of_zeros_gives_zero(smoothing: float) -> None:
     inputs = make_inputs(4, 5, dtype=torch.float32)
     with simulator():
         loss, gradient = evaluate("bickd", inputs._replace(target=torch.zeros(4, 5)), label_smoothing=smoothing)
@@ -93,7 +91,7 @@ def test_only_ignored_samples_give_zero(smoothing: float) -> None:
     assert torch.count_nonzero(gradient) == 0
 
 
-def test_a_class_of_the_batch_that_a_student_excludes_costs_a_smoothed_target_infinitely_much() -> None:
+def test_a_smoothed_cross_entropy_is_infinite_where_a_sample_excludes_a_class_of_the_batch() -> None:
     inputs = make_inputs(19, 5, dtype=torch.float32)
     inputs.target.fill_(1)
     inputs.student[3, 2], inputs.teacher[3, 2] = -torch.inf, -torch.inf
@@ -104,7 +102,7 @@ def test_a_class_of_the_batch_that_a_student_excludes_costs_a_smoothed_target_in
 
 
 @pytest.mark.parametrize("target", ["labels", "probabilities"])
-def test_a_smoothed_cross_entropy_alone_knows_the_classes_of_the_batch(target: str) -> None:
+def test_a_smoothed_cross_entropy_alone_leaves_out_absent_classes(target: str) -> None:
     inputs = with_absences(make_inputs(19, 7, dtype=torch.float32))
     if target == "probabilities":
         inputs.student[1] = 0.0
@@ -121,7 +119,7 @@ def test_lowering_for_a_gpu_keeps_the_values(cc: int) -> None:
     assert_right(actual, "bickd", inputs, label_smoothing=0.1)
 
 
-def test_labels_that_no_kernel_compares_may_be_any_class() -> None:
+def test_labels_do_not_matter_with_positives_by_sample_and_without_cross_entropy() -> None:
     inputs = make_inputs(20, 30, dtype=torch.float32)
     inputs.target.fill_(3)
     check(inputs, positives="sample", ce_weight=0.0)

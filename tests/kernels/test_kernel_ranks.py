@@ -1,4 +1,4 @@
-"""Data-parallel training on GPUs runs the kernels: every rank launches them on the global batch, for its own gradient."""
+"""Data-parallel training with the kernels: every rank launches them on the global batch, for its own gradient."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ SPLITS = {2: (15, 9), 4: (7, 0, 12, 5)}
 
 
 class Outcome(NamedTuple):
-    """What one rank found."""
+    """The results of one rank."""
 
     launches: int
     loss: Tensor
@@ -68,7 +68,7 @@ def by_rank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_every_rank_launches_the_kernels(by_rank: list[Outcome]) -> None:
     for outcome in by_rank:
-        # Without samples there is no gradient to form.
+        # A rank without samples computes no gradient.
         assert outcome.launches == 6 - 2 * (len(outcome.gradient) == 0)
         assert outcome.launches_of_the_trainer == outcome.launches
 
@@ -82,12 +82,12 @@ def test_ranks_together_have_the_loss_and_the_gradient_of_one_process(by_rank: l
     assert relative_error(joined, gradient) <= FLOAT32_GRADE
 
 
-def test_a_step_of_the_trainer_has_the_gradients_of_one_process(by_rank: list[Outcome]) -> None:
+def test_a_training_step_has_the_parameter_gradients_of_one_process(by_rank: list[Outcome]) -> None:
     inputs = make_inputs(SAMPLES, CLASSES, dtype=torch.float32)
     alone = network().double()
     bickd_loss(alone(inputs.student.double()), inputs.teacher.double(), inputs.target, backend="reference").backward()
     for outcome in by_rank:
         for gradient, parameter in zip(outcome.parameters, alone.parameters(), strict=True):
             assert parameter.grad is not None
-            # The network itself is computed in float32: its sums over the samples add to the error of the logits' gradient.
+            # The network runs in float32: its sums over the samples add to the error of the logits' gradient.
             assert relative_error(gradient, parameter.grad) <= 5 * FLOAT32_GRADE

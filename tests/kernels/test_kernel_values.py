@@ -1,4 +1,4 @@
-"""The kernels, executed from their intermediate code, are the definition in float64: every path, shape and dtype."""
+"""The kernels, executed from their intermediate code, match the float64 definition on every path, shape and dtype."""
 
 from collections.abc import Iterator
 
@@ -21,13 +21,13 @@ PATHS = {
     "partial sums": {"MAX_TILES": 1},
     "class statistics in blocks": {"RESIDENT_SAMPLES": 16},
 }
-"""By what is set in ``planning``, small shapes take the paths of large ones."""
+"""Parameters of ``planning`` with which small shapes take the paths of large ones."""
 
 LAUNCHES = {
     "kept": 6,
-    # Sums of both sides, and four columns of tiles of classes and two of samples, each a panel.
+    # The sums of both sides, and one panel for each column of tiles: four of classes and two of samples.
     "panels": 7 + 2 * 4 + 2 * 2,
-    # Sums of the classes, and panels of three tiles and of one, as all four would have been kept.
+    # The sums of the class side, and two panels, of three columns of tiles and of one; samples are kept.
     "panels of classes": 7 + 2 * 2,
     "partial sums": 8,
     "class statistics in blocks": 6,
@@ -54,11 +54,11 @@ def high_precision() -> Iterator[None]:
 @pytest.mark.parametrize("shape", SHAPES + LARGER_SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_are_the_definition(kind: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+def test_every_shape_matches_the_definition(kind: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:
     inputs = make_inputs(*shape, dtype=dtype)
     with simulator() as session:
         actual = step(kind, inputs)
-    # The simulator leaves a launch of very many accesses unchecked; the same kernels are checked at the other shapes.
+    # The simulator does not search a launch with very many accesses for races; other shapes run the same kernels.
     assert session.races_unchecked == 0 or max(shape) >= 1000
     assert session.launches == 6
     assert_right(actual, kind, inputs)
@@ -66,7 +66,7 @@ def test_they_are_the_definition(kind: str, dtype: torch.dtype, shape: tuple[int
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize("path", list(PATHS))
-def test_every_path_is_the_definition(path: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_path_matches_the_definition(path: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = with_absences(make_inputs(*take(path, monkeypatch), dtype=dtype))
     with simulator() as session:
         actual = step("bickd", inputs)
@@ -97,18 +97,18 @@ def test_lowering_for_a_gpu_keeps_the_values_of_large_problems(path: str, cc: in
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-def test_more_classes_than_are_kept_are_the_definition(dtype: torch.dtype) -> None:
+def test_more_classes_than_are_kept_match_the_definition(dtype: torch.dtype) -> None:
     inputs = make_inputs(16, 2100, dtype=dtype)
     with simulator(races="off") as session:
         actual = step("bickd", inputs)
-    # The sums of the classes, and two panels: one for all but the last tile, and that.
+    # The sums of the class side, and two panels: all columns of tiles but the last, and the last.
     assert session.launches == 7 + 2 * 2
     assert_right(actual, "bickd", inputs)
 
 
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.05, 0.1, 1.0])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_any_contrast_temperature(dtype: torch.dtype, contrast_temperature: float) -> None:
+def test_any_contrast_temperature_matches_the_definition(dtype: torch.dtype, contrast_temperature: float) -> None:
     inputs = make_inputs(*PATH_SHAPE, dtype=dtype)
     with simulator(races="off"):
         actual = step("bickd", inputs, contrast_temperature=contrast_temperature)
@@ -118,7 +118,7 @@ def test_any_contrast_temperature(dtype: torch.dtype, contrast_temperature: floa
 @pytest.mark.parametrize(
     "options", [{"temperature": 0.5, "kd_temperature": 1.0}, {"temperature": 7.0, "kd_temperature": 2.5}]
 )
-def test_any_temperature(options: dict[str, float]) -> None:
+def test_other_temperatures_match_the_definition(options: dict[str, float]) -> None:
     inputs = make_inputs(20, 30, dtype=torch.float32)
     with simulator():
         actual = step("bickd", inputs, **options)
@@ -127,7 +127,9 @@ def test_any_temperature(options: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("contrast_temperature", [0.1, 0.2, 1.0])
-def test_a_sharp_softmax_of_narrow_logits(dtype: torch.dtype, contrast_temperature: float) -> None:
+def test_a_sharp_softmax_of_16_bit_logits_is_about_as_accurate_as_float32(
+    dtype: torch.dtype, contrast_temperature: float
+) -> None:
     options = {"temperature": 0.3, "contrast_temperature": contrast_temperature}
     inputs = make_inputs(16, 64, dtype=dtype, seed=2)
     with simulator():
@@ -135,7 +137,7 @@ def test_a_sharp_softmax_of_narrow_logits(dtype: torch.dtype, contrast_temperatu
     _, expected = evaluate("bilateral_unlabelled", as_double(inputs), backend="reference", **options)
     single = inputs._replace(student=inputs.student.float(), teacher=inputs.teacher.float())
     _, in_float32 = evaluate("bilateral_unlabelled", single, backend="reference", **options)
-    # Exponents of this size cost the definition in float32 as much.
+    # Exponents of this size cost the definition in float32 about as much accuracy.
     assert relative_error(actual.gradient, expected) <= 3 * relative_error(in_float32, expected) + 2e-6
 
 
@@ -154,7 +156,7 @@ def test_float32_products_follow_the_precision_that_pytorch_allows() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_gradient_comes_in_the_dtype_of_the_student(dtype: torch.dtype) -> None:
+def test_the_gradient_has_the_dtype_of_the_student(dtype: torch.dtype) -> None:
     inputs = make_inputs(*PATH_SHAPE, dtype=dtype)
     with simulator(races="off"):
         loss, gradient = evaluate("bickd", inputs)
@@ -166,7 +168,7 @@ def test_the_gradient_comes_in_the_dtype_of_the_student(dtype: torch.dtype) -> N
     assert relative_error(gradient, expected) <= rounding + (2e-6 if dtype == torch.float32 else 1.5e-3)
 
 
-def test_without_a_gradient_only_what_the_loss_needs_runs() -> None:
+def test_without_a_gradient_only_the_launches_of_the_loss_run() -> None:
     inputs = make_inputs(*PATH_SHAPE, dtype=torch.float32)
     with simulator() as session:
         loss = call("bickd", inputs)

@@ -1,4 +1,4 @@
-"""A second call with the same configuration launches what was compiled for the first, and only then."""
+"""A second call launches the compiled kernels directly if, and only if, it has the configuration of the first."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from bickd_kernels.backends.triton import planning
 GRID = slice(0, 3)
 LAUNCH_METADATA, ENTER_HOOK = 6, 7
 FIRST_ARGUMENT = 9
-"""Where Triton passes these to what launches a kernel."""
+"""The positions of these among the arguments of Triton's launcher."""
 
 
 class Recorder:
@@ -47,7 +47,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 
 
 def as_numbers(arguments: tuple[Any, ...]) -> list[Any]:
-    """The grid and the arguments of the kernel, without the tensors, which are others in every call."""
+    """The grid and the arguments of the kernel, without the tensors, which differ in every call."""
     kernel_arguments = [value for value in arguments[FIRST_ARGUMENT:] if not isinstance(value, torch.Tensor)]
     return [*arguments[GRID], *kernel_arguments]
 
@@ -114,7 +114,7 @@ def test_unaligned_tensors_are_launched_by_triton_each_time(recorder: Recorder) 
     assert recorder.searches == 0
 
 
-def test_amd_launches_are_by_triton(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_amd_kernels_are_always_launched_by_triton(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "current_target", lambda: planning.Target("hip", "gfx942", 32))
     inputs = make_inputs(20, 30, dtype=torch.bfloat16)
     for _ in range(2):
@@ -123,7 +123,7 @@ def test_amd_launches_are_by_triton(recorder: Recorder, monkeypatch: pytest.Monk
         assert recorder.searches == 6
 
 
-def test_whoever_replaced_what_launches_sees_every_launch(recorder: Recorder) -> None:
+def test_a_replaced_launch_function_sees_every_launch(recorder: Recorder) -> None:
     inputs = make_inputs(20, 30, dtype=torch.bfloat16)
     step(inputs)
     seen: list[str] = []
@@ -141,7 +141,7 @@ def test_whoever_replaced_what_launches_sees_every_launch(recorder: Recorder) ->
     assert len(recorder.launches) == 6
 
 
-def test_hooks_of_profilers_see_every_launch(recorder: Recorder) -> None:
+def test_profiler_hooks_see_every_launch(recorder: Recorder) -> None:
     inputs = make_inputs(20, 30, dtype=torch.bfloat16)
     step(inputs)
     recorder.clear()

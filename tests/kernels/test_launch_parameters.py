@@ -1,4 +1,4 @@
-"""Launch parameters that no default of a small shape takes do not show in the numbers."""
+"""Launch parameters that small shapes do not get by default give the same results."""
 
 from functools import partial
 from typing import Any
@@ -12,14 +12,14 @@ from simulate import simulator
 from bickd_kernels.backends.triton import planning
 
 SHAPE = (70, 140)
-"""Samples and classes of 2 and 3 tiles, the last of each not full."""
+"""2 tiles of samples and 3 of classes, the last of each partly filled."""
 
 COLUMN_OF_TILES = 4 * 64 * 64 * 3
 """The bytes of the derivatives of one column of class tiles, with float32-level error."""
 
 
 def check(kind: str, inputs: Inputs, launches: int, **options: Any) -> None:
-    """One step, with a search for races, against the definition."""
+    """Compares one step with the definition, and searches it for races."""
     with simulator() as session:
         actual = step(kind, inputs, **options)
     assert session.launches == launches
@@ -31,7 +31,7 @@ def check(kind: str, inputs: Inputs, launches: int, **options: Any) -> None:
     ("panel_bytes", "panels"), [(0, 3 + 2), (COLUMN_OF_TILES, 3 + 2), (2 * COLUMN_OF_TILES, 2 + 2), (2**30, 2 + 2)]
 )
 @pytest.mark.parametrize("kind", ["bickd", "bilateral_unlabelled"])
-def test_panels_of_both_sides_and_uneven_ones(
+def test_even_and_uneven_panels_of_both_sides_match_the_definition(
     kind: str, panel_bytes: int, panels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "CACHED_BYTES", 0)
@@ -42,10 +42,10 @@ def test_panels_of_both_sides_and_uneven_ones(
 
 
 @pytest.mark.parametrize("contrast_temperature", [0.02, 0.5])
-def test_similarities_that_are_formed_again_are_those_that_were_summed(
+def test_recomputed_similarities_are_those_that_were_summed(
     contrast_temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 0.02, what differs by rounding would differ by 1e-5 in its exponential."""
+    """At 0.02, a difference by rounding would change the exponential by 1e-5."""
     inputs = make_inputs(*SHAPE, dtype=torch.float32)
     inputs = inputs._replace(student=inputs.teacher + 0.1 * inputs.student)
     monkeypatch.setattr(planning, "CACHED_BYTES", 0)
@@ -84,14 +84,16 @@ def test_panels_cover_a_side_within_their_budget(parts: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[::-1]])
-def test_partial_sums_of_one_side_only(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_sums_of_one_side_match_the_definition(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "MAX_TILES", 2)
     check("bickd", with_absences(make_inputs(*shape, dtype=torch.bfloat16)), 7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("needed", ["class_wise_weight", "sample_wise_weight"])
-def test_partial_sums_where_only_one_side_is_computed(kind: str, needed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_sums_match_the_definition_where_only_one_side_is_computed(
+    kind: str, needed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planning, "MAX_TILES", 1)
     inputs = make_inputs(*SHAPE, dtype=torch.float32)
     weights = {"class_wise_weight": 0.0, "sample_wise_weight": 0.0, needed: 0.7}
@@ -102,7 +104,7 @@ def test_partial_sums_where_only_one_side_is_computed(kind: str, needed: str, mo
 
 
 def test_without_a_class_side_its_partial_sums_are_not_added_up() -> None:
-    # More classes than are kept: the partial sums of the class side are added up, where there is one.
+    # More classes than are kept: with a class side, a launch would add up its partial sums.
     inputs = make_inputs(4, 2100, dtype=torch.bfloat16)
     with simulator(races="off") as session:
         actual = step("bilateral", inputs, class_wise_weight=0.0)
@@ -112,7 +114,9 @@ def test_without_a_class_side_its_partial_sums_are_not_added_up() -> None:
 
 @pytest.mark.parametrize("kept_bytes", [2**24, 0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_parameters_for_amd(dtype: torch.dtype, kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_for_amd_match_the_definition(
+    dtype: torch.dtype, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planning, "current_target", lambda: planning.Target("hip", "gfx942", 64))
     monkeypatch.setattr(planning, "CACHED_BYTES", kept_bytes)
     monkeypatch.setattr(planning, "KEPT_BYTES", kept_bytes)
@@ -121,7 +125,7 @@ def test_parameters_for_amd(dtype: torch.dtype, kept_bytes: int, monkeypatch: py
 
 @pytest.mark.parametrize("shape", [(20, 1300), (1290, 20)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tiles_of_128(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+def test_tiles_of_128_match_the_definition(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     inputs = make_inputs(*shape, dtype=dtype)
     with simulator(races="off") as session:
         actual = step("bickd", inputs)
@@ -130,18 +134,18 @@ def test_tiles_of_128(dtype: torch.dtype, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("arch", "parts", "tile"), [("80", 1, 128), ("80", 2, 64), ("90", 2, 128), ("100", 2, 128)])
-def test_tiles_of_float32_grade_are_small_where_operands_lie_in_registers(arch: str, parts: int, tile: int) -> None:
+def test_split_fp16_tiles_are_small_where_operands_lie_in_registers(arch: str, parts: int, tile: int) -> None:
     assert planning.plan(1024, 1000, parts, planning.Target("cuda", arch, 32)).tile == tile
 
 
 @pytest.mark.parametrize(("rows", "block"), [(1, 16), (4, 32), (16, 256)])
-def test_any_tile_of_rows(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_tile_of_logits_matches_the_definition(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "tile_of_logits", lambda *_: planning.LogitTile(rows, block, warps=4))
     check("bickd", with_absences(make_inputs(35, 70, dtype=torch.float32)), 6)
 
 
 @pytest.mark.parametrize("samples", [15, 16, 17, 31, 33, 64, 65, 129])
-def test_any_remainder_of_samples(samples: int) -> None:
+def test_any_remainder_of_samples_matches_the_definition(samples: int) -> None:
     check("bickd", make_inputs(samples, 20, dtype=torch.float32), 6)
 
 

@@ -1,4 +1,4 @@
-"""How many programs the launches of a step have, and the limits of a GPU, against what the forecast has of them."""
+"""The forecast has the number of programs that each launch of a step has, and the limits of the GPUs."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ from bickd_kernels import bickd_loss
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [*SHAPES, (300, 30), (1500, 2000)])
-def test_a_step_is_launched_in_as_many_programs_as_by_formula(shape: tuple[int, int], dtype: str) -> None:
+def test_every_launch_has_the_programs_of_the_formula(shape: tuple[int, int], dtype: str) -> None:
     inputs = make_inputs(*shape, dtype=DTYPES[dtype])
     launched: dict[str, int] = {}
 

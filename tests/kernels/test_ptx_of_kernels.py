@@ -1,4 +1,4 @@
-"""Every kernel executed from the PTX that Triton writes for sm_80, which is nearest to what a GPU executes."""
+"""Every kernel, executed from its PTX for sm_80, the form closest to what a GPU executes."""
 
 from typing import Any
 from unittest import mock
@@ -37,13 +37,13 @@ def executed(inputs: Inputs, addition: str = "rounded", **options: float) -> Ste
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_numbers_are_those_of_the_definition(dtype: torch.dtype) -> None:
+def test_a_step_matches_the_definition(dtype: torch.dtype) -> None:
     inputs = make_inputs(*SHAPE, dtype=dtype)
     assert_right(executed(inputs), "bickd", inputs)
 
 
 @pytest.mark.parametrize("addition", TENSOR_CORES)
-def test_they_are_also_with_tensor_cores_that_cut_off(addition: str) -> None:
+def test_a_step_on_truncating_tensor_cores_matches_the_definition(addition: str) -> None:
     inputs = make_inputs(*SHAPE, dtype=torch.float32)
     assert_right(executed(inputs, addition), "bickd", inputs)
 

@@ -1,6 +1,6 @@
-"""What every kernel that the heuristics choose takes of a GPU, compiled ahead of time and held against a snapshot.
+"""The GPU resources of every kernel that the heuristics choose, compiled ahead of time and compared with a snapshot.
 
-The snapshot is one file of ``resources/`` for each target and dtype. ``make aot-snapshot`` renews it, on purpose.
+The snapshot is one file in ``resources/`` for each target and dtype. ``make aot-snapshot`` renews it.
 """
 
 import json
@@ -37,7 +37,7 @@ TARGET_AND_DTYPE = [(target, dtype) for target in TARGETS for dtype in DTYPES]
 
 @cache
 def resources(target: str, dtype: str) -> dict[str, list[Resources]]:
-    """For each step its kernels, in the order of their launches."""
+    """The kernels of each step, in the order of their launches."""
     found = {}
     for (samples, classes), similarity in STEPS:
         inputs = make_inputs(samples, classes, dtype=DTYPES[dtype])
@@ -48,14 +48,14 @@ def resources(target: str, dtype: str) -> dict[str, list[Resources]]:
 
 
 def as_json(found: dict[str, list[Resources]]) -> Any:
-    """As it reads back from a file: the widths of loads and stores are keys, and keys are strings."""
+    """As read back from a file: the widths of loads and stores are keys, which become strings."""
     return json.loads(json.dumps({step: [asdict(kernel) for kernel in kernels] for step, kernels in found.items()}))
 
 
 def bits_at_a_time(kernel: str, classes: int, dtype: torch.dtype) -> int:
-    """How wide loads can be: rows of 100 16-bit logits are aligned to 8 bytes, those of 21841 to their elements.
+    """The width of loads that alignment allows: rows of 100 16-bit logits are aligned to 8 bytes, rows of 21841 to elements.
 
-    A thread of class statistics reads logits of one class, which leaves few sums over samples to be exchanged.
+    A thread of class statistics reads logits of one class, so that threads exchange few sums over samples.
     """
     if kernel in READERS_OF_ROWS:
         return 8 * math.gcd(16, classes * dtype.itemsize)
@@ -65,7 +65,7 @@ def bits_at_a_time(kernel: str, classes: int, dtype: torch.dtype) -> int:
 
 
 @pytest.mark.parametrize(("target", "dtype"), TARGET_AND_DTYPE)
-def test_kernels_fit_and_use_what_the_gpu_has(target: str, dtype: str) -> None:
+def test_kernels_fit_the_gpu_and_have_the_resources_of_the_snapshot(target: str, dtype: str) -> None:
     found = resources(target, dtype)
     assert [len(kernels) for kernels in found.values()] == [6, 6, 6, 6, 8, 6, 8]
     for step, kernels in found.items():

@@ -1,4 +1,4 @@
-"""The simulator runs right kernels, catches planted mistakes, and executes what was compiled for the launch at hand."""
+"""The simulator executes correct kernels, catches planted mistakes, and executes the code that each launch compiles to."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -106,7 +106,7 @@ def sums(kernel: JITFunction, x: Tensor, block: int = 16) -> Tensor:
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[list[str]]:
-    """The modules that are compiled, in a cache that is empty at first."""
+    """Records the modules that are compiled, starting from an empty cache."""
     texts: list[str] = []
     compile_ = launch_ir._compile
 
@@ -121,7 +121,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[lis
 
 
 @pytest.mark.parametrize(("stage", "cc"), COMPILED)
-def test_a_right_kernel_gives_right_values(stage: str, cc: int) -> None:
+def test_a_correct_kernel_gives_correct_values(stage: str, cc: int) -> None:
     with simulator(stage, cc) as session:
         x = torch.randn(5, 24, device="cuda")
         torch.testing.assert_close(sums(row_sums, x), x.sum(1))
@@ -129,7 +129,7 @@ def test_a_right_kernel_gives_right_values(stage: str, cc: int) -> None:
 
 
 @pytest.mark.parametrize(("stage", "cc"), COMPILED)
-def test_a_pipelined_product_gives_right_values(stage: str, cc: int) -> None:
+def test_a_pipelined_product_gives_correct_values(stage: str, cc: int) -> None:
     with simulator(stage, cc):
         a, b = torch.randn(64, 128).half(), torch.randn(128, 128).half()
         out = torch.empty(64, 128)
@@ -139,7 +139,7 @@ def test_a_pipelined_product_gives_right_values(stage: str, cc: int) -> None:
 
 @pytest.mark.parametrize("core", TENSOR_CORES)
 @pytest.mark.parametrize(("stage", "cc"), COMPILED)
-def test_products_can_be_added_up_as_by_a_tensor_core(stage: str, cc: int, core: str) -> None:
+def test_products_can_be_accumulated_as_on_a_tensor_core(stage: str, cc: int, core: str) -> None:
     a, b = torch.randn(64, 128).half(), torch.randn(128, 128).half()
     out = torch.empty(64, 128)
     with simulator(stage, cc, products=core):
@@ -151,7 +151,7 @@ def test_products_can_be_added_up_as_by_a_tensor_core(stage: str, cc: int, core:
     assert not np.array_equal(out.numpy(), expected)
 
 
-def test_a_tensor_core_has_no_model_for_sums_in_float64() -> None:
+def test_the_model_of_a_tensor_core_refuses_sums_in_float64() -> None:
     a = torch.ones(16, 16, dtype=torch.float64)
     with simulator(products="a100"), pytest.raises(Unjudged, match="float64"):
         product_in_float64[(1,)](a, torch.empty_like(a), block=16)
@@ -205,7 +205,7 @@ def test_lanes_that_write_different_values_to_one_element_are_a_fault() -> None:
 
 
 @pytest.mark.parametrize(("stage", "cc"), COMPILED)
-def test_what_was_never_written_is_nan(stage: str, cc: int) -> None:
+def test_memory_that_was_never_written_is_nan(stage: str, cc: int) -> None:
     with simulator(stage, cc):
         out = torch.empty(16, device="cuda")
         add_to[(1,)](out, block=16)
@@ -236,7 +236,7 @@ class Double(torch.autograd.Function):
     ],
     ids=["Tensor.backward", "torch.autograd.backward", "torch.autograd.grad"],
 )
-def test_backward_is_on_the_gpu_too(differentiate: Callable[[Tensor, Tensor], None]) -> None:
+def test_backward_runs_on_the_gpu_too(differentiate: Callable[[Tensor, Tensor], None]) -> None:
     with simulator():
         x = torch.ones(32, requires_grad=True, device="cuda")
         differentiate(Double.apply(x).sum(), x)
@@ -294,7 +294,7 @@ def launch_copy(
     ],
     ids=str,
 )
-def test_only_launches_that_compile_to_the_same_binary_share_an_entry(
+def test_only_launches_that_compile_to_the_same_binary_share_a_cache_entry(
     change: dict[str, Any], same: bool, compilations: list[str]
 ) -> None:
     with simulator():
@@ -304,7 +304,7 @@ def test_only_launches_that_compile_to_the_same_binary_share_an_entry(
     assert len(compilations) == (1 if same else 2)
 
 
-def test_each_target_and_stage_executes_what_was_compiled_for_it(compilations: list[str]) -> None:
+def test_each_target_and_stage_executes_the_code_compiled_for_it(compilations: list[str]) -> None:
     for cc in (80, 90, 100, 80):
         for stage in ("ttir", "ttgir"):
             with simulator(stage, cc):
@@ -313,7 +313,7 @@ def test_each_target_and_stage_executes_what_was_compiled_for_it(compilations: l
     assert targets == [[], ["80"], [], ["90"], [], ["100"]]
 
 
-def test_the_last_ttgir_is_what_is_converted_to_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_executed_ttgir_is_the_one_that_is_converted_to_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
     launches: list[harness.LaunchRecord] = []
     execute = harness.execute
     monkeypatch.setattr(harness, "execute", lambda launch, *a, **k: launches.append(launch) or execute(launch, *a, **k))
@@ -352,7 +352,7 @@ def rejected() -> None:
 
 
 @pytest.mark.parametrize(("leave", "error"), [(interrupted, KeyboardInterrupt), (rejected, ValueError)])
-def test_everything_is_put_back_after_an_exception(leave: Callable[[], None], error: type[BaseException]) -> None:
+def test_everything_is_restored_after_an_exception(leave: Callable[[], None], error: type[BaseException]) -> None:
     before = process_state()
     with pytest.raises(error):
         leave()
@@ -361,7 +361,7 @@ def test_everything_is_put_back_after_an_exception(leave: Callable[[], None], er
     assert not torch.ones(1).is_cuda
 
 
-def test_a_session_inside_another_leaves_it_as_it_was(compilations: list[str]) -> None:
+def test_a_nested_session_restores_the_outer_one(compilations: list[str]) -> None:
     with simulator("ttgir", 80) as outer:
         before = process_state()
         with simulator("ttir", 100) as inner:
@@ -376,6 +376,6 @@ def test_a_session_inside_another_leaves_it_as_it_was(compilations: list[str]) -
 
 
 @pytest.mark.parametrize("unknown", [{"stage": "ptx"}, {"products": "exact"}])
-def test_an_unknown_way_to_execute_is_rejected(unknown: dict[str, str]) -> None:
+def test_an_unknown_stage_or_kind_of_product_is_rejected(unknown: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(unknown))), simulator(**unknown):
         pass

@@ -1,4 +1,4 @@
-"""The model of tensor cores loses what the sizes it is given say, by examples that can be added up by hand."""
+"""The model of tensor cores truncates as its sizes say, in examples that can be added up by hand."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ def add_up(core: str, accumulator: float, left: Sequence[float], right: Sequence
         pytest.param(0.0, [1.5, -1.5, ROOT], [1.5, 1.5, ROOT], HALF_UNIT, id="exponents of products"),
     ],
 )
-def test_what_is_below_the_last_bit_is_cut_off(
+def test_bits_below_the_last_one_are_truncated(
     core: str, accumulator: float, left: list[float], right: list[float], expected: float
 ) -> None:
     assert add_up(core, accumulator, left, right) == expected
@@ -47,7 +47,7 @@ def test_an_h100_keeps_a_bit_more_than_an_a100() -> None:
     assert add_up("h100", 1.0, left, [-b for b in right]) == 1.0 - 4 * HALF_UNIT
 
 
-def test_each_group_is_cut_off_by_itself() -> None:
+def test_each_group_is_truncated_separately() -> None:
     halves = [ROOT if k in (7, 8) else 0.0 for k in range(17)]
     assert add_up("a100", 1.0, halves, halves) == 1.0
     assert add_up("h100", 1.0, halves, halves) == 1.0 + 2 * HALF_UNIT
@@ -56,19 +56,19 @@ def test_each_group_is_cut_off_by_itself() -> None:
 
 
 @pytest.mark.parametrize("core", TENSOR_CORES)
-def test_a_long_sum_loses_up_to_a_unit_with_every_group(core: str) -> None:
+def test_a_long_sum_loses_up_to_one_unit_per_group(core: str) -> None:
     generator = np.random.default_rng(0)
     left, right = (generator.random(shape).astype(np.float16).astype(np.float32) for shape in ((6, 512), (512, 7)))
     exact = left.astype(np.float64) @ right.astype(np.float64)
     lost = (exact - TENSOR_CORES[core].multiply_add(left, right, np.zeros((6, 7), np.float32))) / exact
     groups = 512 / TENSOR_CORES[core].group
-    # Half a unit each time on average, of sums that grow from 0: the unit is 2^-23 of a number between 1 and 2.
+    # Half a unit per group on average, in sums that grow from 0; a unit is 2^-23 of a number between 1 and 2.
     assert (lost > groups * 2.0**-27).all()
     assert (lost < groups * 2.0**-23).all()
 
 
 @pytest.mark.parametrize("core", TENSOR_CORES)
-def test_products_of_a_batch_are_those_of_its_matrices(core: str) -> None:
+def test_a_batched_product_equals_the_products_of_its_matrices(core: str) -> None:
     generator = np.random.default_rng(1)
     shapes = ((3, 4, 40), (3, 40, 5), (3, 4, 5))
     left, right, accumulator = (generator.normal(size=s).astype(np.float16).astype(np.float32) for s in shapes)
@@ -79,7 +79,7 @@ def test_products_of_a_batch_are_those_of_its_matrices(core: str) -> None:
 
 @pytest.mark.parametrize("core", TENSOR_CORES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_stays_in_its_row(core: str, bad: float) -> None:
+def test_nan_and_infinity_stay_in_their_row(core: str, bad: float) -> None:
     left, right = np.ones((2, 20), np.float32), np.ones((20, 3), np.float32)
     left[1, 4] = bad
     result = TENSOR_CORES[core].multiply_add(left, right, np.zeros((2, 3), np.float32))

@@ -1,8 +1,8 @@
 """Split-fp16 products keep their float32-level error on tensor cores, which truncate where a float32 sum rounds.
 
-The kernels are executed after the lowering for a GPU, so that a compiler that joined sums again would show. Errors are root
-mean squares over two batches, of students that know nothing of their teacher or have nearly its logits. The latter have
-similarities near 1, where what one of them loses counts most.
+The kernels are executed after they are lowered for a GPU, so that a compiler that merged the separate sums would show.
+Errors are root mean squares over two batches, with students that are unrelated to their teacher or have nearly its logits.
+The latter have similarities near 1, where truncation costs most.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ GPUS = [("a100", 80), ("h100", 90)]
 
 
 class Path(NamedTuple):
-    """A shape, the launches of a step, and what is set in ``planning`` for it."""
+    """A shape, the launches of a step, and the parameters of ``planning`` for it."""
 
     shape: tuple[int, int]
     launches: int
@@ -42,12 +42,12 @@ CASES = {
 
 
 def unrelated(shape: tuple[int, int], seed: int) -> Inputs:
-    """A student with random logits of its own."""
+    """A student whose logits are unrelated to its teacher's."""
     return make_inputs(*shape, dtype=torch.float32, seed=seed)
 
 
 def alike(shape: tuple[int, int], seed: int) -> Inputs:
-    """A student with the logits of its teacher and a tenth of others."""
+    """A student with the logits of its teacher plus a tenth of random ones."""
     inputs = unrelated(shape, seed)
     return inputs._replace(student=inputs.teacher + 0.1 * inputs.student)
 
@@ -55,7 +55,7 @@ def alike(shape: tuple[int, int], seed: int) -> Inputs:
 @pytest.mark.parametrize(("products", "cc"), GPUS)
 @pytest.mark.parametrize("students", [unrelated, alike])
 @pytest.mark.parametrize("case", CASES)
-def test_every_path_has_float32_grade(
+def test_every_path_has_float32_level_error(
     case: str,
     students: Callable[[tuple[int, int], int], Inputs],
     products: str,

@@ -1,4 +1,4 @@
-"""The counter of traffic counts exactly what kernels with known accesses read and write."""
+"""The traffic counter counts exactly the reads and writes of kernels with known accesses."""
 
 import launch_ir
 import numpy as np
@@ -135,7 +135,7 @@ def test_views_of_one_storage_are_counted_once() -> None:
         assert (launch.loaded_bytes, launch.stored_bytes) == (48, 48)
 
 
-def test_elements_count_whatever_type_they_are_read_as() -> None:
+def test_elements_are_counted_whatever_dtype_they_are_read_as() -> None:
     with simulator(), count_traffic() as launches:
         x = torch.randn(16).half()
         copy[(1,)](x.view(torch.int32), torch.empty(8, dtype=torch.int32), 7, block=8)
@@ -168,7 +168,7 @@ def test_a_launch_that_faults_is_counted_up_to_the_fault() -> None:
         assert (only(launches).loaded_bytes, only(launches).stored_bytes) == (64, 0)
 
 
-def test_a_tensor_that_no_launch_knows_has_no_counts() -> None:
+def test_a_tensor_that_is_no_argument_has_no_counts() -> None:
     with simulator(), count_traffic() as launches:
         other = torch.empty(4)
         copy[(1,)](torch.randn(16), torch.empty(16), 16, block=16)

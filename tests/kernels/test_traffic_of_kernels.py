@@ -1,4 +1,4 @@
-"""How often the kernels touch memory: logits, the gradient, and all of it against the formulas of docs/performance.md."""
+"""How often the kernels read the logits and write the gradient, and all their bytes against the benchmarks' formulas."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def launches_of(inputs: Inputs, **options: Any) -> list[LaunchTraffic]:
 
 
 def traffic_of(inputs: Inputs, **options: Any) -> dict[str, LaunchTraffic]:
-    """The launches of one training step that launches no kernel twice, by the names of the kernels."""
+    """The launches of one training step that launches no kernel twice, by kernel name."""
     launches = launches_of(inputs, **options)
     by_kernel = {traffic.kernel: traffic for traffic in launches}
     assert len(by_kernel) == len(launches)
@@ -53,7 +53,7 @@ def test_the_statistics_read_each_logit_once(general_step: tuple[Inputs, dict[st
 
 
 @pytest.mark.parametrize("shape", [(5, 37), (9, 150)])
-def test_the_statistics_read_each_logit_once_whether_or_not_rows_are_aligned(shape: tuple[int, int]) -> None:
+def test_the_statistics_read_each_logit_of_unaligned_rows_once(shape: tuple[int, int]) -> None:
     inputs = make_inputs(*shape, dtype=torch.float32)
     traffic = traffic_of(inputs)
     for kernel in ("sample_statistics", "class_statistics"):
@@ -61,7 +61,7 @@ def test_the_statistics_read_each_logit_once_whether_or_not_rows_are_aligned(sha
             assert (traffic[kernel].counts_of(logits).loads == 1).all()
 
 
-def test_the_gradient_reads_logits_from_the_cache_and_is_written_once(
+def test_the_gradient_kernel_reads_logits_at_most_twice_and_writes_each_entry_once(
     general_step: tuple[Inputs, dict[str, LaunchTraffic]],
 ) -> None:
     inputs, traffic = general_step
@@ -72,7 +72,7 @@ def test_the_gradient_reads_logits_from_the_cache_and_is_written_once(
     assert (counts.counts["gradient"].loads == 0).all()
 
 
-def test_products_touch_no_logits(general_step: tuple[Inputs, dict[str, LaunchTraffic]]) -> None:
+def test_products_read_no_logits(general_step: tuple[Inputs, dict[str, LaunchTraffic]]) -> None:
     inputs, traffic = general_step
     for kernel in ("similarity_tiles", "derivative_tiles", "slope_tiles"):
         with pytest.raises(KeyError):
@@ -90,7 +90,7 @@ def test_every_kernel_requests_the_bytes_of_the_formulas(dtype: torch.dtype, par
 
 @pytest.mark.parametrize("kept_bytes", [0, 4 * 64 * 64 * 4])
 def test_panels_request_the_bytes_of_the_formulas(kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of both sides, or of the classes alone."""
+    """Panels of both sides, or of the class side alone."""
     monkeypatch.setattr(planning, "CACHED_BYTES", kept_bytes)
     monkeypatch.setattr(planning, "KEPT_BYTES", kept_bytes)
     traffic = launches_of(make_inputs(70, 200, dtype=torch.float32))
@@ -108,10 +108,10 @@ def test_centred_vectors_request_the_bytes_of_the_formulas(dtype: torch.dtype, p
         assert traffic.requested_bytes == works[kernel].requested, kernel
 
 
-def test_no_launch_touches_less_than_the_formulas_call_compulsory() -> None:
+def test_every_kernel_touches_the_compulsory_bytes_of_the_formulas() -> None:
     traffic = traffic_of(make_inputs(70, 200, dtype=torch.float32))
     for work in training_step(70, 200, 4, 2):
         if work.programs is None:
             continue
-        # A sum over tiles that one program writes and another reads is counted as one buffer, as are labels of both uses.
+        # The formulas count a partial sum that is written and read as one buffer, and likewise labels with two uses.
         assert traffic[work.kernel].compulsory_bytes == pytest.approx(work.compulsory, rel=0.05), work.kernel

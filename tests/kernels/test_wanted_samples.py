@@ -1,4 +1,4 @@
-"""The gradient of some samples out of all, as a process of several wants it: the same numbers, and less work."""
+"""The gradient of some samples only, as each of several processes requests it: the same values with less work."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ WANTED = [slice(0, 50), slice(50, 100), slice(100, 150), slice(128, 150), slice(
 
 @pytest.mark.parametrize("kept_bytes", [2**24, 0], ids=["kept", "panels"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_parts_of_a_gradient_are_the_gradient(
+def test_the_parts_of_a_gradient_join_to_the_whole(
     dtype: torch.dtype, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "CACHED_BYTES", kept_bytes)
@@ -32,7 +32,7 @@ def test_the_parts_of_a_gradient_are_the_gradient(
     assert_right(Step(parts[0].loss, torch.cat([part.gradient for part in parts])), "bickd", inputs)
 
 
-def test_no_gradient_of_no_samples() -> None:
+def test_without_wanted_samples_the_gradient_is_empty_and_the_loss_is_computed() -> None:
     inputs = make_inputs(*SHAPE, dtype=torch.bfloat16)
     with simulator(races="off") as session:
         result = stages.compute(batch_of("bickd", inputs), settings_of("bickd"), slice(150, 150))
@@ -42,18 +42,16 @@ def test_no_gradient_of_no_samples() -> None:
 
 
 @pytest.mark.parametrize(("wanted", "tiles"), list(zip(WANTED, (1, 2, 2, 1, 1), strict=True)))
-def test_slopes_of_samples_are_formed_in_the_tiles_that_the_wanted_ones_meet(
-    wanted: slice, tiles: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_tiles_with_wanted_samples_are_computed(wanted: slice, tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[Launch] = []
     monkeypatch.setattr(stages, "run", lambda launches, *_: launched.extend(launches))
     inputs = make_inputs(*SHAPE, dtype=torch.bfloat16)
     with simulator():
         stages.compute(batch_of("bickd", inputs), settings_of("bickd"), wanted)
     programs = {launch.kernel.__name__: launch.programs[0] for launch in launched}
-    # The loss, a program for each of the 4 tiles of classes and 3 of samples, and those of the sample side.
+    # One program for the loss, one for each of the 4 x 3 tiles of the class side, and those of the sample side.
     assert programs["slope_tiles"] == 1 + 4 * 3 + tiles * 4
-    # Likewise with the derivatives, whose matrices have as many tiles of columns as the sides have of vectors.
+    # The matrices of derivatives are square: 4 x 4 tiles of classes, and 3 columns of tiles of samples.
     assert programs["derivative_tiles"] == 4 * 4 + tiles * 3
     samples_of_a_program = planning.plan(*SHAPE, 1, planning.Target("cuda", "90", 32)).gradient_logits.samples
     assert programs["logit_gradient"] == -(-(wanted.stop - wanted.start) // samples_of_a_program)

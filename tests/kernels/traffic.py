@@ -16,7 +16,7 @@ from ttsem.memory import Memory
 Integers = NDArray[np.int64]
 
 PENDING = 2**20
-"""Addresses are kept until there are so many, because counting any number of them goes through whole storages."""
+"""Addresses are collected up to this number, because each count passes over whole storages."""
 
 
 class Counts(NamedTuple):
@@ -60,22 +60,22 @@ class _Accesses:
 
 
 class LaunchTraffic:
-    """The accesses of one launch to the tensors that it was given.
+    """The accesses of one launch to its tensor arguments.
 
-    Counts are of elements that a program asks for with a true mask, not of transactions: caches, and threads that hold
-    the same element, do not show. An atomic operation counts as a load and a store.
+    Counts are of elements that a program requests with a true mask, not of transactions: neither caches nor threads that
+    hold the same element show. An atomic operation counts as a load and a store.
 
     Attributes:
         kernel: its name.
-        tensors: the arguments that are tensors, by name. Several may share a storage: the bytes of a launch are
-            counted for each storage once.
+        tensors: the tensor arguments by name. Several may share a storage; the bytes of a launch include each storage
+            once.
     """
 
     def __init__(self, launch: harness.LaunchRecord) -> None:
         self.kernel: str = launch.fn_name
         leaves = harness._leaf_bound(launch)
         self.tensors: dict[str, Tensor] = {name: _tensor_of(leaves[name]) for name in launch.ptrs}
-        # Kept, so that no other tensor can get the same address while the counts exist.
+        # Kept so that no other tensor gets the same address while the counts exist.
         self._storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in self.tensors.values()}
         self._loads = _Accesses(self._storages.values())
         self._stores = _Accesses(self._storages.values())
@@ -100,28 +100,28 @@ class LaunchTraffic:
 
     @property
     def loaded_bytes(self) -> int:
-        """Bytes read, as often as they are read."""
+        """Bytes read, counted every time."""
         return sum(int(counts.sum()) for counts in self._loads.counts().values())
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes written, as often as they are written."""
+        """Bytes written, counted every time."""
         return sum(int(counts.sum()) for counts in self._stores.counts().values())
 
     @property
     def requested_bytes(self) -> int:
-        """Bytes read and written, as often as they are."""
+        """Bytes read and written, counted every time."""
         return self.loaded_bytes + self.stored_bytes
 
     @property
     def compulsory_bytes(self) -> int:
-        """Bytes read, each once, and bytes written, each once: the least that any order of the work must move."""
+        """Distinct bytes read plus distinct bytes written: the least that any order of the work must move."""
         kinds = (self._loads, self._stores)
         return sum(int(np.count_nonzero(counts)) for kind in kinds for counts in kind.counts().values())
 
 
 def total_counts_of(launches: list[LaunchTraffic], tensor: Tensor) -> Counts:
-    """How often the launches together read and write each element of ``tensor``; some launches need not know it."""
+    """How often the launches together read and write each element of ``tensor``; not all need to have it as an argument."""
     loads, stores = (np.zeros(tuple(tensor.shape), dtype=np.int64) for _ in range(2))
     for launch in launches:
         if tensor.untyped_storage().data_ptr() in launch._storages:
@@ -133,7 +133,7 @@ def total_counts_of(launches: list[LaunchTraffic], tensor: Tensor) -> Counts:
 
 @contextmanager
 def count_traffic() -> Iterator[list[LaunchTraffic]]:
-    """Within it, which must be within ``simulator``, every launch appends its traffic to the list, also one that faults."""
+    """Inside ``simulator``, appends the traffic of every launch to the list, also of one that faults."""
     launches: list[LaunchTraffic] = []
     execute, load, store, atomic = harness.execute, Memory.load, Memory.store, Memory.atomic
 
@@ -179,7 +179,7 @@ def _live(addresses: Any, mask: Any) -> Integers:
 
 
 def _in_shape_of(tensor: Tensor, counts: Integers) -> Integers:
-    """The counts at the first byte of each element of a tensor, out of the counts of all bytes of its storage."""
+    """The counts at the first byte of each element of a tensor, from the counts of all bytes of its storage."""
     itemsize = tensor.element_size()
     return np.array(
         np.lib.stride_tricks.as_strided(

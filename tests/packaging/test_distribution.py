@@ -24,7 +24,7 @@ FILES = (
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both, built offline from a copy: building leaves files in the source."""
+    """A folder with both, built offline from a copy, because building leaves files in the source."""
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -72,7 +72,7 @@ def test_the_source_distribution_holds_what_make_test_needs(built: Path) -> None
     assert names >= {*FILES, *(name for folder in FOLDERS for name in files_of(folder))}
 
 
-def test_the_metadata_has_version_license_description_and_what_is_needed(metadata: Message) -> None:
+def test_the_metadata_has_version_license_description_and_extras(metadata: Message) -> None:
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"

@@ -1,4 +1,4 @@
-"""What a type checker says to a program that uses the package."""
+"""A type checker knows the types of the public functions and modules."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ BilateralLoss(return_terms="yes")
 """
 
 
-def test_mypy_strict_knows_the_types_of_right_calls_and_finds_every_wrong_one(tmp_path: Path) -> None:
+def test_strict_mypy_accepts_correct_calls_and_reports_every_wrong_one(tmp_path: Path) -> None:
     # Both in one run: most of its time goes into reading PyTorch.
     (tmp_path / "right.py").write_text(RIGHT)
     (tmp_path / "wrong.py").write_text(WRONG)
@@ -56,7 +56,7 @@ def test_mypy_strict_knows_the_types_of_right_calls_and_finds_every_wrong_one(tm
     done = subprocess.run(
         command, cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=False
     )
-    # What is said of the package itself is not what its user sees.
+    # Errors inside the package are left out: its users do not see them.
     errors = [line for line in done.stdout.splitlines() if line.startswith(("right.py", "wrong.py")) and "error:" in line]
     calls = [number for number, line in enumerate(WRONG.splitlines(), 1) if line.startswith(("bi", "Bi"))]
     assert [line for line in errors if line.startswith("right.py")] == []

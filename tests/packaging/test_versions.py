@@ -1,4 +1,4 @@
-"""The versions that are allowed are those that `make test-matrix` runs, and the library warns about a newer PyTorch."""
+"""The allowed versions are those that `make test-matrix` runs, and the library warns about a newer PyTorch."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What differs between ranks, or is wrong on one, is an error on all of them, and nobody waits for ever."""
+"""A difference between ranks, or a mistake on one, is an error on all of them, and no rank waits forever."""
 
 import copy
 import time
@@ -19,7 +19,7 @@ from bickd_kernels import BicKDLoss, bickd_loss, bilateral_loss
 from bickd_kernels.processes import agreement
 
 SECONDS = 2
-"""The time limit of the group that waits for a rank which does not call."""
+"""The time limit of the group in which one rank does not call."""
 
 DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
     "temperature": (
@@ -48,7 +48,7 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
         "target must be the same .*, got a tensor of torch.int64 on rank 0 and None on rank 1",
     ),
 }
-"""By name, what rank 1 does in another way, and what both are told."""
+"""By name: what rank 1 does differently, and the error on both ranks."""
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "number": ({"kd_temperature": -1.0}, ValueError, "kd_temperature must be positive, got -1.0"),
@@ -77,7 +77,7 @@ def attempt(
 
 
 def attempts(rank: int) -> dict[str, Exception | None]:
-    """By name, what this rank raised; between them a call that succeeds."""
+    """What this rank raised, by name; after each, a call that should succeed."""
     raised: dict[str, Exception | None] = {}
     usual = {"targets": {"loss": bilateral_loss}, "terms": {"ce_weight": 0.0}}
     for name, (differently, *_) in (*DIFFERENCES.items(), *MISTAKES.items()):
@@ -100,7 +100,7 @@ def test_ranks_that_differ_are_an_error_on_every_rank(raised: list[dict[str, Exc
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_on_one_rank_is_told_to_the_others(raised: list[dict[str, Exception | None]], name: str) -> None:
+def test_a_mistake_on_one_rank_is_reported_to_the_others(raised: list[dict[str, Exception | None]], name: str) -> None:
     _, kind, message = MISTAKES[name]
     with pytest.raises(kind, match=f"^{message}"):
         raise raised[1][name] or AssertionError("no error")
@@ -108,7 +108,7 @@ def test_a_mistake_on_one_rank_is_told_to_the_others(raised: list[dict[str, Exce
         raise raised[0][name] or AssertionError("no error")
 
 
-def test_after_an_error_the_group_goes_on(raised: list[dict[str, Exception | None]]) -> None:
+def test_the_group_works_after_an_error(raised: list[dict[str, Exception | None]]) -> None:
     for by_name in raised:
         assert all(error is None for name, error in by_name.items() if name.startswith("after"))
 
@@ -120,7 +120,7 @@ def mistaken_alone(rank: int) -> Exception | None:
     return error
 
 
-def test_a_mistake_is_told_to_nobody_where_ranks_are_not_compared(tmp_path: Path) -> None:
+def test_a_mistake_is_not_reported_to_others_where_ranks_are_not_compared(tmp_path: Path) -> None:
     _, error = together(2, mistaken_alone, folder=tmp_path, seconds=60)
     with pytest.raises(TypeError, match=r"^kd_weight must be a Python number, got str"):
         raise error
@@ -128,7 +128,7 @@ def test_a_mistake_is_told_to_nobody_where_ranks_are_not_compared(tmp_path: Path
 
 def call_late(rank: int) -> tuple[str, float]:
     group = dist.new_group([0, 1], timeout=timedelta(seconds=SECONDS))
-    # The first call of a process imports the compiler, for seconds that are not to be taken for waiting.
+    # The first call of a process imports the compiler; those seconds must not count as waiting.
     bickd_loss(*make_inputs(3, 5), group=dist.group.WORLD)
     start = time.monotonic()
     if rank == 1:
@@ -145,9 +145,6 @@ def test_a_rank_that_does_not_call_is_an_error_after_the_time_limit_of_the_group
     (message, seconds), _ = together(2, call_late, folder=tmp_path, seconds=60)
     assert message == "not every process of the group called the loss within the group's time limit"
     assert SECONDS * 0.5 < seconds < SECONDS * 2
-
-
-# -- what is passed
 
 
 def given_a_distributed_tensor(rank: int) -> list[str]:
@@ -169,11 +166,8 @@ def test_a_dtensor_is_refused(tmp_path: Path) -> None:
         assert teacher.startswith("teacher_logits must be a plain torch.Tensor, got a DTensor")
 
 
-# -- groups
-
-
 def losses_of_groups(rank: int) -> dict[str, torch.Tensor]:
-    """The losses of equal samples on every rank, in groups of other ranks than all, and of one alone."""
+    """The losses of this rank's batch in groups of all ranks, of two, and of this rank alone."""
     inputs = make_inputs(3, 5, seed=rank)
     pair = dist.new_group([0, 2])
     alone = [dist.new_group([other]) for other in range(3)][rank]
@@ -186,7 +180,7 @@ def losses_of_groups(rank: int) -> dict[str, torch.Tensor]:
     results["copy"] = copy.deepcopy(BicKDLoss(group=dist.group.WORLD))(*inputs)
     if rank in (0, 2):
         results["pair"] = bickd_loss(*inputs, group=pair)
-    # A group of NCCL alone moves nothing that lies in host memory; what ranks tell each other then takes another way.
+    # NCCL cannot send host memory, so the ranks of a group with NCCL alone are compared through a Gloo group.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agreement.dist, "get_backend_config", lambda group: "cuda:nccl")
         made = []
@@ -198,7 +192,7 @@ def losses_of_groups(rank: int) -> dict[str, torch.Tensor]:
     return results
 
 
-def test_a_group_is_any_processes(tmp_path: Path) -> None:
+def test_a_group_may_have_any_of_the_processes(tmp_path: Path) -> None:
     by_rank = together(3, losses_of_groups, folder=tmp_path)
     inputs = [make_inputs(3, 5, seed=rank) for rank in range(3)]
 

@@ -1,4 +1,4 @@
-"""The loss over the batches of several processes: that of one process with all of the samples."""
+"""The loss over the batches of several processes is that of one process with all samples."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from bickd_kernels import bickd_loss
 from bickd_kernels.backends.contract import Batch
 from bickd_kernels.backends.torch import contrast
 from bickd_kernels.processes import exchange, summed_batch
-from bickd_kernels.processes.agreement import MESSAGE_BYTES
 from bickd_kernels.processes.exchange import Ranks
 
 RANKS = (2, 4)
@@ -28,7 +27,7 @@ SAMPLES = 12
 
 
 class Case(NamedTuple):
-    """A call; the samples of ranks by ``split``."""
+    """A call; ``split`` says how many samples each rank has."""
 
     kind: str
     classes: int
@@ -48,7 +47,7 @@ class Case(NamedTuple):
         return inputs
 
 
-# Without the sample side M of 3 classes is summed, and that of 19 formed of what was gathered.
+# Without the sample side, M of 3 classes is summed over the ranks, and M of 19 classes is computed from gathered logits.
 CASES = [Case(kind, classes, split) for kind in KINDS for classes in (1, 3, 19) for split in SPLITS]
 CASES += [Case(kind, classes, "uneven", absences=True) for kind in KINDS for classes in (5, 19)]
 CASES += [
@@ -78,7 +77,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(case: Case, inputs: Inputs, return_terms: bool = True, **options: Any) -> Outcome:
-    """A side of weight 0 is computed for its term alone, which decides on what moves: without terms it is not."""
+    """Calls the loss and backward. ``return_terms`` also computes sides of weight 0, which changes what ranks exchange."""
     student = inputs.student.clone().requires_grad_()
     options = {**dict(case.options), **options}
     result = call(case.kind, inputs._replace(student=student), return_terms=return_terms, **options)
@@ -94,7 +93,7 @@ def own_part(inputs: Inputs, rows: tuple[int, ...], rank: int) -> Inputs:
 
 
 class Results(NamedTuple):
-    """What one rank found."""
+    """The results of one rank."""
 
     cases: list[Outcome]
     without_terms: list[Outcome]
@@ -138,22 +137,22 @@ def assert_is_reference(case: Case, by_rank: list[Outcome]) -> None:
     expected = outcome(case, case.inputs(), return_terms=bool(by_rank[0].terms), backend="reference")
     rounding = term_rounding(contrast_temperature=dict(case.options).get("contrast_temperature", 0.2))
     for result in by_rank:
-        # The same bits: what is added up over the ranks is the same on each.
+        # Equal bits: every rank has the same sums over the ranks.
         assert torch.equal(result.loss, by_rank[0].loss)
         torch.testing.assert_close((result.loss, *result.terms), (expected.loss, *expected.terms), rtol=1e-10, atol=rounding)
     gradient = torch.cat([result.gradient for result in by_rank]) / len(by_rank)
-    # One class has losses and gradients that are 0: nothing to be relative to but 1.
+    # With one class, losses and gradients are 0, so their errors cannot be relative to them.
     assert (gradient - expected.gradient).abs().max() <= 1e-10 * expected.gradient.abs().max() + 1e-14
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=lambda index: "-".join(map(str, CASES[index])))
-def test_it_is_the_reference_of_all_samples_in_one_process(results: list[Results], index: int) -> None:
+def test_the_loss_matches_the_reference_of_all_samples_in_one_process(results: list[Results], index: int) -> None:
     assert_is_reference(CASES[index], [result.cases[index] for result in results])
     assert_is_reference(CASES[index], [result.without_terms[index] for result in results])
 
 
 @pytest.mark.parametrize("index", range(len(NARROW_CASES)), ids=lambda index: str(NARROW_CASES[index].dtype))
-def test_it_is_as_exact_as_the_reference_in_float32(results: list[Results], index: int) -> None:
+def test_the_loss_is_as_accurate_as_the_reference_in_float32(results: list[Results], index: int) -> None:
     case = NARROW_CASES[index]
     by_rank = [result.cases[len(CASES) + index] for result in results]
     truth = outcome(case, as_double(case.inputs()), backend="reference")
@@ -162,20 +161,18 @@ def test_it_is_as_exact_as_the_reference_in_float32(results: list[Results], inde
     gradient = torch.cat([result.gradient for result in by_rank])
     assert gradient.dtype == case.dtype
     assert {result.loss.dtype for result in by_rank} == {torch.float32}
-    # The floors are one rounding of the result; ranks that are a power of two scale the gradient without another.
+    # The floors are one rounding of the result; a number of ranks that is a power of two scales the gradient exactly.
     assert relative_error(by_rank[0].loss, truth.loss) <= 2 * relative_error(eager.loss, truth.loss) + 1e-7
     floor = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-7}[case.dtype]
     error = relative_error(gradient.double() / len(by_rank), truth.gradient)
     assert error <= 2 * relative_error(eager.gradient, truth.gradient) + floor
 
 
-# -- panels
-
 CASES_IN_PANELS = [case for case in CASES if case.classes == 19 and not case.options]
 
 
 def in_panels(rank: int) -> list[Outcome]:
-    """With panels of two rows, one of them kept."""
+    """Some cases with panels of two rows, one of which is kept."""
     kept = {name: getattr(contrast, name) for name in ("PANEL_BYTES", "MIN_PANEL_ROWS", "SIMILARITY_BUDGET_BYTES")}
     contrast.PANEL_BYTES, contrast.MIN_PANEL_ROWS, contrast.SIMILARITY_BUDGET_BYTES = 1, 2, 2 * 19 * 8
     try:
@@ -185,12 +182,9 @@ def in_panels(rank: int) -> list[Outcome]:
             setattr(contrast, name, value)
 
 
-def test_panels_do_not_show(results: list[Results]) -> None:
+def test_panels_do_not_change_the_result(results: list[Results]) -> None:
     for index, case in enumerate(CASES_IN_PANELS):
         assert_is_reference(case, [result.in_panels[index] for result in results])
-
-
-# -- data-parallel training
 
 
 def student_network() -> nn.Module:
@@ -226,18 +220,15 @@ def where_the_first_rank_needs_no_gradient(rank: int) -> Outcome:
     return Outcome(loss, tuple(terms), torch.empty(0))
 
 
-def test_a_rank_without_gradient_takes_part_in_those_of_the_others(results: list[Results]) -> None:
+def test_a_rank_without_a_gradient_contributes_to_those_of_the_others(results: list[Results]) -> None:
     index = CASES.index(Case("bickd", 19, "even"))
     for result in results[1:]:
         torch.testing.assert_close(result.without_gradient, result.cases[index], rtol=1e-12, atol=1e-15)
     assert torch.equal(results[0].without_gradient.loss, results[1].without_gradient.loss)
 
 
-# -- edge cases
-
-
 def nothing_left(rank: int) -> dict[str, Outcome]:
-    """Losses of batches in which no rank has a sample, or one that is not ignored."""
+    """Losses of batches in which no rank has a sample, or every sample is ignored."""
     ignored = make_inputs(3, 7)
     ignored.target.fill_(-100)
     batches = {"every sample ignored": ignored, "no sample": make_inputs(0, 7)}
@@ -245,7 +236,7 @@ def nothing_left(rank: int) -> dict[str, Outcome]:
 
 
 @pytest.mark.parametrize("name", ["every sample ignored", "no sample"])
-def test_a_batch_of_nothing_has_loss_and_gradient_0(results: list[Results], name: str) -> None:
+def test_a_batch_without_valid_samples_has_loss_and_gradient_0(results: list[Results], name: str) -> None:
     for result in results:
         loss, terms, gradient = result.nothing_left[name]
         assert loss == 0
@@ -281,11 +272,8 @@ def test_the_inputs_are_not_written_to(results: list[Results]) -> None:
     assert all(result.inputs_unchanged for result in results)
 
 
-# -- torch.compile
-
-
 def compiled(rank: int) -> Outcome:
-    """A step that is compiled as one graph with the loss."""
+    """A step that is compiled as one graph, including the loss."""
     part = own_part(Case("bickd", 19, "even").inputs(), SPLITS["even"][dist.get_world_size()], rank)
     student = part.student.clone().requires_grad_()
 
@@ -305,8 +293,6 @@ def test_a_compiled_step_computes_the_same(results: list[Results]) -> None:
         torch.testing.assert_close(result.compiled, result.cases[index], rtol=1e-12, atol=1e-15)
 
 
-# -- what moves
-
 MESSAGES: dict[str, dict[str, Any]] = {
     "both sides": {"rows": 4, "classes": 24, "options": {}},
     "class side alone, few classes": {"rows": 64, "classes": 8, "options": {"sample_wise_weight": 0.0}},
@@ -323,7 +309,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
 
 
 def messages(rank: int, rows: int, classes: int, options: dict[str, Any]) -> list[int]:
-    """The bytes of each message that a rank gives to a collective operation, in order; bfloat16 logits."""
+    """The bytes of each message that a rank passes to a collective operation, in order, for bfloat16 logits."""
     sizes = []
 
     def noted(operation: Any, argument: int) -> Any:
@@ -344,38 +330,38 @@ def messages(rank: int, rows: int, classes: int, options: dict[str, Any]) -> lis
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_what_moves_is_what_docs_loss_md_says(results: list[Results], name: str) -> None:
+def test_the_ranks_exchange_the_messages_that_docs_loss_md_lists(results: list[Results], name: str) -> None:
     b, classes = MESSAGES[name]["rows"], MESSAGES[name]["classes"]
-    batch = b * (2 * classes + 2 * classes + 8)
+    comparison, batch = 2048, b * (2 * classes + 2 * classes + 8)
     flags = 4 * (2 * classes + 1)
     maxima = totals = 4 * 2 * classes
     products = 4 * (classes**2 + 2 * classes)
     expected = {
-        "both sides": [MESSAGE_BYTES, batch],
+        "both sides": [comparison, batch],
         # ce and kd are one number each.
-        "class side alone, few classes": [MESSAGE_BYTES, flags, maxima, products, 4 * 2],
-        "class side alone, correlations": [MESSAGE_BYTES, flags, maxima, totals, products, 4 * 2],
-        "class side alone, many classes": [MESSAGE_BYTES, batch],
-        "sample side alone": [MESSAGE_BYTES, batch],
-        "neither side": [MESSAGE_BYTES, flags, 4 * 2],
+        "class side alone, few classes": [comparison, flags, maxima, products, 4 * 2],
+        "class side alone, correlations": [comparison, flags, maxima, totals, products, 4 * 2],
+        "class side alone, many classes": [comparison, batch],
+        "sample side alone": [comparison, batch],
+        "neither side": [comparison, flags, 4 * 2],
         "ranks are not compared": [batch],
     }
     for result in results:
         assert result.messages[name] == expected[name]
 
 
-def test_sums_over_samples_move_where_they_are_less_and_enough() -> None:
+def test_sums_over_samples_are_exchanged_where_they_suffice_and_are_smaller() -> None:
     ranks = Ranks(None, 0, (64,) * 8)  # type: ignore[arg-type] # no message is sent
 
     def moves_less(classes: int, ranks: Ranks = ranks, **options: Any) -> bool:
         logits = torch.empty(1, classes)
         return summed_batch.moves_less(ranks, Batch(logits, logits, None), settings_of("bickd", **options))
 
-    # Twice 4 C^2 bytes against 512 rows of C logits of 4 bytes of each network.
+    # Twice 4 C^2 bytes against 512 rows of C float32 logits of both networks.
     assert moves_less(512, sample_wise_weight=0.0)
     assert not moves_less(513, sample_wise_weight=0.0)
     assert not moves_less(512)
-    # Without either side there is nothing but sums.
+    # Without either side, sums always suffice.
     assert moves_less(10**5, bilateral_weight=0.0)
     many = ranks._replace(rows=(10**6,) * 8)
     assert moves_less(4096, many, sample_wise_weight=0.0)

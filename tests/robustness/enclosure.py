@@ -1,13 +1,12 @@
-"""Bounds of every result of a batch, which any sound computation in a given dtype keeps.
+"""Bounds on every result of a batch that any sound computation in a given dtype satisfies.
 
-Interval arithmetic in float64 over the formulas of docs/loss.md and their gradients. Each step is widened by the worst
-rounding of that step in the dtype: ``operations * unit_roundoff * magnitude`` (Higham's forward error, first order), and by
-the smallest normal number for what underflows. The width of a bound is thus how far the rounding of the dtype can carry the
-result of these very logits: narrow where the batch is well conditioned, wide where it is not. No constant comes from
-results that were seen.
+They come from interval arithmetic in float64 over the formulas of docs/loss.md and their gradients. Each step is widened by
+its worst rounding in the dtype: ``operations * unit_roundoff * magnitude`` (Higham's forward error, first order), and by the
+smallest normal number for underflow. The width of a bound thus says how far rounding in the dtype can move the result for
+these logits: narrow where the batch is well conditioned, wide where it is not. No constant is fitted to observed results.
 
-Entries that are equal in the batch are equal in any computation: their differences are taken as exactly 0, without which
-large equal logits would have no bound.
+Entries that are equal in the batch are equal in any computation, so their differences are exactly 0. Otherwise large equal
+logits would have no bound.
 """
 
 import math
@@ -40,7 +39,7 @@ class Interval(NamedTuple):
 
 
 class Rounding(NamedTuple):
-    """How a computation rounds: the unit roundoff and the smallest normal number of its dtype, and how often at most."""
+    """How a computation rounds: unit roundoff and smallest normal number of its dtype, and the most roundings of a step."""
 
     unit: float
     smallest: float
@@ -49,7 +48,7 @@ class Rounding(NamedTuple):
 
     @classmethod
     def of(cls, dtype: torch.dtype, samples: int, classes: int, operand_unit: float = 0.0) -> "Rounding":
-        """A sum of ``n`` numbers is ``n`` roundings; 32 more are those of scalings and of library functions.
+        """A sum of ``n`` numbers takes ``n`` roundings; 32 more allow for scalings and library functions.
 
         ``operand_unit`` is the roundoff of operands of matrix products, where they are narrower than ``dtype``.
         """
@@ -63,23 +62,23 @@ class Rounding(NamedTuple):
         return _moved(bounds, slack, slack)
 
     def logarithms(self, bounds: Interval) -> Interval:
-        """Bounds after a step that rounds a logarithm itself a few times, and the sum within it often."""
+        """Bounds after a step that rounds a logarithm a few times, and the sum inside it often."""
         return _moved(bounds, *(self.unit * (self.operations + 8 * bound.abs()) for bound in bounds))
 
     def exponential(self, logarithms: Interval) -> Interval:
-        """``exp`` of logarithms that are rounded so."""
+        """``exp`` of logarithms after such rounding."""
         low, high = (bound.exp() for bound in self.logarithms(logarithms))
         underflow = self.operations * self.smallest
         return Interval((low - underflow).clamp(min=0), high + underflow)
 
     def operands(self, bounds: Interval, largest: float = 1.0) -> Interval:
-        """Bounds after rounding to the dtype of operands, whose smallest numbers are ``2^-27`` below the largest."""
+        """Bounds after rounding to the dtype of operands, whose smallest numbers are ``2^-27`` times the largest."""
         slack = self.operand_unit * (bounds.magnitude + 2.0**-27 * largest)
         return _moved(bounds, slack, slack)
 
 
 def _moved(bounds: Interval, down: Tensor, up: Tensor) -> Interval:
-    # An infinity is exact, and stays one.
+    # An infinity is exact and does not move.
     low, high = bounds.low - down, bounds.high + up
     return Interval(torch.where(bounds.low.isinf(), bounds.low, low), torch.where(bounds.high.isinf(), bounds.high, high))
 
@@ -104,7 +103,7 @@ def enclose(
     kd_temperature: float,
     ignore_index: int,
 ) -> Enclosure:
-    """Bounds for float64 logits ``(B, C)`` with a valid row, where no valid row holds NaN or +inf or is without a class.
+    """Bounds for float64 logits ``(B, C)`` with a valid row, where no valid row holds NaN or +inf, or lacks a class.
 
     ``weights`` holds the effective weight of each term that is computed: ce, kd, class_wise, sample_wise.
     """
@@ -155,7 +154,7 @@ def _equal_rows(matrix: Tensor) -> Tensor:
 
 
 def _differences(bounds: Interval, ties: Tensor) -> Interval:
-    """``[m, i, j]``: entry ``j`` less entry ``i`` of vector ``m``. An entry of -inf is infinitely below all others."""
+    """``[m, i, j]``: entry ``j`` minus entry ``i`` of vector ``m``. An entry of -inf is infinitely below all others."""
     low = bounds.low[:, None, :] - bounds.high[:, :, None]
     high = bounds.high[:, None, :] - bounds.low[:, :, None]
     gone = (bounds.high == -INF)[:, None, :] & ~(bounds.high == -INF)[:, :, None]
@@ -185,20 +184,20 @@ def _units(logarithms: Interval, ties: Tensor, rounding: Rounding) -> Interval:
 
 
 def _product(signed: Interval, positive: Interval) -> Interval:
-    """Entrywise product with what is not negative; 0 times an infinity is 0 here."""
+    """Entrywise product with nonnegative entries; 0 times infinity is 0 here."""
     candidates = [(a * b).nan_to_num(nan=0.0, posinf=INF, neginf=-INF) for a in signed for b in positive]
     return Interval(torch.stack(candidates).amin(0), torch.stack(candidates).amax(0))
 
 
 def _matmul(signed: Interval, positive: Interval, rounding: Rounding) -> Interval:
-    """Matrix product with entries that are not negative."""
+    """Matrix product with nonnegative entries."""
     low = signed.low.clamp(min=0) @ positive.low + signed.low.clamp(max=0) @ positive.high
     high = signed.high.clamp(min=0) @ positive.high + signed.high.clamp(max=0) @ positive.low
     return rounding.widened(Interval(low, high), signed.magnitude @ positive.high)
 
 
 class Contrast(NamedTuple):
-    """Symmetric InfoNCE, and its derivative by the student's unit vectors ``(n, d)``."""
+    """Symmetric InfoNCE, and its derivative with respect to the student's unit vectors ``(n, d)``."""
 
     loss: Interval
     slope: Interval
@@ -207,7 +206,7 @@ class Contrast(NamedTuple):
 def _contrast(u: Interval, v: Interval, weights: Tensor, k: float, rounding: Rounding) -> Contrast:
     n = len(weights)
     similarity = _matmul(u, v.mT, rounding)
-    # No cosine is above 1, but by rounding.
+    # Only rounding makes a cosine exceed 1.
     largest = 1 + 4 * rounding.operations * (rounding.unit + rounding.operand_unit)
     scores = Interval(similarity.low.clamp(min=0) / k, similarity.high.clamp(max=largest) / k)
     self_only = torch.eye(n, dtype=torch.bool).expand(n, n, n)
@@ -224,13 +223,13 @@ def _contrast(u: Interval, v: Interval, weights: Tensor, k: float, rounding: Rou
 
 
 def _softmax(logarithms: Interval, largest: float, rounding: Rounding) -> Interval:
-    """Softmax of scores up to ``largest``: a rounding of a score is relative to that, not to the difference of two."""
+    """Softmax of scores up to ``largest``: rounding errors of a score are relative to it, not to differences of scores."""
     lost = rounding.operations * rounding.unit * largest
     return rounding.exponential(Interval(logarithms.low - lost, logarithms.high + lost))
 
 
 def _through_length(u: Interval, slope: Interval, rounding: Rounding) -> Interval:
-    """``U (G - U sum U G)`` along the last dimension: P times the derivative by P."""
+    """``U (G - U sum U G)`` along the last dimension: P times the derivative with respect to P."""
     product = _product(slope, u)
     size = product.magnitude.sum(1, keepdim=True)
     inner = rounding.widened(Interval(*(bound.sum(1, keepdim=True) for bound in product)), size)
@@ -240,7 +239,7 @@ def _through_length(u: Interval, slope: Interval, rounding: Rounding) -> Interva
 
 
 def _through_softmax(part: Interval, log_p: Interval, temperature: float, rounding: Rounding) -> Interval:
-    """``(A - P sum A) / t`` along classes: the derivative by the logits."""
+    """``(A - P sum A) / t`` along classes: the derivative with respect to the logits."""
     p = rounding.exponential(log_p)
     size = part.magnitude.sum(1, keepdim=True)
     total = rounding.widened(Interval(*(bound.sum(1, keepdim=True) for bound in part)), size)

@@ -1,4 +1,4 @@
-"""Random calls of the losses: batches of every kind that docs/loss.md speaks of, with options over their ranges."""
+"""Random calls of the losses: every kind of batch in docs/loss.md, with temperatures and weights over their ranges."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ POISONS = ("all -inf", "nan", "+inf")
 
 
 class Case(NamedTuple):
-    """A call: the loss of this name, its tensors, and its options but the backend."""
+    """A call: the kind of loss, its tensors, and its options except the backend."""
 
     kind: str
     inputs: Inputs
@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
 
 def in_layout(values: Tensor, layout: str) -> Tensor:
-    """Logits ``(..., C)`` in memory that is laid out so, with these values, or for an expanded layout a part of them."""
+    """Logits ``(..., C)`` in a memory layout, with these values; an expanded layout repeats a part of them."""
     if values.numel() == 0 or layout == "contiguous":
         return values.contiguous()
     if layout == "transposed":
@@ -44,21 +44,21 @@ def in_layout(values: Tensor, layout: str) -> Tensor:
 
 
 def mostly(usual: st.SearchStrategy[Any], rare: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """One draw of six is rare: what makes a whole batch trivial would leave little else to see."""
+    """One draw in six is rare: values that make a whole batch trivial must not be frequent."""
     return st.sampled_from([usual] * 5 + [rare]).flatmap(lambda chosen: chosen)
 
 
 @st.composite
 def logits(draw: st.DrawFn, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Logits of any dtype, layout and size, decorated with what is special about rows and classes."""
+    """Logits of any dtype, layout and magnitude, some with special rows and classes."""
     dtype = draw(st.sampled_from(DTYPES))
     limit = torch.finfo(dtype).max
-    # The last two reach the limits of the dtype, which float16 has among the usual numbers.
+    # The last two approach the limit of the dtype, which float16 has among the usual numbers.
     extreme = st.sampled_from([0.0, 1e-3, min(1e4, limit / 8), limit / 1e3, limit / 6])
     scale = draw(mostly(st.sampled_from([1.0, 5.0, 20.0, 100.0]), extreme))
     drawn = torch.randn(shape, dtype=torch.float64, generator=generator).clamp_(-5, 5)
     if draw(st.booleans()):
-        # Many ties, and sums that are exact.
+        # This gives many ties, and exact sums.
         drawn.round_()
     values = (drawn * scale).clamp_(-limit, limit)
     rows = values.view(-1, shape[-1])
@@ -96,7 +96,7 @@ def targets(draw: st.DrawFn, shape: tuple[int, ...], classes: int, ignore_index:
 
 
 def temperatures(smallest: float, largest: float) -> st.SearchStrategy[float]:
-    """Those of practice, and the range with both of its ends."""
+    """Usual temperatures, and sometimes any in the range or one of its ends."""
     drawn = st.floats(math.log10(smallest), math.log10(largest)).map(lambda power: min(max(10.0**power, smallest), largest))
     return mostly(st.floats(max(smallest, 0.3), 8.0), st.sampled_from([smallest, largest]) | drawn)
 
@@ -106,7 +106,7 @@ WEIGHTS = mostly(st.sampled_from([1.0, -1.0, 0.3, -2.5]), st.sampled_from([0.0, 
 
 @st.composite
 def cases(draw: st.DrawFn, kind: str) -> Case:
-    """Any call of the loss of this name that has a documented result."""
+    """Any call of this kind that has a documented result."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     leading = tuple(
         draw(mostly(st.sampled_from([[7], [2], [3], [12], [2, 3], [1, 5, 2], [19]]), st.sampled_from([[1], [0], [2, 0, 3]])))

@@ -1,4 +1,4 @@
-"""Random calls of the losses of which one argument is wrong: its type, dtype, layout, shape or value."""
+"""Random calls of the losses with one wrong argument: its type, dtype, layout, shape or value."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Mistake(NamedTuple):
-    """A call of which one argument is wrong, and what it got."""
+    """A call with one wrong argument, the argument's name, and the type that it got."""
 
     inputs: Inputs
     options: dict[str, Any]
@@ -94,7 +94,7 @@ def mistakes(draw: st.DrawFn, kind: str) -> Mistake:
     if argument.endswith("logits"):
         side = argument.removesuffix("_logits")
         shapes = wrong_shape((samples, classes)).map(torch.zeros)
-        # Of two shapes the teacher's is called wrong.
+        # Where two shapes differ, the error names the teacher's logits.
         got = draw(wrong_logits(inputs.student) | shapes if side == "teacher" else wrong_logits(inputs.student))
         return Mistake(inputs._replace(**{side: got}), options, argument, type(got).__name__)
     if argument in ALLOWED_NAMES:

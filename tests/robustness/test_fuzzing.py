@@ -1,6 +1,7 @@
-"""Random calls: the result is the definition's within what rounding allows, or a documented error, and no input changes.
+"""Random calls give the result of the definition, within the bounds of rounding, or a documented error; no input changes.
 
-1000 calls by default, always the same. ``BICKD_FUZZ_CASES=100000`` (``make fuzz``) draws that many, others each time.
+There are 1000 calls by default, always the same. ``BICKD_FUZZ_CASES=100000`` (``make fuzz``) draws that many, new ones each
+time.
 """
 
 import faulthandler
@@ -22,7 +23,7 @@ from bickd_kernels.backends.contract import compute_dtype
 
 CASES = int(os.environ.get("BICKD_FUZZ_CASES", "1000"))
 LONGEST_CASE = 60
-"""Seconds after which a case hangs."""
+"""Seconds after which a case counts as hanging."""
 
 BACKENDS = [("cpu", "torch"), ("cpu", "reference")]
 if torch.cuda.is_available():
@@ -32,7 +33,7 @@ BICKD_WEIGHTS = {"ce_weight": 0.1, "kd_weight": 0.9, "bilateral_weight": 4.0}
 
 
 def fuzz(share: float) -> settings:
-    """Settings of a test that has this share of the cases; a long run keeps what it finds out for the next."""
+    """Settings of a test with this share of the cases."""
     return settings(
         max_examples=round(share * CASES),
         derandomize="BICKD_FUZZ_CASES" not in os.environ,
@@ -42,7 +43,7 @@ def fuzz(share: float) -> settings:
 
 @pytest.fixture(scope="module")
 def watch(pytestconfig: pytest.Config) -> Iterator[Callable[[], None]]:
-    """To be called before each case: a case that hangs ends the process with a traceback, which is not captured."""
+    """To be called before each case: if the case hangs, the process ends with a traceback, which pytest does not capture."""
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         stderr = os.fdopen(os.dup(2), "w")
     yield lambda: faulthandler.dump_traceback_later(LONGEST_CASE, exit=True, file=stderr)
@@ -51,7 +52,7 @@ def watch(pytestconfig: pytest.Config) -> Iterator[Callable[[], None]]:
 
 
 class Outcome(NamedTuple):
-    """What a call returned, and the gradient by the student's logits."""
+    """What a call returned, and the gradient with respect to the student's logits."""
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -82,7 +83,7 @@ def effective_weights(case: Case) -> dict[str, float]:
 
 
 class Batch(NamedTuple):
-    """A batch in float64, flattened, and what docs/loss.md distinguishes about it."""
+    """A flattened batch in float64, with the properties that docs/loss.md distinguishes."""
 
     student: Tensor
     teacher: Tensor
@@ -100,20 +101,20 @@ class Batch(NamedTuple):
 
     @property
     def has_meaning(self) -> bool:
-        """Whether no valid row holds NaN or +inf, and all have a class that the batch has."""
+        """Whether no valid row holds NaN or +inf, and each has a class that belongs to the batch."""
         x, y = self.student[self.valid], self.teacher[self.valid]
         present = (x != -torch.inf).any(0) & (y != -torch.inf).any(0)
         return all(bool((z < torch.inf).all() and (z[:, present] != -torch.inf).any(1).all()) for z in (x, y))
 
     def in_range(self, case: Case, dtype: torch.dtype) -> bool:
-        """Whether differences of logits over a temperature stay within the range of the dtype."""
+        """Whether differences of logits, divided by a temperature, stay within the range of the dtype."""
         sharpest = min(1.0, case.options["temperature"], case.options.get("kd_temperature", 1.0))
         finite = [z[self.valid].masked_fill(z[self.valid].isinf(), 0.0) for z in (self.student, self.teacher)]
         return all(bool((z.abs().max() / sharpest) <= torch.finfo(dtype).max / 16) for z in finite)
 
 
 def assert_within(what: str, actual: Tensor, bounds: Interval, or_not_finite: bool = False) -> None:
-    """Each entry is within its bounds; rounded to the dtype of the entry, as rounding keeps the order of numbers."""
+    """Each entry is within its bounds, rounded to the dtype of the entry: rounding is monotonic."""
     low, high = (bound.reshape(actual.shape).to(actual.dtype) for bound in bounds)
     unbounded = low.isnan() | high.isnan()
     wrong = ~((low <= actual) & (actual <= high)) & ~unbounded
@@ -176,7 +177,7 @@ def assert_defined(case: Case, backend: str, actual: Outcome) -> None:
 
 
 def memory(tensor: Tensor) -> bytes:
-    """Everything in the memory behind a tensor, what a view leaves out included, and its version."""
+    """All bytes of a tensor's storage, including those outside a view, and its version."""
     untyped = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
     return bytes(untyped.cpu().numpy()) + tensor._version.to_bytes(8, "big")
 
@@ -204,7 +205,7 @@ def test_any_call_has_the_result_of_the_definition(
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
 @fuzz(0.11)
 @given(data=st.data())
-def test_a_mistake_is_named(kind: str, data: st.DataObject, watch: Callable[[], None]) -> None:
+def test_an_error_names_the_wrong_argument(kind: str, data: st.DataObject, watch: Callable[[], None]) -> None:
     watch()
     mistake = data.draw(mistakes(kind))
     event(f"{mistake.argument}: {mistake.got}")

@@ -1,4 +1,4 @@
-"""Memory: nothing accumulates over calls, nothing outlives its last name, and a call takes no more than the docs say."""
+"""Memory: nothing accumulates over calls, nothing outlives its last reference, and a call takes no more than documented."""
 
 import copy
 import ctypes
@@ -24,7 +24,7 @@ CALLS = 10_000
 
 
 def resident_bytes() -> int:
-    """The resident set of this process, without what the allocator merely has not given back."""
+    """The resident set of this process, after the allocator has returned its free memory."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     status = Path("/proc/self/status").read_text().splitlines()
@@ -44,17 +44,14 @@ def test_ten_thousand_calls_leave_the_resident_set_as_it_was() -> None:
     calls(CALLS // 5)
     before = resident_bytes()
     calls(CALLS)
-    # The smallest Python object or allocation that a call could leave is 56 bytes or more, a scalar tensor about 600. The
-    # bound is less than one of them a call; pages that come and go were 0 to 20 kB.
+    # The smallest object or allocation that a call could leave takes 56 bytes or more, a scalar tensor about 600. The bound
+    # is less than one of them per call; without a leak, pages that come and go were 0 to 20 kB.
     assert resident_bytes() - before < 50 * CALLS
-
-
-# -- what the last name frees
 
 
 @pytest.fixture
 def without_collector() -> Iterator[None]:
-    """No garbage collector: what is in a reference cycle stays."""
+    """Turns the garbage collector off, so that objects in a reference cycle stay alive."""
     gc.collect()
     gc.disable()
     yield
@@ -62,7 +59,7 @@ def without_collector() -> Iterator[None]:
 
 
 def follow(*things: Any) -> list[Callable[[], bool]]:
-    """For each thing, whether it is alive; of a tensor its memory, whichever tensors share it."""
+    """For each object, a function that tells whether it is alive; for a tensor, whether its storage is."""
 
     def watch(thing: Any) -> Callable[[], bool]:
         if isinstance(thing, Tensor):
@@ -75,7 +72,7 @@ def follow(*things: Any) -> list[Callable[[], bool]]:
 
 
 def follow_graph(loss: Tensor) -> list[Callable[[], bool]]:
-    """Whether what dies with the node that made the loss is alive; not every node can be referred to weakly itself."""
+    """Whether the node that made the loss is alive, by a hook that dies with it: not every node allows weak references."""
 
     def hook(*_: Any) -> None: ...
 
@@ -91,7 +88,7 @@ def alive(followed: list[Callable[[], bool]]) -> list[bool]:
 @pytest.mark.parametrize("backward", [True, False])
 @pytest.mark.parametrize("return_terms", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_last_name_frees_logits_and_graph(kind: str, return_terms: bool, backward: bool, backend: str) -> None:
+def test_the_last_reference_frees_logits_and_graph(kind: str, return_terms: bool, backward: bool, backend: str) -> None:
     inputs = make_inputs(6, 5)
     logits = inputs.student.requires_grad_() * 1.0
     result = call(kind, inputs._replace(student=logits), return_terms=return_terms, backend=backend)
@@ -144,7 +141,7 @@ def a_second_derivative(criterion: Any, logits: Tensor, inputs: Inputs) -> None:
 @pytest.mark.usefixtures("without_collector")
 @pytest.mark.parametrize("failure", [an_argument_that_is_wrong, a_second_derivative])
 @pytest.mark.parametrize("module", [BilateralLoss, BicKDLoss])
-def test_an_error_keeps_nothing_once_it_is_handled(module: Any, failure: Any) -> None:
+def test_a_handled_error_keeps_nothing_alive(module: Any, failure: Any) -> None:
     criterion, inputs = module(), make_inputs(6, 5)
     logits = inputs.student.requires_grad_() * 1.0
     followed = follow(logits, criterion, *inputs)
@@ -153,11 +150,8 @@ def test_an_error_keeps_nothing_once_it_is_handled(module: Any, failure: Any) ->
     assert not any(alive(followed))
 
 
-# -- what a call allocates
-
-
 def allocated(function: Callable[[], Any], folder: Path) -> tuple[Any, int, int]:
-    """What ``function`` returns, and the bytes it has taken of PyTorch's allocator: at its end, and at its peak."""
+    """What ``function`` returns, and the bytes that it has taken from PyTorch's allocator, at its end and at its peak."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = function()
     profiler.export_chrome_trace(str(folder / "trace.json"))
@@ -180,7 +174,7 @@ def prepared(kind: str, samples: int, classes: int, dtype: torch.dtype, absences
 @pytest.mark.parametrize("absences", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_array_of_the_size_of_the_logits_waits_for_backward(
+def test_one_array_of_the_size_of_the_logits_is_kept_for_backward(
     kind: str, dtype: torch.dtype, absences: bool, tmp_path: Path
 ) -> None:
     for samples, classes in ((20, 300), (300, 20)):
@@ -199,7 +193,7 @@ def test_one_array_of_the_size_of_the_logits_waits_for_backward(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize(("samples", "classes"), [(300, 300), (64, 500), (500, 64), (64, 6000)])
 @pytest.mark.parametrize("kind", LABELLED_KINDS)
-def test_the_peak_of_a_call_is_within_the_bound_of_the_docs(
+def test_the_peak_of_a_call_is_within_the_documented_bound(
     kind: str, samples: int, classes: int, dtype: torch.dtype, absences: bool, tmp_path: Path
 ) -> None:
     inputs = prepared(kind, samples, classes, dtype, absences)
@@ -208,13 +202,15 @@ def test_the_peak_of_a_call_is_within_the_bound_of_the_docs(
     matrix = row * max(samples, classes)
     panel = min(matrix, max(contrast.PANEL_BYTES, contrast.MIN_PANEL_ROWS * row))
     assert logits <= peak <= 9 * logits + min(matrix, contrast.SIMILARITY_BUDGET_BYTES) + 4 * panel + blocks.BLOCK_BYTES
-    # The gradient of the student is all that stays.
+    # Only the student's gradient stays.
     assert left == inputs.student.nbytes
 
 
 @pytest.mark.usefixtures("without_collector")
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_inside_of_the_backend_keeps_nothing(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_error_inside_the_backend_leaves_nothing_allocated(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     inputs = prepared(kind, 20, 30, torch.float32, False)
 
     def out_of_memory(*_: Any, **__: Any) -> Tensor:

@@ -19,12 +19,10 @@ from bickd_kernels import BicKDLoss, BilateralLoss
 
 THREADS = 8
 PATIENCE = 60
-"""Seconds after which threads or processes that wait for each other have failed."""
+"""Seconds after which threads or processes that wait for each other count as failed."""
 
 MODULES = [BilateralLoss, BicKDLoss]
 OPTIONS: dict[str, Any] = {"contrast_temperature": 0.1, "sample_wise_weight": 2.0, "ignore_index": 3, "positives": "sample"}
-
-# -- threads
 
 
 def jobs() -> list[Callable[[], tuple[Tensor, Tensor]]]:
@@ -51,7 +49,7 @@ def test_eight_threads_get_the_bits_of_one(same: bool) -> None:
     threads = torch.get_num_threads()
 
     def work(thread: int) -> list[int]:
-        # A thread of its own starts with PyTorch's default, and the number of threads within a sum decides its order.
+        # A new thread starts with PyTorch's default, and the number of threads in a sum decides its order.
         torch.set_num_threads(threads)
         differing = []
         for turn in range(5 * len(tasks)):
@@ -73,15 +71,12 @@ def test_eight_threads_get_the_bits_of_one(same: bool) -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         assert list(pool.map(work, range(THREADS))) == [[]] * THREADS
-    # They were inside of the loss together, not one after the other.
+    # Several calls ran at the same time, not one after the other.
     assert most[0] > 1
 
 
-# -- processes
-
-
 class Losses(Dataset[Tensor]):
-    """Loss and gradient as the samples of a data set, computed where a worker loads them."""
+    """A data set of losses and gradients, which the worker that loads a sample computes."""
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
@@ -95,8 +90,8 @@ class Losses(Dataset[Tensor]):
 
 
 def in_a_new_process(function: Callable[..., None], *arguments: Any) -> None:
-    """Runs what forks where no other test has run: PyTorch allows no backward after the fork of a process that has had fake
-    tensors, as compilers and exporters have.
+    """Runs a function that forks, in a new process: PyTorch refuses backward after a fork if the process has used fake
+    tensors, as tests of compilers and exporters do.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         executor.submit(function, *arguments).result(2 * PATIENCE)
@@ -104,10 +99,10 @@ def in_a_new_process(function: Callable[..., None], *arguments: Any) -> None:
 
 def assert_workers_agree(start: str, backend: str) -> None:
     losses = Losses(backend)
-    # The parent has used the loss, with backward, before its workers start.
+    # The parent runs the loss and backward before its workers start.
     expected = torch.stack([losses[index] for index in range(len(losses))])
     loader = DataLoader(losses, batch_size=1, num_workers=2, multiprocessing_context=start, timeout=PATIENCE)
-    # A worker has one thread, whatever its parent has, and the number of threads may decide the order of a sum.
+    # A worker has one thread, its parent may have more, and the number of threads may decide the order of a sum.
     torch.testing.assert_close(torch.cat(list(loader)), expected, rtol=1e-12, atol=term_rounding())
 
 
@@ -126,7 +121,7 @@ def assert_modules_travel(start: str) -> None:
     inputs = make_inputs(12, 7)
     criteria = [module(**OPTIONS) for module in MODULES]
     expected = [loss_and_gradient(criterion, inputs) for criterion in criteria]
-    # PyTorch's rule for a forked process, of which no other thread is left: with more than one it waits for them for ever.
+    # A forked process has lost the threads of its parent: with more than one, PyTorch would wait for them forever.
     with multiprocessing.get_context(start).Pool(1, torch.set_num_threads, (1,)) as pool:
         results = pool.starmap_async(loss_and_gradient, [(criterion, inputs) for criterion in criteria]).get(PATIENCE)
     # The number of threads may decide the order of a sum.
@@ -135,11 +130,8 @@ def assert_modules_travel(start: str) -> None:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_a_module_is_sent_to_another_process(start: str) -> None:
+def test_a_module_works_in_another_process(start: str) -> None:
     in_a_new_process(assert_modules_travel, start)
-
-
-# -- modules, copied and stored
 
 
 class Distiller(nn.Module):
@@ -169,7 +161,7 @@ def by_deepcopy(module: nn.Module, folder: Path) -> Any:
 def by_file(module: nn.Module, folder: Path) -> Any:
     torch.save(module, folder / "module.pt")
     with pytest.MonkeyPatch.context() as patch:
-        # The trainer, once imported, forbids in its process what loads a whole module.
+        # The trainer sets this variable when it is imported, and with it a whole module cannot be loaded.
         patch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
         return torch.load(folder / "module.pt", weights_only=False)
 
@@ -177,7 +169,7 @@ def by_file(module: nn.Module, folder: Path) -> Any:
 @pytest.mark.parametrize("copied", [by_pickle, by_deepcopy, by_file])
 @pytest.mark.parametrize("held", [bare, Distiller])
 @pytest.mark.parametrize("module", MODULES)
-def test_a_copy_has_the_options_the_results_and_a_life_of_its_own(
+def test_a_copy_has_the_same_options_and_results_and_is_independent(
     module: Any, held: Any, copied: Any, tmp_path: Path
 ) -> None:
     inputs = make_inputs(12, 7)
@@ -194,7 +186,7 @@ def test_a_copy_has_the_options_the_results_and_a_life_of_its_own(
 
 @pytest.mark.parametrize("held", [bare, Distiller])
 @pytest.mark.parametrize("module", MODULES)
-def test_a_state_is_stored_and_loaded_as_weights_only(module: Any, held: Any, tmp_path: Path) -> None:
+def test_a_state_dict_is_saved_and_loaded_as_weights_only(module: Any, held: Any, tmp_path: Path) -> None:
     original = held(module(**OPTIONS))
     torch.save(original.state_dict(), tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -208,7 +200,7 @@ def test_a_state_is_stored_and_loaded_as_weights_only(module: Any, held: Any, tm
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_loss_of_one_thread_is_differentiated_in_another(kind: str, backend: str) -> None:
+def test_a_loss_can_be_differentiated_in_another_thread(kind: str, backend: str) -> None:
     inputs = make_inputs(9, 7)
     _, expected = evaluate(kind, inputs, backend=backend)
     student = inputs.student.requires_grad_()
