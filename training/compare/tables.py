@@ -85,7 +85,8 @@ def protocol(results: Results) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-    """Notes on runs without a result, a teacher near chance, variants without a choice, and choices at a range's end."""
+    """Notes on runs without a result, a teacher near chance, runs of too few epochs, variants without a choice, and choices
+    at a range's end."""
     missing = [
         f"{each.run.title}: {each.state}; {each.run.folder.name}/{LOG}"
         for each in results.outcomes
@@ -98,7 +99,21 @@ def notes(results: Results) -> list[str]:
         missing.append(
             f"WARNING: the teacher is near chance, students learn nothing from it; {LOG} of each run names the likely cause"
         )
+    missing += [f"WARNING: {', '.join(labels)}: {told}" for told, labels in _too_short(results).items()]
     return missing + [note for trials in results.trials for note in _choice_notes(trials)]
+
+
+def _too_short(results: Results) -> dict[str, list[str]]:
+    """What the runs have too few epochs for, with the variants that this concerns, and the teacher if it is trained here."""
+    comparison = results.comparison
+    configs = {row.variant.label: row.outcomes[0].run.config for row in results.literature}
+    if comparison.teacher_checkpoint is None and any(row.variant.needs_teacher for row in results.literature):
+        configs["teacher"] = comparison.teacher_config(comparison.output)
+    labels: dict[str, list[str]] = {}
+    for label, config in configs.items():
+        for told in config.too_short:
+            labels.setdefault(told, []).append(label)
+    return labels
 
 
 def _teacher(results: Results) -> str:

@@ -172,6 +172,21 @@ def test_missing_runs_are_marked_and_pairs_are_of_seeds_that_both_have(compariso
         plots.plt.close(plot(results))
 
 
+def test_what_has_too_few_epochs_is_noted_with_the_methods_that_it_concerns(tmp_path: Path) -> None:
+    comparison = Comparison(
+        methods=("ce", "dkd", "dkd:warmup_epochs=2"), epochs=12, schedule="step", milestones=(30,), teacher_epochs=60,
+        output=tmp_path,
+    )  # fmt: skip
+    warnings = [note for note in tables.notes(load_results(comparison, TEACHER)) if note.startswith("WARNING")]
+    assert [note.partition(" come after ")[0].partition(" has its ")[0] for note in warnings] == [
+        "WARNING: ce, dkd, dkd:warmup_epochs=2: milestones 30", "WARNING: dkd: dkd",
+    ]  # fmt: skip
+    whole = Comparison(methods=("dkd",), epochs=40, schedule="step", milestones=(30,), teacher_epochs=20, output=tmp_path)
+    assert [note.partition(": milestones")[0] for note in tables.notes(load_results(whole, TEACHER))][1:] == [
+        "WARNING: teacher"
+    ]
+
+
 def test_a_failed_run_that_is_started_again_is_unfinished_until_it_ends(comparison: Comparison) -> None:
     run = report(comparison, "kd", 0)
     fail(run, 2)
