@@ -68,6 +68,7 @@ def protocol(results: Results) -> list[str]:
     seeds = "Seed 0" if comparison.seeds == 1 else f"Seeds 0 to {comparison.seeds - 1}"
     return [
         _teacher(results),
+        _data(comparison),
         _recipe(comparison),
         "The literature's settings come from each method's publication; those of bickd are this project's.",
         f"{seeds}. A seed decides the initial weights, the order of the samples and their "
@@ -125,6 +126,22 @@ def _teacher(results: Results) -> str:
         epochs = comparison.teacher_config(comparison.output).epochs
         origin = f"trained with cross-entropy for {epochs} epochs from seed {TEACHER_SEED}"
     return f"Data set {comparison.dataset}, student {comparison.student}, teacher {comparison.teacher}{reached}: {origin}."
+
+
+def _data(comparison: Comparison) -> str:
+    """The settings of the data and their augmentation that are not the data set's own, for the teacher trained here too."""
+    chosen = {
+        f"{comparison.train_per_class} training samples per class": comparison.train_per_class is not None,
+        f"a share of {comparison.held_out} held out for validation": comparison.held_out is not None,
+        f"images of {comparison.image_size} pixels": comparison.image_size is not None,
+        f"augmentation {comparison.augmentation}": comparison.augmentation is not None,
+        f"{comparison.auto_augment}": comparison.auto_augment is not None,
+        f"random erasing with probability {comparison.random_erasing:g}": comparison.random_erasing > 0,
+        f"mixup with alpha {comparison.mixup:g}": comparison.mixup > 0,
+        f"CutMix with alpha {comparison.cutmix:g}": comparison.cutmix > 0,
+    }
+    told = ", ".join(text for text, used in chosen.items() if used)
+    return f"Data of every run: {told}." if told else ""
 
 
 def _recipe(comparison: Comparison) -> str:

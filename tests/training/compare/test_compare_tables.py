@@ -121,6 +121,20 @@ def test_the_protocol_names_data_models_teacher_and_recipe(results: Results) -> 
     assert "shared" not in text
 
 
+def test_the_protocol_tells_how_data_and_augmentation_differ_from_the_data_set_s_own(tmp_path: Path) -> None:
+    def told(**settings: Any) -> str:
+        return tables.document(load_results(Comparison(methods=("ce",), output=tmp_path, **settings), TEACHER))
+
+    assert "Data of every run" not in told()
+    assert "Data of every run: 40 training samples per class, a share of 0.3 held out for validation." in told(
+        train_per_class=40, held_out=0.3
+    )
+    assert (
+        "Data of every run: augmentation none, randaugment, random erasing with probability 0.25, mixup with alpha 0.2, "
+        "CutMix with alpha 1."
+    ) in told(augmentation="none", auto_augment="randaugment", random_erasing=0.25, mixup=0.2, cutmix=1.0)
+
+
 def test_the_protocol_tells_of_repeated_views_and_of_cached_logits(tmp_path: Path) -> None:
     plain = Comparison(methods=("ce", "kd", "rkd"), output=tmp_path)
     cached = Comparison(methods=("ce", "kd", "rkd"), views=8, output=tmp_path)
