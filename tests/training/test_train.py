@@ -430,7 +430,7 @@ def test_a_teacher_that_lost_its_accuracy_stops_the_run(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = torch.load(teacher, weights_only=True)
-    content["test_accuracy"] += 5
+    content["test_accuracy"] += 10
     torch.save(content, teacher)
     assert train(tmp_path / "student", "--method", "kd", "--teacher-checkpoint", str(teacher)) == 2
     assert "the data is not the same" in capsys.readouterr().err
