@@ -301,10 +301,11 @@ class Config(Recipe):
                 f"milestones {', '.join(map(str, late))} come after the {self.epochs} epochs: "
                 f"the learning rate ends at {rate:g}"
             )
-        if 2 * warmup > self.epochs:
+        # The last epoch of a warm-up has the full weight.
+        if 2 * (warmup - 1) > self.epochs:
             told.append(
-                f"{self.method} has its full weight only after {warmup} epochs of warm-up, and the training has "
-                f"{self.epochs}: settings.warmup_epochs shortens it"
+                f"{self.method} has its full weight only from epoch {warmup} on, and the training has {self.epochs}: "
+                "settings.warmup_epochs shortens its warm-up"
             )
         return told
 

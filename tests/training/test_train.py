@@ -459,8 +459,9 @@ def test_a_configuration_is_checked_where_it_is_made() -> None:
         ({"epochs": 160, "milestones": (150, 180)}, ["milestones 180 come after the 160 epochs: .* ends at 0.05"]),
         ({"epochs": 60, "milestones": (60,)}, ["milestones 60 come after the 60 epochs: .* ends at 0.5"]),
         ({"epochs": 90, "milestones": (30, 60, 90)}, []),
-        ({"epochs": 30, "method": "dkd"}, ["dkd has its full weight only after 20 epochs .* and the training has 30"]),
+        ({"epochs": 30, "method": "dkd"}, ["dkd has its full weight only from epoch 20 on, and the training has 30"]),
         ({"epochs": 40, "method": "dkd"}, []),
+        ({"epochs": 1, "method": "dkd", "settings": {"warmup_epochs": 1}}, []),
         ({"epochs": 30, "method": "dkd", "settings": {"warmup_epochs": 15}}, []),
     ],
 )  # fmt: skip
