@@ -315,6 +315,7 @@ class Trainer:
         return {
             "config": self.config.as_dict(),
             "data": self.splits.identity.as_dict(),
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
             "stage": self.phase.name,
             "epoch": self.epoch,
             "step": self.step,
@@ -334,12 +335,15 @@ class Trainer:
         """Restores ``state``.
 
         Raises:
-            ValueError: another number of processes saved it.
+            ValueError: another number of processes saved it, or another teacher taught the run.
         """
         if len(state["ranks"]) != self.processes.count:
             raise ValueError(
                 f"resume: the run was saved by {len(state['ranks'])} processes, but is resumed by {self.processes.count}"
             )
+        taught_by = state.get("teacher")
+        if taught_by is not None and self.teacher is not None and taught_by != self.teacher.fingerprint:
+            raise ValueError("resume: the teacher has other weights than the one that has taught the run so far")
         self.learner.load_state_dict(state["learner"])
         if self.phase.name != state["stage"]:
             self.phase = self._begin(None)

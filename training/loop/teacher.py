@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -46,6 +47,11 @@ class Teacher:
     ) -> None:
         self.network, self.accuracy, self.precision, self.cache = freeze(network), accuracy, precision, cache
         self.near_chance = near_chance
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of its weights, which do not change."""
+        return fingerprint(self.network.model)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, view: int, *, features: bool) -> Output:

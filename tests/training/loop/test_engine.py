@@ -576,6 +576,19 @@ def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: s
     assert records[-1].loss < records[0].loss
 
 
+def test_a_run_is_not_resumed_under_a_teacher_of_other_weights() -> None:
+    def new(seed: int) -> Trainer:
+        return make_trainer(method=KnowledgeDistillation(), teacher=tiny_model(seed))
+
+    state = new(1).state()
+    new(1).load_state(state)
+    with pytest.raises(ValueError, match="resume: the teacher has other weights than the one that has taught the run"):
+        new(2).load_state(state)
+    # A state from before teachers were compared.
+    del state["teacher"]  # type: ignore[misc]
+    new(2).load_state(state)
+
+
 @pytest.mark.parametrize("stop", range(1, 18))
 @pytest.mark.parametrize(
     "settings",
