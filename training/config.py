@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data import Augmenting, Columns, Mixing, check_name, without_path
-from training.methods import METHODS, make_method
+from training.methods import METHODS, default_settings, make_method
 from training.models import check_model
 
 PRECISIONS = ("float32", "bf16", "fp16")
@@ -288,6 +288,26 @@ class Config(Recipe):
             raise ValueError(f"checkpoint_minutes must be finite and not negative, got {self.checkpoint_minutes}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
+
+    @property
+    def too_short(self) -> list[str]:
+        """In words, what there are too few epochs for: milestones after their end, a warm-up of more than half of them."""
+        late = [each for each in self.milestones if each > self.epochs or self.milestones[0] >= self.epochs]
+        warmup = {**default_settings(self.method), **self.settings}.get("warmup_epochs", 0)
+        told = []
+        if late:
+            rate = self.learning_rate * 0.1 ** sum(each < self.epochs for each in self.milestones)
+            told.append(
+                f"milestones {', '.join(map(str, late))} come after the {self.epochs} epochs: "
+                f"the learning rate ends at {rate:g}"
+            )
+        # The last epoch of a warm-up has the full weight.
+        if 2 * (warmup - 1) > self.epochs:
+            told.append(
+                f"{self.method} has its full weight only from epoch {warmup} on, and the training has {self.epochs}: "
+                "settings.warmup_epochs shortens its warm-up"
+            )
+        return told
 
     def _check_teacher(self) -> None:
         if self.teacher is not None:

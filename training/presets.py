@@ -24,7 +24,7 @@ class Preset(NamedTuple):
 
 IMAGENET_SETTINGS: dict[str, dict[str, Any]] = {
     "kd": {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5},
-    "dkd": {"temperature": 1.0, "beta": 0.5},
+    "dkd": {"temperature": 1.0, "beta": 0.5, "warmup_epochs": 1},
     "dist": {"temperature": 1.0},
     "bickd": {"kd_temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5},
 }

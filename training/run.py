@@ -149,6 +149,8 @@ def _train(
         run_folder.write_config(config)
         run_folder.write_environment(config.output)
     say(speaking, _batches(config, processes))
+    for told in config.too_short:
+        say(speaking, f"WARNING: {told}", style="bold red")
     before = [EpochRecord(**record) for record in state["records"]] if state else []
     with _observers(config, splits, processes, before, progress) as observer:
         trainer = Trainer(

@@ -53,11 +53,13 @@ class State(TypedDict):
     """Everything that the rest of a run depends on, in tensors and plain values.
 
     ``stage`` is "first" or "main"; ``step`` steps of ``epoch`` are done; ``records`` and ``best_epoch`` cover the completed
-    epochs; ``data`` is the identity of the data set; ``ranks`` holds the state of each process.
+    epochs; ``data`` is the identity of the data set, ``teacher`` a hash of the teacher's weights, None without a teacher;
+    ``ranks`` holds the state of each process.
     """
 
     config: dict[str, Any]
     data: dict[str, Any]
+    teacher: str | None
     stage: str
     epoch: int
     step: int

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -427,7 +428,7 @@ def test_a_teacher_that_lost_its_accuracy_stops_the_run(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = torch.load(teacher, weights_only=True)
-    content["test_accuracy"] += 5
+    content["test_accuracy"] += 10
     torch.save(content, teacher)
     assert train(tmp_path / "student", "--method", "kd", "--teacher-checkpoint", str(teacher)) == 2
     assert "the data is not the same" in capsys.readouterr().err
@@ -447,3 +448,29 @@ def test_the_demo_writes_table_curves_and_heat_maps(tmp_path: Path) -> None:
 def test_a_configuration_is_checked_when_it_is_constructed() -> None:
     with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1.0"):
         Config(method="ce", momentum=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"epochs": 60, "milestones": (150, 180)}, ["milestones 150, 180 come after the 60 epochs: .* ends at 0.5"]),
+        ({"epochs": 160, "milestones": (150, 180)}, ["milestones 180 come after the 160 epochs: .* ends at 0.05"]),
+        ({"epochs": 60, "milestones": (60,)}, ["milestones 60 come after the 60 epochs: .* ends at 0.5"]),
+        ({"epochs": 90, "milestones": (30, 60, 90)}, []),
+        ({"epochs": 30, "method": "dkd"}, ["dkd has its full weight only from epoch 20 on, and the training has 30"]),
+        ({"epochs": 40, "method": "dkd"}, []),
+        ({"epochs": 1, "method": "dkd", "settings": {"warmup_epochs": 1}}, []),
+        ({"epochs": 30, "method": "dkd", "settings": {"warmup_epochs": 15}}, []),
+    ],
+)  # fmt: skip
+def test_too_few_epochs_for_milestones_or_a_method_s_warm_up_are_told(settings: dict[str, Any], told: list[str]) -> None:
+    taught = {"teacher_checkpoint": Path("teacher.pt")} if settings.get("method") else {"method": "ce"}
+    schedule = "step" if "milestones" in settings else "cosine"
+    found = Config(**{**taught, "learning_rate": 0.5, "schedule": schedule, **settings}).too_short
+    assert len(found) == len(told)
+    assert all(re.search(pattern, each) for pattern, each in zip(told, found, strict=True))
+
+
+def test_a_run_warns_of_a_learning_rate_that_never_falls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "run", "--method", "ce", "--schedule", "step", "--milestones", "150") == 0
+    assert "WARNING: milestones 150 come after the 1 epochs" in capsys.readouterr().out

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from training import exit_status
 from training.compare.comparison import TUNING_SEED, Comparison, Variant
-from training.config import GROUPS, Config, decisive_for_time
-from training.data import load_splits
+from training.config import GROUPS, Config, Recipe, decisive_for_time
+from training.data import Columns, load_splits
 from training.storage import files
 from training.storage.records import read_metrics
 from training.storage.run_folder import read_result
@@ -154,7 +154,7 @@ def _student(
 def _placed(prefix: str, title: str, config: Config, beside: dict[str, object]) -> Run:
     # The results include times.
     depended_on = {
-        **decisive_for_time(config.as_dict()), **beside, "contents": contents(config.dataset, config.data)
+        **decisive_for_time(config.as_dict()), **beside, "contents": contents(config)
     }  # fmt: skip
     return Run(title, dataclasses.replace(config, output=config.output / f"{prefix}-{_digest(depended_on)}"))
 
@@ -164,7 +164,7 @@ def _teacher_cache(comparison: Comparison, seed: int, teacher: TeacherFile) -> P
     names = (*GROUPS["data"], *GROUPS["augmentation"], "precision")
     settings = {name: getattr(comparison, name) for name in names if name != "data"}
     depended_on = {
-        **settings, "teacher_content": teacher.content, "contents": contents(comparison.dataset, comparison.data)
+        **settings, "teacher_content": teacher.content, "contents": contents(comparison)
     }  # fmt: skip
     return comparison.output / f"teacher-logits-seed{seed}-{_digest(depended_on)}"
 
@@ -174,14 +174,18 @@ def _digest(depended_on: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-@functools.cache
-def contents(dataset: str, data: Path) -> str:
-    """The checksum of a data set, which each process reads once.
+def contents(recipe: Recipe) -> str:
+    """The checksum of a recipe's data set, which each process reads once.
 
     Raises:
         OSError, ValueError: as in ``load_splits``.
     """
-    return load_splits(dataset, data).identity.checksum()
+    return _contents(recipe.dataset, recipe.data, recipe.image_size, recipe.columns)
+
+
+@functools.cache
+def _contents(dataset: str, data: Path, image_size: int | None, columns: Columns | None) -> str:
+    return load_splits(dataset, data, image_size=image_size, columns=columns).identity.checksum()
 
 
 def _read(run: Run, name: str) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def protocol(results: Results) -> list[str]:
     seeds = "Seed 0" if comparison.seeds == 1 else f"Seeds 0 to {comparison.seeds - 1}"
     return [
         _teacher(results),
+        _data(comparison),
         _recipe(comparison),
         "The literature's settings come from each method's publication; those of bickd are this project's.",
         f"{seeds}. A seed decides the initial weights, the order of the samples and their "
@@ -85,7 +86,8 @@ def protocol(results: Results) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-    """Notes on runs without a result, a teacher near chance, variants without a choice, and choices at a range's end."""
+    """Notes on runs without a result, a teacher near chance, runs of too few epochs, variants without a choice, and choices
+    at a range's end."""
     missing = [
         f"{each.run.title}: {each.state}; {each.run.folder.name}/{LOG}"
         for each in results.outcomes
@@ -98,7 +100,21 @@ def notes(results: Results) -> list[str]:
         missing.append(
             f"WARNING: the teacher is near chance, students learn nothing from it; {LOG} of each run names the likely cause"
         )
+    missing += [f"WARNING: {', '.join(labels)}: {told}" for told, labels in _too_short(results).items()]
     return missing + [note for trials in results.trials for note in _choice_notes(trials)]
+
+
+def _too_short(results: Results) -> dict[str, list[str]]:
+    """What the runs have too few epochs for, with the variants that this concerns, and the teacher if it is trained here."""
+    comparison = results.comparison
+    configs = {row.variant.label: row.outcomes[0].run.config for row in results.literature}
+    if comparison.teacher_checkpoint is None and any(row.variant.needs_teacher for row in results.literature):
+        configs["teacher"] = comparison.teacher_config(comparison.output)
+    labels: dict[str, list[str]] = {}
+    for label, config in configs.items():
+        for told in config.too_short:
+            labels.setdefault(told, []).append(label)
+    return labels
 
 
 def _teacher(results: Results) -> str:
@@ -110,6 +126,22 @@ def _teacher(results: Results) -> str:
         epochs = comparison.teacher_config(comparison.output).epochs
         origin = f"trained with cross-entropy for {epochs} epochs from seed {TEACHER_SEED}"
     return f"Data set {comparison.dataset}, student {comparison.student}, teacher {comparison.teacher}{reached}: {origin}."
+
+
+def _data(comparison: Comparison) -> str:
+    """The settings of the data and their augmentation that are not the data set's own, for the teacher trained here too."""
+    chosen = {
+        f"{comparison.train_per_class} training samples per class": comparison.train_per_class is not None,
+        f"a share of {comparison.held_out} held out for validation": comparison.held_out is not None,
+        f"images of {comparison.image_size} pixels": comparison.image_size is not None,
+        f"augmentation {comparison.augmentation}": comparison.augmentation is not None,
+        f"{comparison.auto_augment}": comparison.auto_augment is not None,
+        f"random erasing with probability {comparison.random_erasing:g}": comparison.random_erasing > 0,
+        f"mixup with alpha {comparison.mixup:g}": comparison.mixup > 0,
+        f"CutMix with alpha {comparison.cutmix:g}": comparison.cutmix > 0,
+    }
+    told = ", ".join(text for text, used in chosen.items() if used)
+    return f"Data of every run: {told}." if told else ""
 
 
 def _recipe(comparison: Comparison) -> str:

@@ -53,6 +53,11 @@ def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make()
 
 
+def steps_unchecked(device: torch.device, config: Config) -> int:
+    """The number of steps from one check of the loss, and of whether to save, to the next."""
+    return STEPS_UNCHECKED if device.type == "cuda" and config.checkpoint_minutes > 0 else 1
+
+
 class Trainer:
     """One run in progress.
 
@@ -91,7 +96,7 @@ class Trainer:
         self.loader = Loader(splits.train, workers=config.workers, device=device, mixer=mixer)
         self.batch = min(config.batch_size, len(splits.train))
         self.steps = max(1, len(splits.train) // config.batch_size)
-        self.unchecked = STEPS_UNCHECKED if device.type == "cuda" else 1
+        self.unchecked = steps_unchecked(device, config)
         self.phase = self._begin(method.first_stage)
         self.epoch, self.step, self.tally, self.seconds = 1, 0, Tally(), 0.0
         self.first_stage_seconds = 0.0
@@ -137,7 +142,9 @@ class Trainer:
             self.train_step(batches, view)
             self.step += 1
             self.seconds = already + time.perf_counter() - start
-            if self.step % self.unchecked == 0 or self.step == self.steps:
+            # Several processes check together, at the same steps, so none of them can react to a signal at once.
+            stopped = self.interruption.number > 0 and self.processes.count == 1
+            if self.step % self.unchecked == 0 or self.step == self.steps or stopped:
                 self._check()
                 self._report((self.step - done) * self.batch / (time.perf_counter() - start))
         if not self.tally.totals_over_processes()["samples"]:
@@ -308,6 +315,7 @@ class Trainer:
         return {
             "config": self.config.as_dict(),
             "data": self.splits.identity.as_dict(),
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
             "stage": self.phase.name,
             "epoch": self.epoch,
             "step": self.step,
@@ -327,12 +335,15 @@ class Trainer:
         """Restores ``state``.
 
         Raises:
-            ValueError: another number of processes saved it.
+            ValueError: another number of processes saved it, or another teacher taught the run.
         """
         if len(state["ranks"]) != self.processes.count:
             raise ValueError(
                 f"resume: the run was saved by {len(state['ranks'])} processes, but is resumed by {self.processes.count}"
             )
+        taught_by = state.get("teacher")
+        if taught_by is not None and self.teacher is not None and taught_by != self.teacher.fingerprint:
+            raise ValueError("resume: the teacher has other weights than the one that has taught the run so far")
         self.learner.load_state_dict(state["learner"])
         if self.phase.name != state["stage"]:
             self.phase = self._begin(None)

@@ -1,6 +1,8 @@
 """The frozen teacher of a run: loads it, checks it and computes its output, through a cache if there is one."""
 
+import math
 import pickle
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,8 +23,9 @@ from training.messages import say
 from training.models import MODELS, Network, Output
 from training.storage import checkpoint, files
 
-TOLERANCE = 0.5
-"""Percentage points by which a teacher's accuracy may differ from its checkpoint's, due to another device or precision."""
+TOLERANCE, CHANGED = 0.5, 0.02
+"""Percentage points by which a teacher's accuracy may always differ from its checkpoint's, and the share of its predictions
+that another device or precision may change."""
 
 MARGIN, SIGNIFICANCE = 0.05, 0.01
 """A teacher is near chance unless its accuracy is significantly above MARGIN of the way from chance to 1."""
@@ -44,6 +47,11 @@ class Teacher:
     ) -> None:
         self.network, self.accuracy, self.precision, self.cache = freeze(network), accuracy, precision, cache
         self.near_chance = near_chance
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of its weights, which do not change."""
+        return fingerprint(self.network.model)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, view: int, *, features: bool) -> Output:
@@ -98,7 +106,7 @@ def load_teacher(
     if trained.test_accuracy is not None and not same_size:
         then = f"{trained.test_accuracy:.2f} % with image_size {trained.image_size} when it was saved"
         say(console, f"teacher {trained.name}: {then}, image_size is {config.image_size} now")
-    elif trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > TOLERANCE:
+    elif trained.test_accuracy is not None and abs(measured - trained.test_accuracy) > tolerance(len(splits.test)):
         raise ValueError(
             f"teacher {trained.name} reached {trained.test_accuracy:.2f} % when it was saved and reaches "
             f"{measured:.2f} % now: the data is not the same"
@@ -107,6 +115,14 @@ def load_teacher(
     if config.compile:
         network.compile()
     return Teacher(network, measured, config.precision, cache, guesses)
+
+
+def tolerance(pictures: int) -> float:
+    """Percentage points by which an accuracy may differ from an earlier one on the same images, computed differently.
+
+    Each changed prediction moves it up or down: three standard deviations of the sum, which count on few images.
+    """
+    return max(TOLERANCE, 100 * 3 * math.sqrt(CHANGED / pictures))
 
 
 def near_chance(accuracy: float, pictures: int, classes: int) -> bool:

@@ -36,7 +36,7 @@ def make_method(
     both.
 
     Raises:
-        ValueError: the method does not exist, lacks or refuses a setting, or does not support a switch.
+        ValueError: the method does not exist, lacks or refuses a setting, or its type, or does not support a switch.
     """
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(sorted(METHODS))}, got {name!r}")
@@ -46,12 +46,25 @@ def make_method(
     for setting in settings:
         if setting not in known:
             raise ValueError(f"settings of method {name!r} must be of {', '.join(known) or 'none'}, got {setting!r}")
+        settings[setting] = _of_type(setting, settings[setting], type(known[setting]))
     if logit_standardization:
         if kind.standardized is None:
             able = ", ".join(sorted(other for other, method in METHODS.items() if method.standardized is not None))
             raise ValueError(f"logit_standardization must be left out for method {name!r}; methods that have it: {able}")
         settings = {**kind.standardized, **settings, "logit_standardization": True}
     return kind(**settings, label_smoothing=label_smoothing)
+
+
+def _of_type(name: str, value: Any, kind: type) -> Any:
+    """A setting, if it fits the type of its default; whole numbers may be written as floats, such as 1e3."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int and number and float(value).is_integer():
+        return int(value)
+    fits = {bool: isinstance(value, bool), int: False, float: number}
+    if not fits.get(kind, value is None or isinstance(value, str)):
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a name")
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return value
 
 
 def default_settings(name: str, *, logit_standardization: bool = False) -> dict[str, Any]:

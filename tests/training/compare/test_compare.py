@@ -10,7 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
+from PIL import Image
 
 from training.compare import jobs
 from training.compare.__main__ import locked, main
@@ -118,6 +120,30 @@ def test_a_setting_that_affects_the_reported_times_makes_another_run(trainer: Tr
     assert compare("--workers", "2", methods="ce", seeds=1) == 0
     assert compare("--device", "cpu", methods="ce", seeds=1) == 0
     assert len({call["folder"] for call in trainer.calls()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "sides", "options"),
+    [
+        (("photo", "mask", "kind"), (8, 8), ("--image-column", "photo", "--label-column", "kind")),
+        (("image", "label"), (8, 9), ("--image-size", "8")),
+    ],
+    ids=["columns that only their names tell apart", "images of several sizes"],
+)
+def test_data_are_read_with_the_columns_and_the_size_of_the_comparison(
+    columns: tuple[str, ...], sides: tuple[int, int], options: tuple[str, ...], trainer: Trainer, compare: Any,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    kinds = {name: datasets.ClassLabel(2) if name in ("kind", "label") else datasets.Image() for name in columns}
+    values = {
+        name: [0, 1] if name in ("kind", "label") else [Image.new("RGB", (side, side)) for side in sides] for name in columns
+    }
+    for part in ("train", "test"):
+        rows = datasets.Dataset.from_dict(values, features=datasets.Features(kinds))
+        rows.to_parquet(tmp_path / "hub" / f"{part}-0.parquet")
+    assert compare("--dataset", f"hf:{tmp_path / 'hub'}", *options, methods="ce", seeds=1) == 0
+    assert trainer.names() == ["ce-seed0"]
 
 
 def test_runs_are_recognized_by_the_content_of_their_teacher_and_not_by_paths(

@@ -121,6 +121,20 @@ def test_the_protocol_names_data_models_teacher_and_recipe(results: Results) -> 
     assert "shared" not in text
 
 
+def test_the_protocol_tells_how_data_and_augmentation_differ_from_the_data_set_s_own(tmp_path: Path) -> None:
+    def told(**settings: Any) -> str:
+        return tables.document(load_results(Comparison(methods=("ce",), output=tmp_path, **settings), TEACHER))
+
+    assert "Data of every run" not in told()
+    assert "Data of every run: 40 training samples per class, a share of 0.3 held out for validation." in told(
+        train_per_class=40, held_out=0.3
+    )
+    assert (
+        "Data of every run: augmentation none, randaugment, random erasing with probability 0.25, mixup with alpha 0.2, "
+        "CutMix with alpha 1."
+    ) in told(augmentation="none", auto_augment="randaugment", random_erasing=0.25, mixup=0.2, cutmix=1.0)
+
+
 def test_the_protocol_states_repeated_views_and_cached_logits(tmp_path: Path) -> None:
     plain = Comparison(methods=("ce", "kd", "rkd"), output=tmp_path)
     cached = Comparison(methods=("ce", "kd", "rkd"), views=8, output=tmp_path)
@@ -170,6 +184,21 @@ def test_missing_runs_are_marked_and_differences_use_the_seeds_that_both_methods
     assert all(note in tables.document(results) for note in notes)
     for plot in (plots.plot_accuracy, plots.plot_cost, plots.plot_against_time):
         plots.plt.close(plot(results))
+
+
+def test_what_has_too_few_epochs_is_noted_with_the_methods_that_it_concerns(tmp_path: Path) -> None:
+    comparison = Comparison(
+        methods=("ce", "dkd", "dkd:warmup_epochs=2"), epochs=12, schedule="step", milestones=(30,), teacher_epochs=60,
+        output=tmp_path,
+    )  # fmt: skip
+    warnings = [note for note in tables.notes(load_results(comparison, TEACHER)) if note.startswith("WARNING")]
+    assert [note.partition(" come after ")[0].partition(" has its ")[0] for note in warnings] == [
+        "WARNING: ce, dkd, dkd:warmup_epochs=2: milestones 30", "WARNING: dkd: dkd",
+    ]  # fmt: skip
+    whole = Comparison(methods=("dkd",), epochs=40, schedule="step", milestones=(30,), teacher_epochs=20, output=tmp_path)
+    assert [note.partition(": milestones")[0] for note in tables.notes(load_results(whole, TEACHER))][1:] == [
+        "WARNING: teacher"
+    ]
 
 
 def test_a_failed_run_that_is_started_again_is_unfinished_until_it_ends(comparison: Comparison) -> None:

@@ -352,6 +352,26 @@ def test_a_signal_saves_the_run_at_the_end_of_its_step() -> None:
     assert [(state["epoch"], state["step"]) for state in saved] == [(1, 3)]
 
 
+def test_a_signal_does_not_wait_for_the_next_check_of_the_loss() -> None:
+    interruption, saved = Interruption(), []
+
+    class SignalInStep2(CrossEntropy):
+        def forward(self, student: Output, teacher: Output | None, samples: Samples) -> tuple[Tensor, Terms]:
+            interruption.number = 15 if round(samples.epochs * trainer.steps) == 1 else 0
+            return super().forward(student, teacher, samples)
+
+    trainer = make_trainer(method=SignalInStep2(), interruption=interruption, save=lambda state: saved.append(state))
+    trainer.unchecked = 50
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        trainer.train()
+    assert [(state["epoch"], state["step"]) for state in saved] == [(1, 2)]
+
+
+@pytest.mark.parametrize(("device", "minutes", "steps"), [("cpu", 10.0, 1), ("cuda", 10.0, 50), ("cuda", 0.0, 1)])
+def test_a_gpu_is_not_waited_for_in_every_step_unless_every_step_is_saved(device: str, minutes: float, steps: int) -> None:
+    assert engine.steps_unchecked(torch.device(device), make_config(checkpoint_minutes=minutes)) == steps
+
+
 def test_a_broken_image_is_left_out_reported_and_counted() -> None:
     noted = Noted()
     splits = tiny_splits(TinySplit(broken=(4, 11)))
@@ -556,6 +576,19 @@ def test_a_run_in_a_lower_precision_gives_the_method_float32_logits(precision: s
     records = make_trainer(linear_model(), config=config, method=Watch(), teacher=linear_model(1)).train()
     assert set(seen) == {(torch.float32, torch.float32)}
     assert records[-1].loss < records[0].loss
+
+
+def test_a_run_is_not_resumed_under_a_teacher_of_other_weights() -> None:
+    def new(seed: int) -> Trainer:
+        return make_trainer(method=KnowledgeDistillation(), teacher=tiny_model(seed))
+
+    state = new(1).state()
+    new(1).load_state(state)
+    with pytest.raises(ValueError, match="resume: the teacher has other weights than the one that has taught the run"):
+        new(2).load_state(state)
+    # A state from before teachers were compared.
+    del state["teacher"]  # type: ignore[misc]
+    new(2).load_state(state)
 
 
 @pytest.mark.parametrize("stop", range(1, 18))

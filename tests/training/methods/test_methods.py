@@ -10,6 +10,7 @@ from bickd_kernels import bickd_loss, bilateral_loss
 from training.methods import METHODS, Dimensions, Samples, make_method
 from training.methods.bickd import BicKD
 from training.methods.ce import CrossEntropy
+from training.methods.crd import ContrastiveRepresentationDistillation
 from training.methods.kd import KnowledgeDistillation
 from training.methods.method import Method
 from training.methods.standardization import standardize
@@ -213,11 +214,25 @@ def test_a_method_of_features_refuses_logits_alone(name: str, without: str) -> N
         ("dkd", {"beta": -8.0}, "beta must be finite and not negative, got -8.0"),
         ("dkd", {"warmup_epochs": -1}, "warmup_epochs must be finite and not negative, got -1"),
         ("dist", {"gamma": math.nan}, "gamma must be finite and not negative, got nan"),
+        ("kd", {"temperature": "warm"}, "temperature must be a number, got 'warm'"),
+        ("kd", {"temperature": True}, "temperature must be a number, got True"),
+        ("bickd", {"kd_weight": "nan"}, "kd_weight must be a number, got 'nan'"),
+        ("bickd", {"global_batch": 0}, "global_batch must be true or false, got 0"),
+        ("bickd", {"similarity": 1}, "similarity must be a name, got 1"),
+        ("crd", {"negatives": 64.5}, "negatives must be a whole number, got 64.5"),
+        ("crd", {"negatives": math.inf}, "negatives must be a whole number, got inf"),
+        ("sskd", {"head_epochs": 2.5}, "head_epochs must be a whole number, got 2.5"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(name: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_method(name, settings)
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    method = make_method("crd", {"negatives": 1e3})
+    assert isinstance(method, ContrastiveRepresentationDistillation)
+    assert repr(method.negatives) == "1000"
 
 
 def test_logit_standardization_is_refused_by_the_methods_that_have_none() -> None:

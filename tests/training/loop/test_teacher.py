@@ -1,8 +1,8 @@
-"""A teacher counts as near chance by its accuracy and the number of images that it was measured on."""
+"""The accuracy of a teacher and the number of images it was measured on: near chance, or not that of its checkpoint."""
 
 import pytest
 
-from training.loop.teacher import near_chance
+from training.loop.teacher import near_chance, tolerance
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,10 @@ def test_an_accuracy_that_cannot_be_told_from_chance_is_near_it(accuracy: float,
 )
 def test_a_weak_teacher_is_not_near_chance(accuracy: float, pictures: int, classes: int) -> None:
     assert not near_chance(accuracy, pictures, classes)
+
+
+def test_an_accuracy_on_few_pictures_may_differ_by_the_predictions_that_a_precision_changes() -> None:
+    # On 100 pictures, one changed prediction is already twice what is allowed on many.
+    assert tolerance(10_000) == tolerance(50_000) == 0.5
+    assert tolerance(1000) == pytest.approx(1.342, abs=1e-3)
+    assert tolerance(100) == pytest.approx(4.243, abs=1e-3)
