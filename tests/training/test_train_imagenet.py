@@ -80,6 +80,8 @@ def test_the_preset_is_the_published_recipe_and_options_override_it() -> None:
     assert config.settings == {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}
     own = configure(["--teacher", "resnet34", "--method", "kd", "--settings.temperature", "2"], "imagenet")
     assert own.settings == {"temperature": 2, "ce_weight": 0.5, "kd_weight": 0.5}
+    # The authors warm dkd up for 20 epochs on CIFAR-100, and for one on ImageNet.
+    assert configure(["--teacher", "resnet34", "--method", "dkd"], "imagenet").settings["warmup_epochs"] == 1
 
 
 def test_the_command_run_as_a_file_finds_the_project_from_any_folder(tmp_path: Path) -> None:
