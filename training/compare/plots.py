@@ -41,7 +41,7 @@ def plot_accuracy(results: Results) -> Any:
         axes.plot([], [], "D", color=colour, label=name)
     if results.teacher_accuracy is not None:
         axes.axvline(results.teacher_accuracy, color="0.4", linestyle="--", linewidth=1, label="teacher")
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [_one_setting_per_line(label) for label in labels])
     axes.invert_yaxis()
     axes.set(xlabel="test accuracy, last epoch (%)", title="Seeds, mean and standard deviation")
     axes.grid(alpha=0.3, axis="x")
@@ -56,7 +56,7 @@ def plot_cost(results: Results) -> Any:
     for height, row in enumerate(results.literature):
         axes.barh(height, row.step_time or 0.0, color="C0", alpha=0.6)
         axes.plot(row.step_times, [height] * len(row.step_times), "o", color="0.2", markersize=3)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [_one_setting_per_line(label) for label in labels])
     axes.invert_yaxis()
     axes.set(xlabel="training time per step (ms), median and seeds", title="Time per training step")
     axes.grid(alpha=0.3, axis="x")
@@ -97,6 +97,11 @@ def _curve(outcome: Outcome) -> list[tuple[float, float]]:
         (epoch["seconds"] for epoch in outcome.epochs), initial=outcome.result["first_stage_seconds"]
     )
     return list(zip(list(times)[1:], (epoch["test_accuracy"] for epoch in outcome.epochs), strict=True))
+
+
+def _one_setting_per_line(label: str) -> str:
+    # A label of several settings would leave no room for the axes.
+    return label.replace(":", ":\n").replace(",", ",\n")
 
 
 def _styles(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -186,6 +186,14 @@ def test_missing_runs_are_marked_and_differences_use_the_seeds_that_both_methods
         plots.plt.close(plot(results))
 
 
+@pytest.mark.parametrize("plot", [plots.plot_accuracy, plots.plot_cost])
+def test_each_setting_of_a_variant_has_a_line_of_its_own_beside_the_axes(plot: Any, results: Results) -> None:
+    figure = plot(results)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ce", "kd", "bickd:\nclass_wise_weight=0"]
+    plots.plt.close(figure)
+
+
 def test_what_has_too_few_epochs_is_noted_with_the_methods_that_it_concerns(tmp_path: Path) -> None:
     comparison = Comparison(
         methods=("ce", "dkd", "dkd:warmup_epochs=2"), epochs=12, schedule="step", milestones=(30,), teacher_epochs=60,
