@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -186,9 +187,11 @@ def test_malicious_cifar_pickles_are_refused(tmp_path: Path, sign: Path) -> None
 
 
 def test_malicious_fashion_mnist_files_in_the_old_torchvision_format_are_refused(tmp_path: Path, sign: Path) -> None:
-    for name in ("training.pt", "test.pt"):
-        write_pickle(tmp_path / "FashionMNIST" / "processed" / name, sign)
-    with pytest.raises((ValueError, FileNotFoundError, pickle.UnpicklingError)):
+    training, test = (tmp_path / "FashionMNIST" / "processed" / name for name in ("training.pt", "test.pt"))
+    for path in (training, test):
+        write_pickle(path, sign)
+    expected = f"/FashionMNIST/raw, and remove {training} and {test}: this old format of torchvision is not read"
+    with pytest.raises(ValueError, match=re.escape(expected)):
         load_fashion_mnist(tmp_path)
     assert not sign.exists()
 

@@ -29,7 +29,8 @@ def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not match.
+        ValueError: held_out is not in [0, 1), the files are in torchvision's old format, a file is damaged, or images and
+            labels do not match.
     """
     check_held_out(held_out)
     classes = Classes(10, FASHION_CLASSES)
@@ -63,15 +64,24 @@ def read_fashion_mnist(folder: Path) -> tuple[Part, Part]:
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: a file is damaged, or images and labels do not match.
+        ValueError: the files are in torchvision's old format, a file is damaged, or images and labels do not match.
     """
-    parts = _open(
-        lambda train: datasets.FashionMNIST(str(folder), train=train, download=False),
-        f"Fashion-MNIST: put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-        f"t10k-labels-idx1-ubyte into {folder / 'FashionMNIST' / 'raw'}",
+    advice = (
+        "Fashion-MNIST: put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+        f"t10k-labels-idx1-ubyte into {folder / 'FashionMNIST' / 'raw'}"
     )
+    _refuse_pickles(folder / "FashionMNIST" / "processed", advice)
+    parts = _open(lambda train: datasets.FashionMNIST(str(folder), train=train, download=False), advice)
     train, test = (Part(part.data[:, None], part.targets) for part in parts)
     return checked("training", train, 10), checked("test", test, 10)
+
+
+def _refuse_pickles(folder: Path, advice: str) -> None:
+    """Refuses the pickles of old torchvision versions: torchvision would prefer them to the published files."""
+    pickles = [folder / datasets.FashionMNIST.training_file, folder / datasets.FashionMNIST.test_file]
+    if all(path.exists() for path in pickles):
+        names = " and ".join(map(str, pickles))
+        raise ValueError(f"{advice}, and remove {names}: this old format of torchvision is not read")
 
 
 def _load_cifar(
