@@ -1,7 +1,7 @@
 """``fashion_mnist``, ``cifar10`` and ``cifar100`` from files on disk, read by torchvision; nothing is downloaded.
 
-CIFAR can also be read from the Parquet files of the Hugging Face hub. By default a fixed random tenth of the training images
-is held out for validation; ``held_out`` sets another share.
+CIFAR is also read from the Parquet files of the Hugging Face hub, if the folder of its Python version is missing. By default
+a fixed random tenth of the training images is held out for validation; ``held_out`` sets another share.
 """
 
 from collections.abc import Callable

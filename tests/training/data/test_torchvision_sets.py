@@ -83,6 +83,14 @@ def test_cifar_is_read_from_its_python_files(
     assert batch.labels.item() == 13 % classes
 
 
+@pytest.mark.parametrize("load", [load_cifar10, load_cifar100])
+def test_the_python_files_of_cifar_are_read_also_where_parquet_files_are(cifar_folder: Path, load: Load) -> None:
+    expected = load(cifar_folder).test.images
+    for part in ("train", "test"):
+        (cifar_folder / f"{part}.parquet").write_bytes(b"would be refused")
+    assert torch.equal(load(cifar_folder).test.images, expected)
+
+
 def test_training_and_validation_share_no_image(fashion_folder: Path) -> None:
     splits = load_fashion_mnist(fashion_folder)
     both = torch.cat([splits.train.images, splits.validation.images])
