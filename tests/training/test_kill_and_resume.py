@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from stopped_runs import stop_after_save
 
 from training.data import digits100
 from training.storage import files
@@ -136,15 +137,8 @@ def test_a_signal_saves_a_checkpoint_and_prints_the_resume_command(number: signa
 def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run that stopped in its third epoch."""
     monkeypatch.setattr(digits100, "PAIRS", {"train": 100, "validation": 40, "test": 40})
-    save = files.save
-
-    def stop_late(path: Path, content: dict[str, Any]) -> None:
-        save(path, content)
-        if path.name == "last.pt" and content["epoch"] == 3:
-            raise OSError("disk full")
-
     with monkeypatch.context() as patch:
-        patch.setattr("training.storage.files.save", stop_late)
+        stop_after_save(patch, epoch=3)
         assert main(["--method", "ce", "--epochs", "3", "--output", str(tmp_path / "run")]) == 2
     return tmp_path / "run"
 
