@@ -65,9 +65,9 @@ def test_a_malicious_teacher_checkpoint_is_refused(
     path = tmp_path / "teacher.pt"
     write(path, sign)
     assert train.main(["--teacher-checkpoint", str(path), "--output", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr().err
-    assert "teacher.pt is damaged or not a weights-only checkpoint: it holds more than weights (" in told
-    assert "weights_only" not in told
+    errors = capsys.readouterr().err
+    assert "teacher.pt is damaged or not a weights-only checkpoint: it holds more than weights (" in errors
+    assert "weights_only" not in errors
     assert not sign.exists()
 
 
@@ -80,8 +80,8 @@ def test_malicious_weights_are_refused(
     write(tmp_path / name, sign)
     arguments = ["--method", "ce", option, str(tmp_path / name), "--output", str(tmp_path / "run")]
     assert train.main(arguments) == 2
-    told = capsys.readouterr().err
-    assert f"{name} is damaged or not a .safetensors file" in told or "it holds more than weights (" in told
+    errors = capsys.readouterr().err
+    assert f"{name} is damaged or not a .safetensors file" in errors or "it holds more than weights (" in errors
     assert not sign.exists()
 
 
