@@ -65,7 +65,8 @@ def test_programs_that_differ_are_sampled_separately() -> None:
     (modelled,), (nothing,) = (model(one, [H200], 3) for one in (launch, launch_of("", 1000)))
     # The last 10 programs of 4 warps have work to do, and all of them a comparison and a branch.
     more = modelled.counts.instructions - nothing.counts.instructions - 1000 * 4 * 2
-    assert more == pytest.approx(10 * 4 * ROUNDS, rel=0.5)
+    # Where the work begins is searched for until it could change no more than this share of the launch.
+    assert abs(more - 10 * 4 * ROUNDS) <= module.UNKNOWN * modelled.counts.instructions
     assert modelled.longest == pytest.approx(ROUNDS * 4 / H200.clock, rel=0.1)
 
 

@@ -22,8 +22,10 @@ def measured(provider: str, case: Case) -> int:
 @pytest.mark.parametrize("case", [Case("wide", 64, 1600), Case("tall", 800, 400, class_side=False)])
 def test_a_smaller_call_predicts_the_memory_of_a_larger_one(provider: str, case: Case) -> None:
     expected, true = fitting.expected_bytes(provider, case, "cpu"), measured(provider, case)
-    # Vectors and scalars grow less than matrices and are overestimated.
-    assert 0.98 * true <= expected <= 1.1 * true
+    # Everything is taken to grow by 64, as matrices do, and vectors grow by 8: each is counted 8 times. At most five float32
+    # vectors of each side are in memory at once.
+    vectors = 5 * 4 * (case.samples + case.classes)
+    assert true <= expected <= true + 7 * vectors
 
 
 def test_the_torch_backend_is_never_underestimated() -> None:

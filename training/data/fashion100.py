@@ -35,7 +35,8 @@ def load_fashion100(folder: Path, *, held_out: float | None = None) -> Splits:
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not match.
+        ValueError: held_out is not in [0, 1), a file is damaged or holds more than tensors, or images and labels do not
+            match.
     """
     check_held_out(held_out)
     train, test = read_fashion_mnist(folder)

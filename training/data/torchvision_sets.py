@@ -1,9 +1,10 @@
 """``fashion_mnist``, ``cifar10`` and ``cifar100`` from files on disk, read by torchvision; nothing is downloaded.
 
-CIFAR can also be read from the Parquet files of the Hugging Face hub. By default a fixed random tenth of the training images
-is held out for validation; ``held_out`` sets another share.
+CIFAR is also read from the Parquet files of the Hugging Face hub, if the folder of its Python version is missing. By default
+a fixed random tenth of the training images is held out for validation; ``held_out`` sets another share.
 """
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def load_fashion_mnist(folder: Path, *, held_out: float | None = None) -> Splits
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: held_out is not in [0, 1), a file is damaged, or images and labels do not match.
+        ValueError: held_out is not in [0, 1), a file is damaged or holds more than tensors, or images and labels do not
+            match.
     """
     check_held_out(held_out)
     classes = Classes(10, FASHION_CLASSES)
@@ -63,13 +65,19 @@ def read_fashion_mnist(folder: Path) -> tuple[Part, Part]:
 
     Raises:
         FileNotFoundError: the folder lacks the files; the message says which go where.
-        ValueError: a file is damaged, or images and labels do not match.
+        ValueError: a file is damaged or holds more than tensors, or images and labels do not match.
     """
-    parts = _open(
-        lambda train: datasets.FashionMNIST(str(folder), train=train, download=False),
-        f"Fashion-MNIST: put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-        f"t10k-labels-idx1-ubyte into {folder / 'FashionMNIST' / 'raw'}",
+    here = folder / "FashionMNIST"
+    advice = (
+        "Fashion-MNIST: put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+        f"t10k-labels-idx1-ubyte into {here / 'raw'}"
     )
+    try:
+        parts = _open(lambda train: datasets.FashionMNIST(str(folder), train=train, download=False), advice)
+    except pickle.UnpicklingError:
+        # PyTorch's message advises loading the file unsafely. torchvision prefers it to the published files.
+        old = here / "processed"
+        raise ValueError(f"{advice}, and remove {old}: a file in it is damaged or holds more than tensors") from None
     train, test = (Part(part.data[:, None], part.targets) for part in parts)
     return checked("training", train, 10), checked("test", test, 10)
 

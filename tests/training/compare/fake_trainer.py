@@ -2,6 +2,7 @@
 
 Validation accuracy rises with the product of the settings, test accuracy falls with it. FAKE_FAILURES maps prefixes of
 folder names to exit statuses, FAKE_PATIENCE is the duration of a run in seconds, FAKE_CALLS the file that lists the calls.
+FAKE_COMPANY is the number of runs that must have started before one ends.
 """
 
 import json
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import yaml
+
+HANDLES_SIGNALS = "signals are handled from now on"
 
 
 def main() -> int:
@@ -31,12 +34,24 @@ def main() -> int:
     return status
 
 
+def wait_for_company(started: Path) -> None:
+    with started.open("a") as file:
+        file.write("started\n")
+    end = time.monotonic() + 60
+    while len(started.read_text().splitlines()) < int(os.environ.get("FAKE_COMPANY", "0")):
+        if time.monotonic() > end:
+            raise SystemExit("no other run has started")
+        time.sleep(0.005)
+
+
 def run(config: dict, output: Path, state: Path) -> int:
     def save_and_leave(number: int, frame: object) -> None:
         state.write_text("half of it")
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, save_and_leave)
+    print(HANDLES_SIGNALS, flush=True)
+    wait_for_company(Path(f"{os.environ['FAKE_CALLS']}-started"))
     if (output / "result.json").exists():
         raise SystemExit("finished runs must not be started")
     time.sleep(float(os.environ.get("FAKE_PATIENCE", "0")))

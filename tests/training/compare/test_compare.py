@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import pytest
+from fake_trainer import HANDLES_SIGNALS
 from PIL import Image
 
 from training.compare import jobs
@@ -226,6 +227,9 @@ def test_jobs_run_in_parallel_and_share_the_cores(
     trainer: Trainer, compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(9)))
+    # The first two runs end only after both have started, however long that takes.
+    monkeypatch.setenv("FAKE_COMPANY", "2")
+    # Long enough that a third run would show.
     monkeypatch.setenv("FAKE_PATIENCE", "0.3")
     assert compare("--jobs", "2", methods="ce", seeds=4) == 0
     calls = trainer.calls()
@@ -244,10 +248,11 @@ def test_a_signal_stops_the_runs_and_the_same_command_resumes_them(
 
     def send() -> None:
         deadline = time.monotonic() + 30
-        # The log exists before the process, which handles signals a moment later.
-        while not list((tmp_path / "output").glob("ce-seed0-*/log.txt")) and time.monotonic() < deadline:
+        logs = (tmp_path / "output").glob
+        while not any(HANDLES_SIGNALS in log.read_text() for log in logs("ce-seed0-*/log.txt")):
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.01)
-        time.sleep(0.5)
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=send)

@@ -63,10 +63,10 @@ def test_the_report_states_the_optimizer_and_warns_of_a_teacher_near_chance(tmp_
     )  # fmt: skip
     finish(report(comparison, "kd", 0), 1.0, teacher_near_chance=True)
     results = load_results(comparison, TEACHER)
-    told = tables.document(results)
-    assert "AdamW, weight decay 0.0005 (norms and biases excluded)" in told
-    assert "gradients clipped to norm 2" in told
-    assert "30 steps of linear warm-up" in told
+    document = tables.document(results)
+    assert "AdamW, weight decay 0.0005 (norms and biases excluded)" in document
+    assert "gradients clipped to norm 2" in document
+    assert "30 steps of linear warm-up" in document
     assert any(note.startswith("WARNING: the teacher is near chance") for note in tables.notes(results))
 
 

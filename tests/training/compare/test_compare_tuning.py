@@ -34,8 +34,10 @@ def test_trials_spread_over_a_range_evenly_on_the_logarithmic_scale() -> None:
         drawn = [trial[name] for trial in trials(parse_variant("bickd"), 65)[1:]]
         positions = [math.log(value / low) / math.log(high / low) for value in drawn]
         quarters = [sum(number <= 4 * position < number + 1 for position in positions) for number in range(4)]
-        assert all(12 <= count <= 20 for count in quarters)
-        assert statistics.mean(positions) == pytest.approx(0.5, abs=0.05)
+        # The intervals of base 2 make up quarters; those of bases 3 and 5 cut across, by one of the 64 points at most, which
+        # moves the mean by at most its share.
+        assert all(abs(count - 16) <= 1 for count in quarters)
+        assert statistics.mean(positions) == pytest.approx(0.5, abs=1 / 64)
 
 
 def test_more_trials_begin_with_the_same_ones() -> None:

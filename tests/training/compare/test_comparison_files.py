@@ -13,6 +13,11 @@ FILES = sorted((Path(training.__file__).parent / "comparisons").glob("*.yaml"))
 TEACHERS = [file for file in FILES if file.stem.endswith("_teacher")]
 
 
+def test_there_are_files_of_comparisons_and_of_teachers() -> None:
+    assert TEACHERS
+    assert len(FILES) > len(TEACHERS)
+
+
 @pytest.mark.parametrize("file", [file for file in FILES if file not in TEACHERS], ids=lambda file: file.stem)
 def test_a_comparison_file_compares_several_methods_under_one_teacher(file: Path, tmp_path: Path) -> None:
     (tmp_path / "teacher.pt").touch()

@@ -46,7 +46,7 @@ def test_images_in_subfolders_of_a_class_belong_to_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "description"),
     [
         ([".ipynb_checkpoints/0-checkpoint.jpg"], "1 hidden (a dot in front)"),
         (["ant/.ipynb_checkpoints/0-checkpoint.jpg", "bee/._0.jpg", ".DS_Store"], "3 hidden (a dot in front)"),
@@ -60,10 +60,10 @@ def test_images_in_subfolders_of_a_class_belong_to_it(folder: Path) -> None:
         ),
     ],
 )
-def test_everything_else_is_left_out_and_counted_by_kind(names: list[str], told: str, folder: Path) -> None:
+def test_everything_else_is_left_out_and_counted_by_kind(names: list[str], description: str, folder: Path) -> None:
     expected, _ = listed(folder)
     put(folder, *names)
-    assert listed(folder) == (expected, told)
+    assert listed(folder) == (expected, description)
 
 
 def test_links_to_classes_and_images_are_followed(folder: Path, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_a_class_without_an_image_is_named_with_its_other_files(folder: Path) ->
     (folder / "emu").mkdir()
     with pytest.raises(FileNotFoundError, match="no image that Pillow reads") as caught:
         list_classes(folder)
-    told = "cat (left out: 2 .txt), dog (left out: 1 hidden (a dot in front)), emu"
-    assert str(caught.value).endswith(f"for: {told}")
+    expected = "cat (left out: 2 .txt), dog (left out: 1 hidden (a dot in front)), emu"
+    assert str(caught.value).endswith(f"for: {expected}")
 
 
 def test_a_folder_without_class_folders_is_refused(folder: Path) -> None:

@@ -278,7 +278,7 @@ def test_moved_data_has_the_same_identity_and_other_images_or_labels_have_anothe
     assert here.identity == there.identity
     assert here.transform == there.transform
     assert here.identity.differences(pictures.identity)
-    assert [told.split()[0] for told in here.identity.differences(labels.identity)] == ["train"]
+    assert [difference.split()[0] for difference in here.identity.differences(labels.identity)] == ["train"]
     assert load_splits(f"hf:{folders[0]}", Path(), held_out=0.5, **settings).identity == here.identity
 
 

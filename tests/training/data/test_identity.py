@@ -4,9 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from class_images import write_class_images
 
 from training.data import load_splits
 from training.data.identity import Identity, Part, class_differences
@@ -14,15 +13,8 @@ from training.data.identity import Identity, Part, class_differences
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of one colour each: 4 training and 2 test images."""
-    root = tmp_path / "images"
-    for part, count in (("train", 4), ("val", 2)):
-        for label, name in enumerate(("ant", "bee")):
-            (root / part / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = np.full((20, 20, 3), 60 + 60 * label + index, dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
-    return root
+    """Two classes with 4 training and 2 test images each."""
+    return write_class_images(tmp_path / "images", {"ant": 60, "bee": 120}, {"train": 4, "val": 2}, (20, 20))
 
 
 def identify(path: Path | str) -> Identity:
@@ -87,7 +79,7 @@ def add_to_test(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (add, "train 8 samples sha256:X then and 9 samples sha256:X now"),
         (remove, "train 8 samples sha256:X then and 7 samples sha256:X now"),
@@ -97,11 +89,11 @@ def add_to_test(folder: Path) -> None:
         (add_to_test, "test 4 samples sha256:X then and 5 samples sha256:X now"),
     ],
 )
-def test_changed_contents_are_reported_by_part(change, told: str, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_changed_contents_are_reported_by_part(change, expected: str, folder: Path) -> None:  # type: ignore[no-untyped-def]
     before = identify(folder)
     change(folder)
     (difference,) = before.differences(identify(folder))
-    assert told == " ".join("sha256:X" if word.startswith("sha256:") else word for word in difference.split())
+    assert expected == " ".join("sha256:X" if word.startswith("sha256:") else word for word in difference.split())
     assert before.checksum() != identify(folder).checksum()
 
 
@@ -112,7 +104,7 @@ def test_the_time_of_a_file_does_not_change_the_identity(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "differences"),
     [
         (("a", "b", "c"), []),
         (("b", "a", "c"), ["classes in another order: class 0 was 'a' and is 'b'"]),
@@ -121,9 +113,9 @@ def test_the_time_of_a_file_does_not_change_the_identity(folder: Path) -> None:
         (tuple("abcdefghi"), ["9 classes instead of 3, with d, e, f, g, h, ... (6)"]),
     ],
 )
-def test_other_classes_are_reported_by_name(now: tuple[str, ...], told: list[str]) -> None:
-    assert class_differences(("a", "b", "c"), now) == told
-    assert Identity(("a", "b", "c"), {}).differences(Identity(now, {})) == told
+def test_other_classes_are_reported_by_name(now: tuple[str, ...], differences: list[str]) -> None:
+    assert class_differences(("a", "b", "c"), now) == differences
+    assert Identity(("a", "b", "c"), {}).differences(Identity(now, {})) == differences
 
 
 def test_an_identity_survives_conversion_to_plain_values() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from class_images import write_class_images
 from PIL import Image
 
 from training.data import load_splits
@@ -18,22 +19,10 @@ GREYS = {"ant": 60, "bee": 120, "cat": 180}
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-def write_images(root: Path, part: str, count: int) -> None:
-    random = np.random.default_rng(0 if part == "train" else 1)
-    for name in CLASSES:
-        (root / part / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = np.clip(GREYS[name] + random.normal(0, 20, (40, 50, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / part / name / f"{index}.jpg", quality=95)
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes with 6 training and 3 test images each, which tests must not change."""
-    root = tmp_path_factory.mktemp("images")
-    write_images(root, "train", 6)
-    write_images(root, "val", 3)
-    return root
+    return write_class_images(tmp_path_factory.mktemp("images"), GREYS, {"train": 6, "val": 3}, (40, 50), "jpg")
 
 
 @pytest.fixture
@@ -143,9 +132,12 @@ def test_without_a_view_and_for_testing_the_centre_is_cropped(folder: Path) -> N
         Image.fromarray(pixels).save(folder / part / "ant" / "0.png")
         (folder / part / "ant" / "0.jpg").unlink()
     splits = load(folder, image_size=56)
-    for batch in (splits.train.load(torch.arange(18)), splits.test.load(torch.arange(9), View(0, 0))):
-        assert batch.images.shape[2:] == (56, 56)
-    assert ((splits.test.load(torch.tensor([0])).images * DEVIATION + MEAN) > 0.999).all()
+    for split, view in ((splits.train, None), (splits.test, View(0, 0)), (splits.test, None)):
+        # The order of training samples is random.
+        framed = torch.tensor([split.paths.tolist().index(b"ant/0.png")])
+        images = split.load(framed, view).images
+        assert images.shape == (1, 3, 56, 56)
+        assert ((images * DEVIATION + MEAN) > 0.999).all()
 
 
 def test_the_default_size_is_224_and_the_default_share_one_hundredth(shared: Path) -> None:

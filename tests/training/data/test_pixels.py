@@ -146,7 +146,8 @@ def test_colours_of_every_mode_become_rgb_without_a_warning(
         warnings.simplefilter("error")
         image = read_rgb(path)
     assert image.mode == "RGB"
-    assert np.abs(np.asarray(image).astype(int) - colour).max() <= 3
+    # Half a step in each component of YCbCr is 1.4 steps of blue, 1.9 with its own rounding: a whole number of at most 1.
+    assert np.abs(np.asarray(image).astype(int) - colour).max() <= 1
 
 
 def test_one_bit_images_become_black_and_white(tmp_path: Path) -> None:

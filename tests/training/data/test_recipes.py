@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from class_images import write_class_images
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -133,14 +132,8 @@ def test_invalid_augmentations_are_refused_by_name(make: Callable[[], Augmenting
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for part, count in (("train", 6), ("val", 1)):
-        for name in ("ant", "bee"):
-            (root / part / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = random.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
-    return root
+    colours = {"ant": 60, "bee": 120}
+    return write_class_images(tmp_path_factory.mktemp("pictures"), colours, {"train": 6, "val": 1}, (40, 50))
 
 
 def load(folder: Path, augmenting: Augmenting, **settings: int) -> Tensor:

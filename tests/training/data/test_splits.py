@@ -195,8 +195,7 @@ def test_an_invalid_held_out_share_is_refused_by_every_data_set(name: str, held_
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str, tmp_path: Path) -> None:
     expected = (
         "dataset must be one of cifar10, cifar100, digits100, fashion100, fashion_mnist, imagenet, folder:PATH or "
-        f"hf:PATH_OR_NAME, "
-        f"got {name!r}"
+        f"hf:PATH_OR_NAME, got {name!r}"
     )
     for refuse in (lambda: check_name(name), lambda: load_splits(name, tmp_path)):
         with pytest.raises(ValueError, match="dataset must be") as caught:

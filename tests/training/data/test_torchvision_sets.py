@@ -1,6 +1,7 @@
 """fashion_mnist, cifar10 and cifar100 from files in the formats that they are published in."""
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def test_fashion_mnist_is_read_from_idx_files(fashion_folder: Path) -> None:
     assert batch.images[0, 0, 0, 0].item() == pytest.approx((raw[16] / 255 - 0.2860) / 0.3530, rel=1e-5)
 
 
+def test_fashion_mnist_in_the_old_format_of_torchvision_is_read(fashion_folder: Path) -> None:
+    published = load_fashion_mnist(fashion_folder)
+    processed = fashion_folder / "FashionMNIST" / "processed"
+    processed.mkdir()
+    for train, name in ((True, "training.pt"), (False, "test.pt")):
+        part = datasets.FashionMNIST(str(fashion_folder), train=train)
+        torch.save((part.data, part.targets), processed / name)
+    shutil.rmtree(fashion_folder / "FashionMNIST" / "raw")
+    assert load_fashion_mnist(fashion_folder).identity == published.identity
+
+
 @pytest.mark.parametrize(
     ("load", "file", "blue_mean", "blue_deviation", "classes"),
     [
@@ -81,6 +93,14 @@ def test_cifar_is_read_from_its_python_files(
     blue = content["data"][13].reshape(3, 32, 32)[2] / 255
     np.testing.assert_allclose(batch.images[0, 2].numpy(), (blue - blue_mean) / blue_deviation, rtol=1e-4, atol=1e-6)
     assert batch.labels.item() == 13 % classes
+
+
+@pytest.mark.parametrize("load", [load_cifar10, load_cifar100])
+def test_the_python_files_of_cifar_are_read_also_where_parquet_files_are(cifar_folder: Path, load: Load) -> None:
+    expected = load(cifar_folder).test.images
+    for part in ("train", "test"):
+        (cifar_folder / f"{part}.parquet").write_bytes(b"would be refused")
+    assert torch.equal(load(cifar_folder).test.images, expected)
 
 
 def test_training_and_validation_share_no_image(fashion_folder: Path) -> None:

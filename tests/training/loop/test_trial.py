@@ -33,16 +33,16 @@ def attempt(model: nn.Module, split: Split, *, name: str = "mine", view: View | 
 
 def test_a_network_with_a_fixed_input_size_is_refused_with_model_setting_and_size() -> None:
     model = make_model("vit_b_32", 3, 3)
-    told = (
+    expected = (
         r"^student vit_b_32 does not accept the images of folder:x, 3 x 64 x 64 with image_size 64: Wrong image height! .*"
         r"it expects image_size 224$"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         attempt(model, Blank(32), name="vit_b_32", image_size=64)
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "reason"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(5, 3)), "mat1 and mat2 shapes cannot be multiplied"),
         (nn.Conv2d(1, 3, 3), "to have 1 channels"),
@@ -51,8 +51,8 @@ def test_a_network_with_a_fixed_input_size_is_refused_with_model_setting_and_siz
         (nn.ReLU(), r"it returns \(2, 3, 16, 16\) instead of \(2, 3\) logits"),
     ],
 )
-def test_every_way_in_which_a_network_fails_on_a_size_is_reported(model: nn.Module, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^student mine does not accept the images of folder:x, 3 x 16 x 16 .*{told}"):
+def test_every_way_in_which_a_network_fails_on_a_size_is_reported(model: nn.Module, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^student mine does not accept the images of folder:x, 3 x 16 x 16 .*{reason}"):
         attempt(model, Blank(8))
 
 

@@ -1,14 +1,12 @@
 """Contrastive representation distillation against its formulas; its negatives, its banks, and several processes."""
 
 import math
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
+from together import together
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -258,31 +256,22 @@ SHARES = [[[3, 0, 4], [2, 7]], [[8, 1], [5, 6, 0]]]
 """The samples of two steps by process, in unequal numbers."""
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def work(rank: int) -> tuple[dict[str, Tensor], list[list[int]]]:
+    """The banks after both steps, and rows that were gathered."""
     method = made()
     torch.manual_seed(rank)
     for step, shares in enumerate(SHARES):
         student, teacher, samples = batch(shares[rank], 10 * step + rank)
         method(student, teacher, samples)[0].backward()
     (gathered,) = rows_of_all(torch.full((rank + 1, 2), rank))
-    torch.save({"state": method.state_dict(), "gathered": gathered}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return method.state_dict(), gathered.tolist()
 
 
-def test_two_processes_have_identical_banks_with_the_samples_of_both(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, tmp_path), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    for name, value in first["state"].items():
-        assert torch.equal(value, second["state"][name]), name
-    assert first["gathered"].tolist() == second["gathered"].tolist() == [[0, 0], [1, 1], [1, 1]]
+def test_two_processes_have_identical_banks_with_the_samples_of_both(tmp_path: Path) -> None:
+    (first, first_rows), (second, second_rows) = together(2, work, folder=tmp_path)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert first_rows == second_rows == [[0, 0], [1, 1], [1, 1]]
     # Nothing was trained: the embeddings are still the initial ones, and every vector can be computed by hand.
     method = made()
     expected = method.student_bank.vectors.tolist()
@@ -291,7 +280,7 @@ def test_two_processes_have_identical_banks_with_the_samples_of_both(
             student, _, _ = batch(index, 10 * step + rank)
             for i, embedding in zip(index, embedded(method.student_embedding, student.features), strict=True):
                 expected[i] = unit([(a + b) / 2 for a, b in zip(expected[i], embedding, strict=True)])
-    vectors = first["state"]["student_bank.vectors"]
+    vectors = first["student_bank.vectors"]
     torch.testing.assert_close(vectors, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 

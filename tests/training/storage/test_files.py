@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from payload import Payload
 
 from training.storage import files
 
@@ -41,16 +42,13 @@ def test_a_changed_byte_among_the_weights_is_detected(saved: Path, share: float)
 
 
 def test_a_file_that_would_execute_code_is_refused(tmp_path: Path) -> None:
-    class Malicious:
-        def __reduce__(self) -> tuple[object, tuple[str, str]]:
-            return (open, (str(tmp_path / "written"), "w"))
-
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious()))
-    torch.save({"state": Malicious()}, tmp_path / "archive.pt")
+    payload = Payload(tmp_path / "executed")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(payload))
+    torch.save({"state": payload}, tmp_path / "archive.pt")
     for name in ("plain.pt", "archive.pt"):
         with pytest.raises(ValueError, match=r"is damaged or not a (weights-only )?checkpoint"):
             files.read(tmp_path / name)
-    assert not (tmp_path / "written").exists()
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

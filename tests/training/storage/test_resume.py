@@ -38,7 +38,7 @@ def test_a_run_may_be_resumed_with_other_paths_and_execution_settings(changed: d
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "difference"),
     [
         ({"epochs": 4}, "epochs 3 then and 4 now"),
         ({"seed": 1, "precision": "bf16"}, "precision 'float32' then and 'bf16' now, seed 0 then and 1 now"),
@@ -46,8 +46,8 @@ def test_a_run_may_be_resumed_with_other_paths_and_execution_settings(changed: d
         ({"views": 2}, "views None then and 2 now"),
     ],
 )
-def test_a_run_with_other_settings_is_refused_by_name(changed: dict[str, Any], told: str, folder: Path) -> None:
-    with pytest.raises(ValueError, match=f"has other settings: {told}$"):
+def test_a_run_with_other_settings_is_refused_by_name(changed: dict[str, Any], difference: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"has other settings: {difference}$"):
         load_state(folder, Config(**{**SAVED, **changed}))
 
 
@@ -70,7 +70,7 @@ def test_a_run_may_be_resumed_with_its_data_at_another_path(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "difference"),
     [
         (Identity(CLASSES, {**DATA.parts, "train": Part(19, "ab")}), "train 18 samples sha256:aa then and 19 samples"),
         (Identity(CLASSES, {**DATA.parts, "test": Part(9, "ab")}), "test 9 samples sha256:bb then and 9 samples sha256:ab"),
@@ -78,8 +78,8 @@ def test_a_run_may_be_resumed_with_its_data_at_another_path(folder: Path) -> Non
         (Identity(("bee", "ant"), DATA.parts), "classes in another order: class 0 was 'ant' and is 'bee'"),
     ],
 )
-def test_a_run_with_other_data_is_refused_by_name(now: Identity, told: str, folder: Path) -> None:
-    with pytest.raises(ValueError, match=f"had other data: {told}"):
+def test_a_run_with_other_data_is_refused_by_name(now: Identity, difference: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"had other data: {difference}"):
         refuse_other_data(folder, {"data": DATA.as_dict()}, now)  # type: ignore[typeddict-item]
 
 

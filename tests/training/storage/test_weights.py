@@ -163,8 +163,8 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(source: nn.Module, 
         "features.4.weight": torch.zeros(2),
         "features.3.first.weight": torch.zeros(64, 31, 3, 3),
     }
-    told = r"'features.3.first.weight' of the file is \(64, 31, 3, 3\) .* is \(64, 32, 3, 3\)"
-    with pytest.raises(ValueError, match=told):
+    expected = r"'features.3.first.weight' of the file is \(64, 31, 3, 3\) .* is \(64, 32, 3, 3\)"
+    with pytest.raises(ValueError, match=expected):
         fit(state, target, tmp_path / "file.pt")
 
 
@@ -174,8 +174,8 @@ def test_a_tensor_that_the_model_does_not_have_is_named(source: nn.Module, targe
 
 
 def test_entries_of_profilers_are_ignored(source: nn.Module, target: nn.Module, tmp_path: Path) -> None:
-    beside = {"features.0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}
-    assert fit({**source.state_dict(), **beside}, target, tmp_path / "file.pt").notes == ()
+    counters = {"features.0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}
+    assert fit({**source.state_dict(), **counters}, target, tmp_path / "file.pt").notes == ()
     assert same(source, target)
 
 
@@ -262,10 +262,10 @@ def test_a_safetensors_file_is_read_with_its_class_names(
 
 
 @pytest.mark.parametrize(
-    "beside", [{"class_names": ["a", "b"]}, {"classes": ("a", "b")}, {"class_to_idx": {"b": 1, "a": 0}}], ids=str
+    "named", [{"class_names": ["a", "b"]}, {"classes": ("a", "b")}, {"class_to_idx": {"b": 1, "a": 0}}], ids=str
 )
-def test_class_names_beside_the_weights_are_read(beside: dict[str, Any], source: nn.Module, tmp_path: Path) -> None:
-    content = {"model": source.state_dict(), **beside}
+def test_class_names_beside_the_weights_are_read(named: dict[str, Any], source: nn.Module, tmp_path: Path) -> None:
+    content = {"model": source.state_dict(), **named}
     assert weights.find(content, tmp_path).class_names == ("a", "b")
 
 
@@ -283,11 +283,11 @@ def test_a_file_with_more_than_weights_is_refused_with_advice_to_convert_it_and_
     torch.save(content, tmp_path / "file.pt")
     with pytest.raises(ValueError, match="holds more than weights") as refused:
         checkpoint.read(tmp_path / "file.pt")
-    told = str(refused.value)
-    assert named in told
-    assert "In the environment that it comes from" in told
-    assert "torch.save(model.state_dict(), 'weights.pt')" in told
-    assert not any(word in told for word in ("weights_only", "add_safe_globals", "safe_globals", "trust"))
+    message = str(refused.value)
+    assert named in message
+    assert "In the environment that it comes from" in message
+    assert "torch.save(model.state_dict(), 'weights.pt')" in message
+    assert not any(word in message for word in ("weights_only", "add_safe_globals", "safe_globals", "trust"))
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, {"optimizer": {"state": {}}}, 3, torch.zeros(3)], ids=str)
