@@ -29,7 +29,7 @@ class BicKD(Method):
     search: ClassVar[dict[str, tuple[float, float]]] = {
         "ce_weight": (0.03, 3.0),
         "kd_weight": (0.3, 10.0),
-        "bilateral_weight": (0.3, 10.0),
+        "bilateral_weight": (0.4, 40.0),
     }
     standardized: ClassVar[dict[str, float] | None] = {"ce_weight": 0.1, "kd_weight": 9.0, "kd_temperature": 2.0}
 
