@@ -12,7 +12,6 @@ from cases import Inputs, as_double, batch_of, evaluate, settings_of
 from torch import Tensor
 
 from bickd_kernels.backends import triton as kernels
-from bickd_kernels.backends.triton import planning
 
 FLOAT32_GRADE = 2e-6
 SINGLE_FLOAT16 = 1.5e-3
@@ -34,19 +33,29 @@ def step(kind: str, inputs: Inputs, backend: ModuleType = kernels, **options: fl
     return Step(result.loss, result.gradient)
 
 
+def has_single_operands(
+    student: Tensor,
+    *,
+    temperature: float = 2.0,
+    contrast_temperature: float = 0.2,
+    similarity: str = "cosine",
+    **_others: Any,
+) -> bool:
+    """Whether docs/performance.md promises single-fp16 operands only, for a call with such a student ``(B, C)``.
+
+    Stated here again: a backend that chose them where it must not would otherwise loosen its own bounds.
+    """
+    sharp = contrast_temperature < (0.15 if similarity == "correlation" else 0.1) or temperature < 1
+    narrow = student.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
+    return narrow and not sharp and min(student.shape) >= 16
+
+
 def assert_right(actual: Step, kind: str, inputs: Inputs, **options: Any) -> None:
     """Compares a step with the definition in float64 for the same numbers."""
     loss, gradient = evaluate(kind, as_double(inputs), backend="reference", **options)
-    settings = settings_of(kind, **options)
-    parts = planning.parts_of(
-        inputs.student.dtype,
-        *inputs.student.shape,
-        settings.temperature,
-        settings.contrast_temperature,
-        centred=settings.similarity == "correlation",
-    )
+    single = has_single_operands(inputs.student, **options)
     assert torch.isfinite(loss), "the definition has no finite loss here: compare otherwise"
-    torch.testing.assert_close(actual.loss.double(), loss, rtol=1e-6 if parts == 2 else 1e-4, atol=1e-6)
-    bound = (FLOAT32_GRADE if parts == 2 else SINGLE_FLOAT16) * float(gradient.abs().max()) + NOTHING
+    torch.testing.assert_close(actual.loss.double(), loss, rtol=1e-4 if single else 1e-6, atol=1e-6)
+    bound = (SINGLE_FLOAT16 if single else FLOAT32_GRADE) * float(gradient.abs().max()) + NOTHING
     error = float((actual.gradient.double() - gradient).abs().max())
     assert error <= bound, f"the gradient is off by {error:.2e}, {bound:.2e} is allowed"
