@@ -42,11 +42,10 @@ def row_sums_without_mask(x, out, columns, stride, block: tl.constexpr):
 
 
 @triton.jit
-def row_sums_of_squares(x, out, columns, stride, block: tl.constexpr):
+def row_sums_without_the_last_column(x, out, columns, stride, block: tl.constexpr):
     row = tl.program_id(0)
     column = tl.arange(0, block)
-    value = tl.load(x + row * stride + column, mask=column < columns, other=0.0)
-    tl.store(out + row, tl.sum(value * value))
+    tl.store(out + row, tl.sum(tl.load(x + row * stride + column, mask=column < columns - 1, other=0.0)))
 
 
 @triton.jit
@@ -244,12 +243,13 @@ def test_backward_runs_on_the_gpu_too(differentiate: Callable[[Tensor, Tensor], 
         assert x.grad[16:].isnan().all()
 
 
-def test_a_wrong_formula_gives_wrong_values() -> None:
+def test_a_slightly_wrong_formula_gives_slightly_wrong_values() -> None:
+    x = torch.rand(5, 24, generator=torch.Generator().manual_seed(0))
+    x[:, -1] = 1e-3
     with simulator():
-        x = torch.randn(5, 24)
-        out = sums(row_sums_of_squares, x, 32)
-        with pytest.raises(AssertionError):
-            torch.testing.assert_close(out, x.sum(1))
+        out = sums(row_sums_without_the_last_column, x, 32)
+    # A sum of 24 numbers below 1 has a rounding error below 24^2 / 2 units of 2^-24.
+    torch.testing.assert_close(out, x.sum(1) - 1e-3, rtol=0, atol=2e-5)
 
 
 def test_a_launch_is_compiled_once_in_a_process_and_once_on_a_disk(
