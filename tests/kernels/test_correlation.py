@@ -36,7 +36,7 @@ def assert_as_exact_as_float32(inputs: Inputs, **options: float) -> None:
         actual = step("bilateral", inputs, **options, **CORRELATION)
     truth = evaluate("bilateral", as_double(inputs), backend="reference", **options, **CORRELATION)[1]
     in_float32 = evaluate("bilateral", inputs, backend="reference", **options, **CORRELATION)[1]
-    assert relative_error(actual.gradient, truth) <= 3 * relative_error(in_float32, truth) + FLOAT32_GRADE
+    assert relative_error(actual.gradient, truth) <= 2 * relative_error(in_float32, truth) + FLOAT32_GRADE
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])

@@ -196,7 +196,8 @@ def test_an_absent_class_has_a_gradient_from_the_cross_entropy_alone(sides: tupl
         getattr(inputs, side)[:, 3] = -torch.inf
     gradient = assert_is_the_definition("bickd", inputs)
     cross_entropy_gradient = torch.softmax(inputs.student.double(), 1)[:, 3] * 0.1 / 19
-    torch.testing.assert_close(gradient[:, 3].double(), cross_entropy_gradient, rtol=1e-5, atol=0)
+    # An exponent between -32 and 0 after three roundings of at most 2^-20 each.
+    torch.testing.assert_close(gradient[:, 3].double(), cross_entropy_gradient, rtol=3 * 2**-20, atol=0)
     without = assert_is_the_definition("bickd", inputs, ce_weight=0.0)
     assert torch.count_nonzero(without[:, 3]) == 0
 
@@ -623,7 +624,8 @@ def test_a_gradient_scaler_saves_a_float16_gradient_from_underflow() -> None:
         (scaled,) = torch.autograd.grad(2.0**16 * call("bickd", inputs, bilateral_weight=0.0, kd_weight=0.0), student)
     _, expected = evaluate("bickd", as_double(inputs), bilateral_weight=0.0, kd_weight=0.0, backend="reference")
     assert torch.count_nonzero(plain[:, 5]) == 0
-    torch.testing.assert_close(scaled[:, 5].double(), 2.0**16 * expected[:, 5], rtol=2**-9, atol=2**-24)
+    # One rounding to float16, and a few of an exponential in float32.
+    torch.testing.assert_close(scaled[:, 5].double(), 2.0**16 * expected[:, 5], rtol=2**-11 + 2**-19, atol=2**-25)
     assert (scaled[:, 5] > 0).any()
 
 
