@@ -18,12 +18,15 @@ from cases import (
     Inputs,
     as_double,
     call,
+    constant_sample,
+    equal_samples,
     evaluate,
     make_inputs,
     relative_error,
     term_rounding,
     typical_errors,
     with_absences,
+    with_probabilities,
 )
 
 from bickd_kernels import bickd_loss, bilateral_loss
@@ -35,20 +38,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "correlation": {"similarity": "correlation"},
     "all of them": {"positives": "sample", "label_smoothing": 0.1, "similarity": "correlation"},
 }
-
-
-def with_probabilities(inputs: Inputs, ignored: int | None = None) -> Inputs:
-    """The inputs with class probabilities as targets, at most two of them nonzero per sample, as mixup makes them."""
-    samples, classes = inputs.student.shape
-    target = torch.zeros(samples, classes, dtype=inputs.student.dtype)
-    rows = torch.arange(samples)
-    share = torch.linspace(0.1, 0.9, samples, dtype=target.dtype)
-    present = ((inputs.student != -torch.inf) & (inputs.teacher != -torch.inf)).all(0).nonzero().squeeze(1)
-    target[rows, present[rows % len(present)]] += share
-    target[rows, present[(2 * rows + 1) % len(present)]] += 1 - share
-    if ignored is not None:
-        target[ignored] = 0.0
-    return inputs._replace(target=target)
 
 
 def assert_is_the_definition(inputs: Inputs, backend: str, **options: Any) -> None:
@@ -134,16 +123,6 @@ def test_the_gradient_with_probabilities_matches_finite_differences(smoothing: f
     inputs.target[2] *= 1.5
     student = inputs.student.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: bickd_loss(x, *inputs[1:], label_smoothing=smoothing), student)
-
-
-def constant_sample(inputs: Inputs) -> None:
-    inputs.student[2] = 1.5
-    inputs.teacher[4] = -3.0
-
-
-def equal_samples(inputs: Inputs) -> None:
-    """Makes the vector of every class constant."""
-    inputs.student[:] = inputs.student[0].clone()
 
 
 @pytest.mark.parametrize("degenerate", [constant_sample, equal_samples])

@@ -1,4 +1,4 @@
-"""Shared by the kernel tests: one training step with the kernels, and bounds on its error.
+"""Shared by the kernel tests: one training step with the kernels, bounds on its error, and the paths that it may take.
 
 The bounds are those of docs/performance.md: a gradient error below 2e-6 of the largest entry for split-fp16 products, and
 below 1.5e-3 for single-fp16 operands, before the gradient is rounded to the student's dtype.
@@ -7,17 +7,46 @@ below 1.5e-3 for single-fp16 operands, before the gradient is rounded to the stu
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import pytest
 import torch
-from cases import Inputs, as_double, batch_of, evaluate, settings_of
+from cases import Inputs, as_double, batch_of, evaluate, make_inputs, settings_of
 from torch import Tensor
 
 from bickd_kernels.backends import triton as kernels
+from bickd_kernels.backends.triton import planning
 
 FLOAT32_GRADE = 2e-6
 SINGLE_FLOAT16 = 1.5e-3
 
 NOTHING = 2e-7
 """The absolute error allowed where the true gradient is 0."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+TILED = (70, 150)
+"""2 tiles of samples and 3 of classes, the last of each partly filled."""
+
+PATHS = {
+    "kept": {},
+    "panels": {"CACHED_BYTES": 0, "KEPT_BYTES": 0, "PANEL_BYTES": 0},
+    "panels of classes": {"CACHED_BYTES": 4 * 64 * 64 * 4, "KEPT_BYTES": 4 * 64 * 64 * 4},
+    "partial sums": {"MAX_TILES": 1},
+    "class statistics in blocks": {"RESIDENT_SAMPLES": 16},
+}
+"""Parameters of ``planning`` with which small shapes take the paths of large ones."""
+
+LAUNCHES = {
+    "kept": 6,
+    # The sums of both sides, and one panel for each column of tiles: four of classes and two of samples.
+    "panels": 7 + 2 * 4 + 2 * 2,
+    # The sums of the class side, and two panels, of three columns of tiles and of one; samples are kept.
+    "panels of classes": 7 + 2 * 2,
+    "partial sums": 8,
+    "class statistics in blocks": 6,
+}
+
+PATH_SHAPE = (70, 200)
+"""Several tiles on every path."""
 
 
 class Step(NamedTuple):
@@ -31,6 +60,23 @@ def step(kind: str, inputs: Inputs, backend: ModuleType = kernels, **options: fl
     """One training step with the kernels; to be called inside ``simulator``."""
     result = backend.compute(batch_of(kind, inputs), settings_of(kind, **options), slice(None))
     return Step(result.loss, result.gradient)
+
+
+def single(samples: int, classes: int, **options: Any) -> Inputs:
+    """Inputs in float32."""
+    return make_inputs(samples, classes, dtype=torch.float32, **options)
+
+
+def take(path: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Makes the next steps take this path, and returns a shape for them."""
+    for name, value in PATHS[path].items():
+        monkeypatch.setattr(planning, name, value)
+    return PATH_SHAPE
+
+
+def few_logits(*_: object) -> planning.LogitTile:
+    """A tile that splits rows, so that sums have to be rescaled."""
+    return planning.LogitTile(4, 32, warps=4)
 
 
 def has_single_operands(

@@ -5,7 +5,18 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from cases import KINDS, Inputs, as_double, call, make_inputs, relative_error, settings_of, term_rounding, with_absences
+from cases import (
+    KINDS,
+    ROUNDING,
+    Inputs,
+    as_double,
+    call,
+    make_inputs,
+    relative_error,
+    settings_of,
+    term_rounding,
+    with_absences,
+)
 from together import together
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -163,7 +174,7 @@ def test_the_loss_is_as_accurate_as_the_reference_in_float32(results: list[Resul
     assert {result.loss.dtype for result in by_rank} == {torch.float32}
     # The floors are one rounding of the result; a number of ranks that is a power of two scales the gradient exactly.
     assert relative_error(by_rank[0].loss, truth.loss) <= 2 * relative_error(eager.loss, truth.loss) + 1e-7
-    floor = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-7}[case.dtype]
+    floor = max(ROUNDING[case.dtype], 1e-7)
     error = relative_error(gradient.double() / len(by_rank), truth.gradient)
     assert error <= 2 * relative_error(eager.gradient, truth.gradient) + floor
 
