@@ -1,10 +1,10 @@
 """Shared by all tests: random inputs, the three ways to call a loss, and measures of error."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bickd_kernels import bickd_loss, bilateral_loss
 from bickd_kernels.backends.contract import Batch, Settings
@@ -93,6 +93,18 @@ def keep_rows(inputs: Inputs, keep: Tensor) -> Inputs:
     return Inputs(*(tensor[keep] for tensor in inputs))
 
 
+def own_part(inputs: Inputs, rows: Sequence[int], rank: int) -> Inputs:
+    """The rows of a rank, where each holds this many."""
+    first = sum(rows[:rank])
+    return Inputs(*(tensor[first : first + rows[rank]] for tensor in inputs))
+
+
+def network(classes: int, hidden: int) -> nn.Module:
+    """A small network from logits to logits, always the same."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(classes, hidden), nn.Tanh(), nn.Linear(hidden, classes))
+
+
 def poisoned(inputs: Inputs, side: str, row: int, poison: str, column: int = 2) -> Inputs:
     """The inputs with an invalid row: one that is all -inf, or contains NaN or +inf."""
     logits = getattr(inputs, side).clone()
@@ -152,6 +164,15 @@ def evaluate(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]
     loss = call(kind, inputs._replace(student=student), **options)
     (gradient,) = torch.autograd.grad(loss, student)
     return loss.detach(), gradient
+
+
+def loss_and_gradient(function: Callable[..., Tensor], inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]:
+    """The same for any function or module with the arguments of a loss."""
+    student = inputs.student.clone().requires_grad_()
+    loss = function(student, inputs.teacher, inputs.target, **options)
+    loss.backward()
+    assert student.grad is not None
+    return loss.detach(), student.grad
 
 
 def as_double(inputs: Inputs) -> Inputs:

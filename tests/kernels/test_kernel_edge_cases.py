@@ -23,7 +23,7 @@ from cases import (
     saturated,
     with_absences,
 )
-from checks import FLOAT32_GRADE, NOTHING, SINGLE_FLOAT16, TILED, single
+from checks import FLOAT32_GRADE, NOTHING, SINGLE_FLOAT16, TILED, few_logits, single
 from simulate import simulator
 from torch import Tensor
 
@@ -397,7 +397,7 @@ def test_logits_of_minus_infinity_in_any_tile_match_the_definition() -> None:
 
 
 def test_rows_of_many_blocks_may_begin_with_minus_infinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "tile_of_logits", lambda *_: planning.LogitTile(4, 32, warps=4))
+    monkeypatch.setattr(planning, "tile_of_logits", few_logits)
     inputs = single(20, 150, scale=1.0)
     inputs.target.fill_(149)
     inputs.student[3, :130], inputs.teacher[3, :130] = -torch.inf, -torch.inf

@@ -12,13 +12,15 @@ from cases import (
     as_double,
     call,
     make_inputs,
+    network,
+    own_part,
     relative_error,
     settings_of,
     term_rounding,
     with_absences,
 )
 from together import together
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bickd_kernels import bickd_loss
@@ -96,11 +98,6 @@ def outcome(case: Case, inputs: Inputs, return_terms: bool = True, **options: An
     loss.backward()
     assert student.grad is not None
     return Outcome(loss.detach(), tuple(terms), student.grad)
-
-
-def own_part(inputs: Inputs, rows: tuple[int, ...], rank: int) -> Inputs:
-    first = sum(rows[:rank])
-    return Inputs(*(tensor[first : first + rows[rank]] for tensor in inputs))
 
 
 class Results(NamedTuple):
@@ -198,14 +195,9 @@ def test_panels_do_not_change_the_result(results: list[Results]) -> None:
         assert_is_reference(case, [result.in_panels[index] for result in results])
 
 
-def student_network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 11), nn.Tanh(), nn.Linear(11, 7)).double()
-
-
 def parameter_gradients(rank: int, split: str) -> list[Tensor]:
     part = own_part(make_inputs(SAMPLES, 7), SPLITS[split][dist.get_world_size()], rank)
-    model = DistributedDataParallel(student_network())
+    model = DistributedDataParallel(network(7, 11).double())
     bickd_loss(model(part.student), part.teacher, part.target, group=dist.group.WORLD).backward()
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
@@ -213,7 +205,7 @@ def parameter_gradients(rank: int, split: str) -> list[Tensor]:
 @pytest.mark.parametrize("split", SPLITS)
 def test_data_parallel_training_has_the_gradient_of_one_process(results: list[Results], split: str) -> None:
     inputs = make_inputs(SAMPLES, 7)
-    alone = student_network()
+    alone = network(7, 11).double()
     bickd_loss(alone(inputs.student), inputs.teacher, inputs.target, backend="reference").backward()
     for result in results:
         for gradient, parameter in zip(result.parameters[split], alone.parameters(), strict=True):
