@@ -78,5 +78,5 @@ def test_a_training_step_has_the_parameter_gradients_of_one_process(by_rank: lis
     for outcome in by_rank:
         for gradient, parameter in zip(outcome.parameters, alone.parameters(), strict=True):
             assert parameter.grad is not None
-            # The network runs in float32: its sums over the samples add to the error of the logits' gradient.
-            assert relative_error(gradient, parameter.grad) <= 5 * FLOAT32_GRADE
+            # The network runs in float32 too: its products and sums add as much to the error of the logits' gradient.
+            assert relative_error(gradient, parameter.grad) <= 2 * FLOAT32_GRADE
