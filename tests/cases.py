@@ -1,10 +1,10 @@
 """Shared by all tests: random inputs, the three ways to call a loss, and measures of error."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bickd_kernels import bickd_loss, bilateral_loss
 from bickd_kernels.backends.contract import Batch, Settings
@@ -17,6 +17,17 @@ LABELLED_KINDS = ("bilateral", "bickd")
 
 SHAPES = ((1, 1), (1, 7), (7, 1), (2, 2), (5, 3), (3, 11), (13, 7), (17, 29))
 """``(B, C)``: sizes of 1, primes, more samples than classes and fewer."""
+
+
+ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+"""Relative error of rounding a gradient entry, computed in float32 or float64, to the student's dtype: half a unit."""
+
+
+POISONS = ("all -inf", "nan", "+inf")
+"""What makes a row invalid."""
+
+SATURATED = ("extremes and zero", "whole range", "a common shift")
+"""How the largest logits may be spread."""
 
 
 class Inputs(NamedTuple):
@@ -52,6 +63,76 @@ def with_absences(inputs: Inputs) -> Inputs:
     return Inputs(student, teacher, target)
 
 
+def with_probabilities(inputs: Inputs, ignored: int | None = None) -> Inputs:
+    """The inputs with class probabilities as targets, at most two of them nonzero per sample, as mixup makes them."""
+    samples, classes = inputs.student.shape
+    target = torch.zeros(samples, classes, dtype=inputs.student.dtype)
+    rows = torch.arange(samples)
+    share = torch.linspace(0.1, 0.9, samples, dtype=target.dtype)
+    present = ((inputs.student != -torch.inf) & (inputs.teacher != -torch.inf)).all(0).nonzero().squeeze(1)
+    target[rows, present[rows % len(present)]] += share
+    target[rows, present[(2 * rows + 1) % len(present)]] += 1 - share
+    if ignored is not None:
+        target[ignored] = 0.0
+    return inputs._replace(target=target)
+
+
+def constant_sample(inputs: Inputs) -> None:
+    """Makes the vector of one sample of each network constant."""
+    inputs.student[2] = 1.5
+    inputs.teacher[4] = -3.0
+
+
+def equal_samples(inputs: Inputs) -> None:
+    """Makes the vector of every class constant."""
+    inputs.student[:] = inputs.student[0].clone()
+
+
+def keep_rows(inputs: Inputs, keep: Tensor) -> Inputs:
+    """The inputs without the other rows."""
+    return Inputs(*(tensor[keep] for tensor in inputs))
+
+
+def own_part(inputs: Inputs, rows: Sequence[int], rank: int) -> Inputs:
+    """The rows of a rank, where each holds this many."""
+    first = sum(rows[:rank])
+    return Inputs(*(tensor[first : first + rows[rank]] for tensor in inputs))
+
+
+def network(classes: int, hidden: int) -> nn.Module:
+    """A small network from logits to logits, always the same."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(classes, hidden), nn.Tanh(), nn.Linear(hidden, classes))
+
+
+def poisoned(inputs: Inputs, side: str, row: int, poison: str, column: int = 2) -> Inputs:
+    """The inputs with an invalid row: one that is all -inf, or contains NaN or +inf."""
+    logits = getattr(inputs, side).clone()
+    if poison == "all -inf":
+        logits[row] = -torch.inf
+    else:
+        logits[row, column] = float(poison)
+    return inputs._replace(**{side: logits})
+
+
+def saturated(samples: int, classes: int, dtype: torch.dtype, spread: str) -> Inputs:
+    """Logits up to nearly the largest of float16, or to 10,000, in one of the ways of ``SATURATED``.
+
+    They are multiples of a power of two, so that dividing them by the temperatures is exact.
+    """
+    largest, step = (60_000, 32) if dtype == torch.float16 else (10_000, 4)
+    generator = torch.Generator().manual_seed(3)
+    if spread == "a common shift":
+        signs = 2 * torch.randint(2, (2, samples, 1), generator=generator) - 1
+        drawn = signs * (largest - step * torch.randint(3, (2, samples, classes), generator=generator))
+    else:
+        bound = 1 if spread == "extremes and zero" else largest // step
+        drawn = torch.randint(-bound, bound + 1, (2, samples, classes), generator=generator) * (largest // bound)
+    logits = drawn.to(dtype)
+    assert torch.equal(logits.long(), drawn)
+    return Inputs(logits[0], logits[1], torch.randint(classes, (samples,), generator=generator))
+
+
 def call(kind: str, inputs: Inputs, **options: Any) -> Any:
     """Calls a loss in one of the ways of ``KINDS``; ``temperature`` is that of the bilateral term."""
     if kind == "bickd":
@@ -83,6 +164,15 @@ def evaluate(kind: str, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]
     loss = call(kind, inputs._replace(student=student), **options)
     (gradient,) = torch.autograd.grad(loss, student)
     return loss.detach(), gradient
+
+
+def loss_and_gradient(function: Callable[..., Tensor], inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]:
+    """The same for any function or module with the arguments of a loss."""
+    student = inputs.student.clone().requires_grad_()
+    loss = function(student, inputs.teacher, inputs.target, **options)
+    loss.backward()
+    assert student.grad is not None
+    return loss.detach(), student.grad
 
 
 def as_double(inputs: Inputs) -> Inputs:

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, Inputs, call, evaluate, make_inputs, relative_error, typical_errors, with_absences
+from cases import (
+    KINDS,
+    Inputs,
+    call,
+    evaluate,
+    loss_and_gradient,
+    make_inputs,
+    relative_error,
+    typical_errors,
+    with_absences,
+)
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,13 +27,6 @@ from bickd_kernels.options import BilateralOptions
 
 SIZES = (8, 3, 11, 8, 5)
 """Numbers of samples in successive batches."""
-
-
-def loss_and_gradient(function: Any, inputs: Inputs, **options: Any) -> tuple[Tensor, Tensor]:
-    student = inputs.student.clone().requires_grad_()
-    loss = function(student, inputs.teacher, inputs.target, **options)
-    loss.backward()
-    return loss.detach(), student.grad
 
 
 @pytest.mark.parametrize(

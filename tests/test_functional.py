@@ -9,6 +9,7 @@ import torch
 from cases import (
     KINDS,
     LABELLED_KINDS,
+    ROUNDING,
     Inputs,
     call,
     evaluate,
@@ -342,6 +343,6 @@ def test_the_default_is_as_accurate_as_the_reference(kind: str, dtype: torch.dty
     eager_loss, eager_gradient = typical_errors(reference, reference, batches)
     # The floors allow one rounding of the result: the loss to float32, the gradient to the student's dtype.
     loss_floor = 1e-10 if dtype == torch.float64 else 1e-7
-    gradient_floor = {torch.float16: 2**-11, torch.bfloat16: 2**-8}.get(dtype, loss_floor)
+    gradient_floor = max(ROUNDING[dtype], loss_floor)
     assert loss <= 2 * eager_loss + loss_floor
     assert gradient <= 2 * eager_gradient + gradient_floor

@@ -13,7 +13,21 @@ from typing import Any
 import oracle
 import pytest
 import torch
-from cases import SHAPES, Inputs, call, evaluate, make_inputs, relative_error, typical_errors, with_absences
+from cases import (
+    SHAPES,
+    Inputs,
+    as_double,
+    call,
+    constant_sample,
+    equal_samples,
+    evaluate,
+    make_inputs,
+    relative_error,
+    term_rounding,
+    typical_errors,
+    with_absences,
+    with_probabilities,
+)
 
 from bickd_kernels import bickd_loss, bilateral_loss
 from bickd_kernels.options import KINDS, NAMES, BicKDArguments, BilateralArguments
@@ -24,20 +38,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "correlation": {"similarity": "correlation"},
     "all of them": {"positives": "sample", "label_smoothing": 0.1, "similarity": "correlation"},
 }
-
-
-def with_probabilities(inputs: Inputs, ignored: int | None = None) -> Inputs:
-    """The inputs with class probabilities as targets, at most two of them nonzero per sample, as mixup makes them."""
-    samples, classes = inputs.student.shape
-    target = torch.zeros(samples, classes, dtype=inputs.student.dtype)
-    rows = torch.arange(samples)
-    share = torch.linspace(0.1, 0.9, samples, dtype=target.dtype)
-    present = ((inputs.student != -torch.inf) & (inputs.teacher != -torch.inf)).all(0).nonzero().squeeze(1)
-    target[rows, present[rows % len(present)]] += share
-    target[rows, present[(2 * rows + 1) % len(present)]] += 1 - share
-    if ignored is not None:
-        target[ignored] = 0.0
-    return inputs._replace(target=target)
 
 
 def assert_is_the_definition(inputs: Inputs, backend: str, **options: Any) -> None:
@@ -125,28 +125,17 @@ def test_the_gradient_with_probabilities_matches_finite_differences(smoothing: f
     assert torch.autograd.gradcheck(lambda x: bickd_loss(x, *inputs[1:], label_smoothing=smoothing), student)
 
 
-def constant_sample(inputs: Inputs) -> None:
-    inputs.student[2] = 1.5
-    inputs.teacher[4] = -3.0
-
-
-def equal_samples(inputs: Inputs) -> None:
-    """Makes the vector of every class constant."""
-    inputs.student[:] = inputs.student[0].clone()
-
-
 @pytest.mark.parametrize("degenerate", [constant_sample, equal_samples])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_constant_vector_has_no_direction(degenerate: Any, dtype: torch.dtype, backend: str) -> None:
-    inputs = make_inputs(7, 5)
+    inputs = make_inputs(7, 5, dtype=dtype)
     degenerate(inputs)
-    expected = oracle.terms(*(tensor.numpy() for tensor in inputs), similarity="correlation")
-    student = inputs.student.to(dtype).requires_grad_()
+    expected = oracle.terms(*(tensor.numpy() for tensor in as_double(inputs)), similarity="correlation")
+    student = inputs.student.requires_grad_()
     loss, terms = bickd_loss(
-        student, inputs.teacher.to(dtype), inputs.target, similarity="correlation", return_terms=True, backend=backend
+        student, inputs.teacher, inputs.target, similarity="correlation", return_terms=True, backend=backend
     )
-    rel = 1e-11 if dtype == torch.float64 else 1e-5
-    assert tuple(map(float, terms)) == pytest.approx(expected, rel=rel, abs=rel)
+    assert tuple(map(float, terms)) == pytest.approx(expected, rel=0.0, abs=term_rounding(dtype))
     (gradient,) = torch.autograd.grad(loss, student)
     assert gradient.isfinite().all()
 

@@ -253,11 +253,9 @@ def _numbers(lines: Sequence[Line]) -> list[str]:
         [line["task"], *(f"{line[name]:.1e}" for name in ("gradient_error", "gradient_tolerance", "loss_error"))]
         for line in nearest
     ]
-    refused = [line for line in results if "refused" in line]
     right = sum(line.get("passed", False) for line in results)
     about = f"{right} of {len(results)} right, the same bits twice. Closest to their bounds:"
-    parts = ["## Numbers", about, _table(("case", "gradient", "allowed", "loss"), rows)]
-    return [*parts, f"{len(refused)} refused by name: {refused[0]['refused']}"] if refused else parts
+    return ["## Numbers", about, _table(("case", "gradient", "allowed", "loss"), rows)]
 
 
 def _graphs(lines: Sequence[Line]) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import (
     KINDS,
+    ROUNDING,
     SHAPES,
     Inputs,
     batch_of,
@@ -101,7 +102,7 @@ def assert_as_exact_as_reference(kind: str, batches: list[Inputs], **options: An
     loss, gradient = typical_errors(partial(evaluate, kind, backend="torch", **options), reference, batches)
     eager_loss, eager_gradient = typical_errors(reference, reference, batches)
     # The floor is the one rounding of the result: the loss to float32, the gradient to the student's dtype.
-    floor = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-7}[batches[0].student.dtype]
+    floor = max(ROUNDING[batches[0].student.dtype], 1e-7)
     assert loss <= 2 * eager_loss + 1e-7
     assert gradient <= 2 * eager_gradient + floor
 

@@ -24,7 +24,8 @@ def test_every_configuration_is_tried_once_and_computes_the_same(monkeypatch: py
         assert session.launches == 6 + 2 * CONFIGURATIONS
         again = evaluate("bickd", inputs)
         assert session.launches == 2 * 6 + 2 * CONFIGURATIONS
-    # Another step size in the loop over vector entries changes the order of the sums.
+    # Another step size in the loop over vector entries changes the order of the sums. Two sums of 140 numbers in any order
+    # differ by about 2 sqrt(140) 2^-24 = 1.4e-6; where entries cancel, that is relative to what cancels.
     for tuned in (first, again):
         torch.testing.assert_close(tuned[0], expected[0], rtol=1e-6, atol=0.0)
-        torch.testing.assert_close(tuned[1], expected[1], rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(tuned[1], expected[1], rtol=2e-6, atol=1e-8)

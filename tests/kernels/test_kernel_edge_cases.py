@@ -7,8 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, LABELLED_KINDS, Inputs, as_double, call, evaluate, make_inputs, with_absences
-from checks import FLOAT32_GRADE, NOTHING, SINGLE_FLOAT16
+from cases import (
+    KINDS,
+    LABELLED_KINDS,
+    POISONS,
+    ROUNDING,
+    SATURATED,
+    Inputs,
+    as_double,
+    call,
+    evaluate,
+    keep_rows,
+    make_inputs,
+    poisoned,
+    saturated,
+    with_absences,
+)
+from checks import FLOAT32_GRADE, NOTHING, SINGLE_FLOAT16, TILED, few_logits, single
 from simulate import simulator
 from torch import Tensor
 
@@ -17,15 +32,7 @@ from bickd_kernels.backends.triton import planning
 
 GARBAGE = (torch.nan, torch.inf, -torch.inf, 1e30)
 
-TILED = (70, 150)
-"""2 tiles of samples and 3 of classes, the last of each partly filled."""
-
 SIDES = [("student",), ("teacher",), ("student", "teacher")]
-
-POISONS = ["all -inf", "nan", "+inf"]
-
-ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}
-"""Relative rounding error of a gradient entry in its dtype: half a unit in the last place."""
 
 SMALLEST = {torch.float32: 0.0, torch.bfloat16: 0.0, torch.float16: 2**-25}
 """Absolute rounding error of a gradient entry: half the smallest positive number of its dtype."""
@@ -77,25 +84,6 @@ def assert_is_the_definition(kind: str, inputs: Inputs, grade: float = FLOAT32_G
     actual = computed(kind, inputs, **options)
     assert_close_to(actual, evaluate(kind, as_double(inputs), backend="reference", **options), grade)
     return actual[1]
-
-
-def single(samples: int, classes: int, **options: Any) -> Inputs:
-    """Inputs in float32."""
-    return make_inputs(samples, classes, dtype=torch.float32, **options)
-
-
-def keep_rows(inputs: Inputs, keep: Tensor) -> Inputs:
-    return Inputs(*(tensor[keep] for tensor in inputs))
-
-
-def poisoned(inputs: Inputs, side: str, row: int, poison: str, column: int = 2) -> Inputs:
-    """The inputs with an invalid row: one that is all -inf, or contains NaN or +inf."""
-    logits = getattr(inputs, side).clone()
-    if poison == "all -inf":
-        logits[row] = -torch.inf
-    else:
-        logits[row, column] = float(poison)
-    return inputs._replace(**{side: logits})
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -196,7 +184,8 @@ def test_an_absent_class_has_a_gradient_from_the_cross_entropy_alone(sides: tupl
         getattr(inputs, side)[:, 3] = -torch.inf
     gradient = assert_is_the_definition("bickd", inputs)
     cross_entropy_gradient = torch.softmax(inputs.student.double(), 1)[:, 3] * 0.1 / 19
-    torch.testing.assert_close(gradient[:, 3].double(), cross_entropy_gradient, rtol=1e-5, atol=0)
+    # An exponent between -32 and 0 after three roundings of at most 2^-20 each.
+    torch.testing.assert_close(gradient[:, 3].double(), cross_entropy_gradient, rtol=3 * 2**-20, atol=0)
     without = assert_is_the_definition("bickd", inputs, ce_weight=0.0)
     assert torch.count_nonzero(without[:, 3]) == 0
 
@@ -408,7 +397,7 @@ def test_logits_of_minus_infinity_in_any_tile_match_the_definition() -> None:
 
 
 def test_rows_of_many_blocks_may_begin_with_minus_infinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "tile_of_logits", lambda *_: planning.LogitTile(4, 32, warps=4))
+    monkeypatch.setattr(planning, "tile_of_logits", few_logits)
     inputs = single(20, 150, scale=1.0)
     inputs.target.fill_(149)
     inputs.student[3, :130], inputs.teacher[3, :130] = -torch.inf, -torch.inf
@@ -421,22 +410,11 @@ def test_rows_of_many_blocks_may_begin_with_minus_infinity(monkeypatch: pytest.M
     assert_is_the_definition("bickd", with_absences(inputs))
 
 
-@pytest.mark.parametrize(("dtype", "largest", "step"), [(torch.float32, 10_000, 4), (torch.float16, 60_000, 32)])
-@pytest.mark.parametrize("spread", ["extremes and zero", "whole range", "a common shift"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("spread", SATURATED)
 @pytest.mark.parametrize("kind", KINDS)
-def test_saturated_logits_give_the_finite_result_of_float64(
-    kind: str, dtype: torch.dtype, largest: int, step: int, spread: str
-) -> None:
-    generator = torch.Generator().manual_seed(3)
-    if spread == "a common shift":
-        signs = 2 * torch.randint(2, (2, 19, 1), generator=generator) - 1
-        drawn = signs * (largest - step * torch.randint(3, (2, 19, 7), generator=generator))
-    else:
-        bound = 1 if spread == "extremes and zero" else largest // step
-        drawn = torch.randint(-bound, bound + 1, (2, 19, 7), generator=generator) * (largest // bound)
-    logits = drawn.to(dtype)
-    assert torch.equal(logits.long(), drawn)
-    inputs = Inputs(logits[0], logits[1], torch.randint(7, (19,), generator=generator))
+def test_saturated_logits_give_the_finite_result_of_float64(kind: str, dtype: torch.dtype, spread: str) -> None:
+    inputs = saturated(19, 7, dtype, spread)
     loss, gradient = computed(kind, inputs)
     assert loss.isfinite()
     assert gradient.isfinite().all()
@@ -623,7 +601,8 @@ def test_a_gradient_scaler_saves_a_float16_gradient_from_underflow() -> None:
         (scaled,) = torch.autograd.grad(2.0**16 * call("bickd", inputs, bilateral_weight=0.0, kd_weight=0.0), student)
     _, expected = evaluate("bickd", as_double(inputs), bilateral_weight=0.0, kd_weight=0.0, backend="reference")
     assert torch.count_nonzero(plain[:, 5]) == 0
-    torch.testing.assert_close(scaled[:, 5].double(), 2.0**16 * expected[:, 5], rtol=2**-9, atol=2**-24)
+    # One rounding to float16, and a few of an exponential in float32.
+    torch.testing.assert_close(scaled[:, 5].double(), 2.0**16 * expected[:, 5], rtol=2**-11 + 2**-19, atol=2**-25)
     assert (scaled[:, 5] > 0).any()
 
 

@@ -4,15 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import SHAPES, Inputs, as_double, call, evaluate, make_inputs, with_absences
-from checks import assert_right, step
+from cases import SHAPES, Inputs, as_double, call, evaluate, make_inputs, with_absences, with_probabilities
+from checks import TILED, assert_right, few_logits, step
 from simulate import simulator
-from test_options import with_probabilities
 
 from bickd_kernels.backends.triton import planning
-
-TILED = (70, 150)
-"""2 tiles of samples and 3 of classes, the last of each partly filled."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "positives by sample": {"positives": "sample"},
@@ -31,11 +27,6 @@ def check(inputs: Inputs, **options: Any) -> None:
     _, expected = call("bickd", as_double(inputs), return_terms=True, backend="reference", **options)
     torch.testing.assert_close(torch.stack(terms).double(), torch.stack(expected), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(loss, actual.loss, rtol=1e-6, atol=1e-6)
-
-
-def few_logits(*_: object) -> planning.LogitTile:
-    """A tile that splits rows, so that sums have to be rescaled."""
-    return planning.LogitTile(4, 32, warps=4)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, TILED])

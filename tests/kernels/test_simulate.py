@@ -11,25 +11,13 @@ import torch
 import triton
 import triton.language as tl
 from simulate import simulator
+from small_kernels import COMPILED, product, row_sums
 from tensor_core import TENSOR_CORES
 from torch import Tensor
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 from ttsem import harness, mlir, ops, validate
 from ttsem.sanitize import KernelFault, Unjudged
-
-COMPILED = [("ttir", 90), ("ttgir", 80), ("ttgir", 90), ("ttgir", 100)]
-"""Stages and compute capabilities; the TTIR is the same for all of the latter."""
-
-
-@triton.jit
-def row_sums(x, out, columns, stride, block: tl.constexpr):
-    row = tl.program_id(0)
-    total = 0.0
-    for start in range(0, columns, block):
-        column = start + tl.arange(0, block)
-        total += tl.sum(tl.load(x + row * stride + column, mask=column < columns, other=0.0))
-    tl.store(out + row, total)
 
 
 @triton.jit
@@ -42,11 +30,10 @@ def row_sums_without_mask(x, out, columns, stride, block: tl.constexpr):
 
 
 @triton.jit
-def row_sums_of_squares(x, out, columns, stride, block: tl.constexpr):
+def row_sums_without_the_last_column(x, out, columns, stride, block: tl.constexpr):
     row = tl.program_id(0)
     column = tl.arange(0, block)
-    value = tl.load(x + row * stride + column, mask=column < columns, other=0.0)
-    tl.store(out + row, tl.sum(value * value))
+    tl.store(out + row, tl.sum(tl.load(x + row * stride + column, mask=column < columns - 1, other=0.0)))
 
 
 @triton.jit
@@ -69,19 +56,6 @@ def lanes_disagree(out, block: tl.constexpr):
 def add_to(out, block: tl.constexpr):
     element = tl.arange(0, block)
     tl.store(out + element, tl.load(out + element) + 1.0)
-
-
-@triton.jit
-def product(a, b, out, inner, block: tl.constexpr):
-    row = tl.program_id(0) * block + tl.arange(0, block)
-    column = tl.program_id(1) * block + tl.arange(0, block)
-    columns = tl.num_programs(1) * block
-    total = tl.zeros((block, block), tl.float32)
-    for start in range(0, inner, block):
-        k = start + tl.arange(0, block)
-        left = tl.load(a + row[:, None] * inner + k[None, :])
-        total = tl.dot(left, tl.load(b + k[:, None] * columns + column[None, :]), total)
-    tl.store(out + row[:, None] * columns + column[None, :], total)
 
 
 @triton.jit
@@ -244,12 +218,13 @@ def test_backward_runs_on_the_gpu_too(differentiate: Callable[[Tensor, Tensor], 
         assert x.grad[16:].isnan().all()
 
 
-def test_a_wrong_formula_gives_wrong_values() -> None:
+def test_a_slightly_wrong_formula_gives_slightly_wrong_values() -> None:
+    x = torch.rand(5, 24, generator=torch.Generator().manual_seed(0))
+    x[:, -1] = 1e-3
     with simulator():
-        x = torch.randn(5, 24)
-        out = sums(row_sums_of_squares, x, 32)
-        with pytest.raises(AssertionError):
-            torch.testing.assert_close(out, x.sum(1))
+        out = sums(row_sums_without_the_last_column, x, 32)
+    # A sum of 24 numbers below 1 has a rounding error below 24^2 / 2 units of 2^-24.
+    torch.testing.assert_close(out, x.sum(1) - 1e-3, rtol=0, atol=2e-5)
 
 
 def test_a_launch_is_compiled_once_in_a_process_and_once_on_a_disk(

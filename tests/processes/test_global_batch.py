@@ -5,9 +5,22 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from cases import KINDS, Inputs, as_double, call, make_inputs, relative_error, settings_of, term_rounding, with_absences
+from cases import (
+    KINDS,
+    ROUNDING,
+    Inputs,
+    as_double,
+    call,
+    make_inputs,
+    network,
+    own_part,
+    relative_error,
+    settings_of,
+    term_rounding,
+    with_absences,
+)
 from together import together
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bickd_kernels import bickd_loss
@@ -87,11 +100,6 @@ def outcome(case: Case, inputs: Inputs, return_terms: bool = True, **options: An
     return Outcome(loss.detach(), tuple(terms), student.grad)
 
 
-def own_part(inputs: Inputs, rows: tuple[int, ...], rank: int) -> Inputs:
-    first = sum(rows[:rank])
-    return Inputs(*(tensor[first : first + rows[rank]] for tensor in inputs))
-
-
 class Results(NamedTuple):
     """The results of one rank."""
 
@@ -163,7 +171,7 @@ def test_the_loss_is_as_accurate_as_the_reference_in_float32(results: list[Resul
     assert {result.loss.dtype for result in by_rank} == {torch.float32}
     # The floors are one rounding of the result; a number of ranks that is a power of two scales the gradient exactly.
     assert relative_error(by_rank[0].loss, truth.loss) <= 2 * relative_error(eager.loss, truth.loss) + 1e-7
-    floor = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-7}[case.dtype]
+    floor = max(ROUNDING[case.dtype], 1e-7)
     error = relative_error(gradient.double() / len(by_rank), truth.gradient)
     assert error <= 2 * relative_error(eager.gradient, truth.gradient) + floor
 
@@ -187,14 +195,9 @@ def test_panels_do_not_change_the_result(results: list[Results]) -> None:
         assert_is_reference(case, [result.in_panels[index] for result in results])
 
 
-def student_network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 11), nn.Tanh(), nn.Linear(11, 7)).double()
-
-
 def parameter_gradients(rank: int, split: str) -> list[Tensor]:
     part = own_part(make_inputs(SAMPLES, 7), SPLITS[split][dist.get_world_size()], rank)
-    model = DistributedDataParallel(student_network())
+    model = DistributedDataParallel(network(7, 11).double())
     bickd_loss(model(part.student), part.teacher, part.target, group=dist.group.WORLD).backward()
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
@@ -202,7 +205,7 @@ def parameter_gradients(rank: int, split: str) -> list[Tensor]:
 @pytest.mark.parametrize("split", SPLITS)
 def test_data_parallel_training_has_the_gradient_of_one_process(results: list[Results], split: str) -> None:
     inputs = make_inputs(SAMPLES, 7)
-    alone = student_network()
+    alone = network(7, 11).double()
     bickd_loss(alone(inputs.student), inputs.teacher, inputs.target, backend="reference").backward()
     for result in results:
         for gradient, parameter in zip(result.parameters[split], alone.parameters(), strict=True):

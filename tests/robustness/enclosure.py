@@ -33,6 +33,14 @@ class Interval(NamedTuple):
     def mT(self) -> "Interval":  # noqa: N802, as torch.Tensor calls it
         return Interval(self.low.mT, self.high.mT)
 
+    def excludes(self, actual: Tensor) -> Tensor:
+        """Which entries are outside their bounds, rounded to the dtype of the entries: rounding is monotonic.
+
+        Bounds of NaN exclude nothing: there, no number can be expected.
+        """
+        low, high = (bound.reshape(actual.shape).to(actual.dtype) for bound in self)
+        return ~((low <= actual) & (actual <= high)) & ~(low.isnan() | high.isnan())
+
     def scaled(self, factor: float) -> "Interval":
         bounds = (self.low * factor, self.high * factor)
         return Interval(*bounds) if factor >= 0 else Interval(*bounds[::-1])
@@ -83,6 +91,18 @@ def _moved(bounds: Interval, down: Tensor, up: Tensor) -> Interval:
     return Interval(torch.where(bounds.low.isinf(), bounds.low, low), torch.where(bounds.high.isinf(), bounds.high, high))
 
 
+class Options(NamedTuple):
+    """The options of a call that change its terms, named as those of ``bilateral_loss`` and ``bickd_loss``."""
+
+    temperature: float = 2.0
+    contrast_temperature: float = 0.2
+    kd_temperature: float = 4.0
+    ignore_index: int = -100
+    positives: str | None = None
+    label_smoothing: float = 0.0
+    similarity: str = "cosine"
+
+
 class Enclosure(NamedTuple):
     """Bounds of the loss, of each unweighted term by name, and of the gradient ``(B, C)``."""
 
@@ -97,36 +117,41 @@ def enclose(
     target: Tensor | None,
     rounding: Rounding,
     weights: Mapping[str, float],
-    *,
-    temperature: float,
-    contrast_temperature: float,
-    kd_temperature: float,
-    ignore_index: int,
+    options: Options,
 ) -> Enclosure:
     """Bounds for float64 logits ``(B, C)`` with a valid row, where no valid row holds NaN or +inf, or lacks a class.
 
-    ``weights`` holds the effective weight of each term that is computed: ce, kd, class_wise, sample_wise.
+    Targets are labels ``(B,)`` or class probabilities ``(B, C)``. ``weights`` holds the effective weight of each term that
+    is computed: ce, kd, class_wise, sample_wise.
     """
-    rows = torch.ones(len(student), dtype=torch.bool) if target is None else target != ignore_index
-    x, y, labels = student[rows], teacher[rows], None if target is None else target[rows].long()
+    rows = valid_rows(student, target, options.ignore_index)
+    x, y, target = student[rows], teacher[rows], None if target is None else target[rows]
     present = (x != -INF).any(0) & (y != -INF).any(0)
     parts: dict[str, tuple[Interval, Interval]] = {}
-    if "ce" in weights and labels is not None:
-        parts["ce"] = _cross_entropy(x, labels, rounding)
+    if "ce" in weights and target is not None:
+        parts["ce"] = _cross_entropy(x, _expected(target, present, options.label_smoothing), rounding)
     x, y = x[:, present], y[:, present]
-    t, k = temperature, contrast_temperature
     if "kd" in weights:
-        parts["kd"] = _spread(_distillation(x, y, kd_temperature, rounding), present)
+        parts["kd"] = _spread(_distillation(x, y, options.kd_temperature, rounding), present)
     if "class_wise" in weights:
-        parts["class_wise"] = _spread(_class_wise(x, y, t, k, rounding), present)
+        parts["class_wise"] = _spread(_class_wise(x, y, options, rounding), present)
     if "sample_wise" in weights:
-        parts["sample_wise"] = _spread(_sample_wise(x, y, labels, t, k, rounding), present)
+        by_label = target is not None and not target.is_floating_point() and options.positives != "sample"
+        parts["sample_wise"] = _spread(_sample_wise(x, y, target if by_label else None, options, rounding), present)
     weighted = [(name, weight) for name, weight in weights.items() if weight != 0]
     loss = _sum([parts[name][0].scaled(weight) for name, weight in weighted], student.new_zeros(()), rounding)
     zeros = student.new_zeros(len(x), student.shape[1])
     valid = _sum([parts[name][1].scaled(weight) for name, weight in weighted], zeros, rounding)
     gradient = Interval(*(torch.zeros_like(student).masked_scatter(rows[:, None], bound) for bound in valid))
     return Enclosure(loss, {name: term for name, (term, _) in parts.items()}, gradient)
+
+
+def valid_rows(logits: Tensor, target: Tensor | None, ignore_index: int) -> Tensor:
+    """Which rows of the batch are not ignored."""
+    if target is None:
+        return torch.ones(len(logits), dtype=torch.bool)
+    # In its own dtype, which may be narrow, ``ignore_index`` could wrap to a class.
+    return (target != 0).any(1) if target.is_floating_point() else target.long() != ignore_index
 
 
 def _spread(part: tuple[Interval, Interval], present: Tensor) -> tuple[Interval, Interval]:
@@ -176,24 +201,71 @@ def _log_softmax(logits: Tensor, temperature: float, rounding: Rounding) -> Inte
     return Interval(*(bound.clamp(max=0.0).masked_fill(gone, -INF) for bound in bounds))
 
 
-def _units(logarithms: Interval, ties: Tensor, rounding: Rounding) -> Interval:
-    """Vectors along the last dimension scaled to length 1."""
-    units = rounding.operands(rounding.exponential(_minus_log_sum(_differences(logarithms, ties), 2.0)))
+class Vectors(NamedTuple):
+    """Vectors along the last dimension."""
+
+    units: Interval
+    """Scaled to length 1, for correlations after centring."""
+    scaled: Interval
+    """Before centring, divided by the same length."""
+
+
+def _vectors(logarithms: Interval, ties: Tensor, similarity: str, rounding: Rounding) -> Vectors:
+    differences = _differences(logarithms, ties)
+    if similarity == "correlation":
+        return _centred(differences, ties, rounding)
+    units = rounding.operands(rounding.exponential(_minus_log_sum(differences, 2.0)))
     gone = logarithms.high == -INF
-    return Interval(*(bound.clamp(min=0).masked_fill(gone, 0.0) for bound in units))
+    units = Interval(*(bound.clamp(min=0).masked_fill(gone, 0.0) for bound in units))
+    return Vectors(units, units)
 
 
-def _product(signed: Interval, positive: Interval) -> Interval:
-    """Entrywise product with nonnegative entries; 0 times infinity is 0 here."""
-    candidates = [(a * b).nan_to_num(nan=0.0, posinf=INF, neginf=-INF) for a in signed for b in positive]
-    return Interval(torch.stack(candidates).amin(0), torch.stack(candidates).amax(0))
+def _centred(differences: Interval, ties: Tensor, rounding: Rounding) -> Vectors:
+    """Centred vectors scaled to length 1, and the vectors divided by the same length."""
+    # Entries divided by the largest one: the least of the quotients by all entries.
+    logarithms = Interval(*(bound.amin(1) for bound in differences))
+    entries = rounding.exponential(logarithms)
+    entries = Interval(entries.low, entries.high.masked_fill(logarithms.high == -INF, 0.0))
+    n = entries.low.shape[1]
+    others = 1 - torch.eye(n, dtype=torch.float64)
+    # entry - mean = ((n - 1) entry - sum of the others) / n, so that an entry's own width counts once.
+    low, high = (((n - 1) * a - b @ others) / n for a, b in (entries, entries[::-1]))
+    centred = rounding.widened(Interval(low, high), entries.high + entries.high.mean(1, keepdim=True))
+    least, most = _squares(centred)
+    # c / sqrt(c^2 + squares of the others) grows with c.
+    low = _quotient(centred.low, torch.where(centred.low < 0, least @ others, most @ others))
+    high = _quotient(centred.high, torch.where(centred.high < 0, most @ others, least @ others))
+    units = rounding.operands(rounding.widened(Interval(low, high)))
+    longest, shortest = (squares.sum(1, keepdim=True).sqrt() for squares in (most, least))
+    scaled = rounding.widened(Interval(entries.low / longest, torch.where(entries.high == 0, 0.0, entries.high / shortest)))
+    # A constant vector has no direction.
+    constant = ties.flatten(-2).all(-1, keepdim=True)
+    units, scaled = (Interval(*(bound.masked_fill(constant, 0.0) for bound in side)) for side in (units, scaled))
+    return Vectors(units, Interval(scaled.low.clamp(min=0), scaled.high))
 
 
-def _matmul(signed: Interval, positive: Interval, rounding: Rounding) -> Interval:
-    """Matrix product with nonnegative entries."""
-    low = signed.low.clamp(min=0) @ positive.low + signed.low.clamp(max=0) @ positive.high
-    high = signed.high.clamp(min=0) @ positive.high + signed.high.clamp(max=0) @ positive.low
-    return rounding.widened(Interval(low, high), signed.magnitude @ positive.high)
+def _squares(bounds: Interval) -> Interval:
+    low, high = (bound.square() for bound in bounds)
+    crosses = (bounds.low < 0) & (bounds.high > 0)
+    return Interval(torch.minimum(low, high).masked_fill(crosses, 0.0), torch.maximum(low, high))
+
+
+def _quotient(entry: Tensor, squares_of_others: Tensor) -> Tensor:
+    """``entry / sqrt(entry^2 + squares_of_others)``; 0 where the entry is 0."""
+    return torch.where(entry == 0, 0.0, entry / (entry.square() + squares_of_others).sqrt())
+
+
+def _product(left: Interval, right: Interval) -> Interval:
+    """Entrywise product; 0 times infinity is 0 here."""
+    candidates = torch.stack([(a * b).nan_to_num(nan=0.0, posinf=INF, neginf=-INF) for a in left for b in right])
+    return Interval(candidates.amin(0), candidates.amax(0))
+
+
+def _matmul(left: Interval, right: Interval, rounding: Rounding) -> Interval:
+    """Matrix product."""
+    rows, columns = (bound[:, :, None] for bound in left), (bound[None] for bound in right)
+    products = _product(Interval(*rows), Interval(*columns))
+    return rounding.widened(Interval(*(bound.sum(1) for bound in products)), left.magnitude @ right.magnitude)
 
 
 class Contrast(NamedTuple):
@@ -203,12 +275,14 @@ class Contrast(NamedTuple):
     slope: Interval
 
 
-def _contrast(u: Interval, v: Interval, weights: Tensor, k: float, rounding: Rounding) -> Contrast:
-    n = len(weights)
-    similarity = _matmul(u, v.mT, rounding)
-    # Only rounding makes a cosine exceed 1.
+def _contrast(u: Interval, z: Interval, weights: Tensor, options: Options, rounding: Rounding) -> Contrast:
+    """The contrast of student ``u`` and teacher ``z``, ``(n, d)``."""
+    n, k = len(weights), options.contrast_temperature
+    similarity = _matmul(u, z.mT, rounding)
+    # Only rounding makes a similarity exceed 1.
     largest = 1 + 4 * rounding.operations * (rounding.unit + rounding.operand_unit)
-    scores = Interval(similarity.low.clamp(min=0) / k, similarity.high.clamp(max=largest) / k)
+    smallest = -largest if options.similarity == "correlation" else 0.0
+    scores = Interval(similarity.low.clamp(min=smallest) / k, similarity.high.clamp(max=largest) / k)
     self_only = torch.eye(n, dtype=torch.bool).expand(n, n, n)
     # [a, b] = log softmax of anchor a at b, over rows and over columns of the scores.
     along, across = (_minus_log_sum(_differences(side, self_only)) for side in (scores, scores.mT))
@@ -219,7 +293,7 @@ def _contrast(u: Interval, v: Interval, weights: Tensor, k: float, rounding: Rou
     columns = columns.mT
     low, high = (((row + column) - 2 * weights) / (2 * n * k) for row, column in zip(rows, columns, strict=True))
     derivative = rounding.widened(Interval(low, high), (rows.high + columns.high + 2 * weights) / (2 * n * k))
-    return Contrast(loss, _matmul(rounding.operands(derivative, 1 / (n * k)), v, rounding))
+    return Contrast(loss, _matmul(rounding.operands(derivative, 1 / (n * k)), z, rounding))
 
 
 def _softmax(logarithms: Interval, largest: float, rounding: Rounding) -> Interval:
@@ -228,14 +302,21 @@ def _softmax(logarithms: Interval, largest: float, rounding: Rounding) -> Interv
     return rounding.exponential(Interval(logarithms.low - lost, logarithms.high + lost))
 
 
-def _through_length(u: Interval, slope: Interval, rounding: Rounding) -> Interval:
-    """``U (G - U sum U G)`` along the last dimension: P times the derivative with respect to P."""
+def _through_length(vectors: Vectors, slope: Interval, rounding: Rounding) -> Interval:
+    """``V (G - U sum U G)`` along the last dimension, U the units, V scaled: P times the derivative with respect to P.
+
+    For correlations a computation may also subtract the mean of what is in parentheses, which is 0 except for rounding.
+    """
+    u, v = vectors
     product = _product(slope, u)
     size = product.magnitude.sum(1, keepdim=True)
     inner = rounding.widened(Interval(*(bound.sum(1, keepdim=True) for bound in product)), size)
     correction = _product(Interval(*(bound.expand_as(u.low) for bound in inner)), u)
     difference = Interval(slope.low - correction.high, slope.high - correction.low)
-    return rounding.widened(_product(difference, u), u.high * (slope.magnitude + correction.magnitude))
+    size = slope.magnitude + correction.magnitude
+    if v is not u:
+        size = size + size.mean(1, keepdim=True)
+    return rounding.widened(_product(difference, v), v.high * size)
 
 
 def _through_softmax(part: Interval, log_p: Interval, temperature: float, rounding: Rounding) -> Interval:
@@ -248,30 +329,39 @@ def _through_softmax(part: Interval, log_p: Interval, temperature: float, roundi
     return rounding.widened(gradient, part.magnitude + p.high * size).scaled(1 / temperature)
 
 
-def _class_wise(x: Tensor, y: Tensor, t: float, k: float, rounding: Rounding) -> tuple[Interval, Interval]:
-    p, q = (_log_softmax(z, t, rounding) for z in (x, y))
-    u, v = (_units(side.mT, _equal_rows(z), rounding) for side, z in ((p, x), (q, y)))
-    contrast = _contrast(u, v, torch.eye(len(u.low), dtype=torch.float64), k, rounding)
+def _class_wise(x: Tensor, y: Tensor, options: Options, rounding: Rounding) -> tuple[Interval, Interval]:
+    t, similarity = options.temperature, options.similarity
+    p, q = (_log_softmax(logits, t, rounding) for logits in (x, y))
+    u, z = (_vectors(side.mT, _equal_rows(logits), similarity, rounding) for side, logits in ((p, x), (q, y)))
+    contrast = _contrast(u.units, z.units, torch.eye(len(u.units.low), dtype=torch.float64), options, rounding)
     return contrast.loss, _through_softmax(_through_length(u, contrast.slope, rounding).mT, p, t, rounding)
 
 
 def _sample_wise(
-    x: Tensor, y: Tensor, labels: Tensor | None, t: float, k: float, rounding: Rounding
+    x: Tensor, y: Tensor, labels: Tensor | None, options: Options, rounding: Rounding
 ) -> tuple[Interval, Interval]:
-    p, q = (_log_softmax(z, t, rounding) for z in (x, y))
-    u, v = (_units(side, _ties(z), rounding) for side, z in ((p, x), (q, y)))
+    t, similarity = options.temperature, options.similarity
+    p, q = (_log_softmax(logits, t, rounding) for logits in (x, y))
+    u, z = (_vectors(side, _ties(logits), similarity, rounding) for side, logits in ((p, x), (q, y)))
     labels = torch.arange(len(x)) if labels is None else labels
     same = (labels[:, None] == labels).double()
-    contrast = _contrast(u, v, same / same.sum(1, keepdim=True), k, rounding)
+    contrast = _contrast(u.units, z.units, same / same.sum(1, keepdim=True), options, rounding)
     return contrast.loss, _through_softmax(_through_length(u, contrast.slope, rounding), p, t, rounding)
 
 
-def _cross_entropy(x: Tensor, labels: Tensor, rounding: Rounding) -> tuple[Interval, Interval]:
+def _expected(target: Tensor, present: Tensor, smoothing: float) -> Tensor:
+    """The distributions that the cross-entropy is taken with, ``(B, C)``."""
+    expected = target if target.is_floating_point() else torch.nn.functional.one_hot(target.long(), len(present))
+    return (1 - smoothing) * expected.double() + smoothing * present.double() / present.sum()
+
+
+def _cross_entropy(x: Tensor, expected: Tensor, rounding: Rounding) -> tuple[Interval, Interval]:
     logarithms = _log_softmax(x, 1.0, rounding)
-    losses = [-bound.gather(1, labels[:, None]).mean() for bound in logarithms[::-1]]
-    onehot = torch.zeros_like(x).scatter_(1, labels[:, None], 1.0)
+    # A class of probability 0 adds 0, whatever its logarithm.
+    losses = [torch.where(expected == 0, 0.0, -expected * bound).sum(1).mean() for bound in logarithms[::-1]]
+    total = expected.sum(1, keepdim=True)
     p = rounding.exponential(logarithms)
-    gradient = rounding.widened(Interval(p.low - onehot, p.high - onehot), p.high + onehot)
+    gradient = rounding.widened(Interval(p.low * total - expected, p.high * total - expected), p.high * total + expected)
     return rounding.widened(Interval(*losses)), gradient.scaled(1 / len(x))
 
 

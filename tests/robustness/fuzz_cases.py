@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from cases import Inputs
+from cases import LABELLED_KINDS, Inputs
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -95,6 +95,16 @@ def targets(draw: st.DrawFn, shape: tuple[int, ...], classes: int, ignore_index:
     return torch.stack([values, values], -1)[..., 1] if draw(st.booleans()) else values
 
 
+@st.composite
+def probabilities(draw: st.DrawFn, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Class probabilities of any dtype, with zeros among them, in some rows or in all of them nothing else."""
+    values = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.6)
+    values /= values.sum(-1, keepdim=True).clamp_min(1e-6)
+    ignored = draw(mostly(st.sampled_from([0.0, 0.4]), st.just(2.0)))
+    values[torch.rand(shape[:-1], generator=generator) < ignored] = 0.0
+    return in_layout(values.to(draw(st.sampled_from(DTYPES))), draw(st.sampled_from(LAYOUTS[:3])))
+
+
 def temperatures(smallest: float, largest: float) -> st.SearchStrategy[float]:
     """Usual temperatures, and sometimes any in the range or one of its ends."""
     drawn = st.floats(math.log10(smallest), math.log10(largest)).map(lambda power: min(max(10.0**power, smallest), largest))
@@ -113,10 +123,12 @@ def cases(draw: st.DrawFn, kind: str) -> Case:
     )
     classes = draw(mostly(st.sampled_from([5, 2, 3, 8, 17, 23]), st.just(1)))
     ignore_index = draw(mostly(st.sampled_from([-100, -1, 255, 2**62]), st.sampled_from([0, classes - 1])))
+    shape = (*leading, classes)
+    labels = draw(mostly(st.just(True), st.just(False)))
     inputs = Inputs(
-        draw(logits((*leading, classes), generator)),
-        draw(logits((*leading, classes), generator)),
-        draw(targets(leading, classes, ignore_index, generator)),
+        draw(logits(shape, generator)),
+        draw(logits(shape, generator)),
+        draw(targets(leading, classes, ignore_index, generator) if labels else probabilities(shape, generator)),
     )
     names = [
         "class_wise_weight",
@@ -126,6 +138,9 @@ def cases(draw: st.DrawFn, kind: str) -> Case:
     options: dict[str, Any] = {name: draw(WEIGHTS) for name in names} if draw(st.booleans()) else {}
     options["temperature"] = draw(temperatures(1e-6, 1e6))
     options["contrast_temperature"] = draw(mostly(st.floats(0.02, 1.0), temperatures(0.02, 1e6)))
+    options["positives"] = draw(st.sampled_from([None, "sample"] + ["label"] * (labels and kind in LABELLED_KINDS)))
+    options["similarity"] = draw(st.sampled_from(["cosine", "correlation"]))
     if kind == "bickd":
         options["kd_temperature"] = draw(temperatures(1e-6, 1e6))
+        options["label_smoothing"] = draw(mostly(st.just(0.0) | st.floats(0.01, 0.5), st.sampled_from([0.999, 1e-6])))
     return Case(kind, inputs, {**options, "ignore_index": ignore_index, "return_terms": draw(st.booleans())})

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from cases import KINDS, LABELLED_KINDS, Inputs, call
-from enclosure import Interval, Rounding, enclose
+from cases import KINDS, LABELLED_KINDS, Inputs, as_double, call
+from enclosure import Interval, Options, Rounding, enclose, valid_rows
 from fuzz_cases import Case, cases
 from fuzz_mistakes import mistakes
 from hypothesis import HealthCheck, event, given, settings
@@ -94,10 +94,10 @@ class Batch(NamedTuple):
     def of(cls, case: Case) -> "Batch":
         classes = case.inputs.student.shape[-1]
         student, teacher = (logits.double().reshape(-1, classes) for logits in case.inputs[:2])
-        if case.target is None:
-            return cls(student, teacher, None, torch.ones(len(student), dtype=torch.bool))
-        target = case.target.reshape(-1).long()
-        return cls(student, teacher, target, target != case.options["ignore_index"])
+        target = case.target
+        if target is not None:
+            target = target.double().reshape(-1, classes) if target.is_floating_point() else target.reshape(-1)
+        return cls(student, teacher, target, valid_rows(student, target, case.options["ignore_index"]))
 
     @property
     def has_meaning(self) -> bool:
@@ -114,13 +114,12 @@ class Batch(NamedTuple):
 
 
 def assert_within(what: str, actual: Tensor, bounds: Interval, or_not_finite: bool = False) -> None:
-    """Each entry is within its bounds, rounded to the dtype of the entry: rounding is monotonic."""
-    low, high = (bound.reshape(actual.shape).to(actual.dtype) for bound in bounds)
-    unbounded = low.isnan() | high.isnan()
-    wrong = ~((low <= actual) & (actual <= high)) & ~unbounded
+    """Each entry is within its bounds."""
+    wrong = bounds.excludes(actual)
     if or_not_finite:
         wrong &= actual.isfinite()
-    assert not wrong.any(), f"{what}: {actual[wrong].tolist()} is not within {low[wrong].tolist()}, {high[wrong].tolist()}"
+    low, high = (bound.reshape(actual.shape)[wrong].tolist() for bound in bounds)
+    assert not wrong.any(), f"{what}: {actual[wrong].tolist()} is not within {low}, {high}"
 
 
 def decades(bounds: Interval) -> str:
@@ -139,8 +138,7 @@ def assert_defined(case: Case, backend: str, actual: Outcome) -> None:
         event("no valid row")
         assert all(bool((value == 0).all()) for value in (actual.loss, *actual.terms.values(), actual.gradient))
         return
-    double = Inputs(case.inputs.student.double(), case.inputs.teacher.double(), case.inputs.target)
-    truth = outcome(case, double, "reference")
+    truth = outcome(case, as_double(case.inputs), "reference")
     if not batch.has_meaning:
         event("a row without meaning")
         assert torch.equal(actual.loss.isnan().cpu(), truth.loss.isnan())
@@ -160,10 +158,7 @@ def assert_defined(case: Case, backend: str, actual: Outcome) -> None:
         *batch[:3],
         Rounding.of(dtype, *batch.student.shape, operand_unit),
         effective_weights(case),
-        temperature=case.options["temperature"],
-        contrast_temperature=case.options["contrast_temperature"],
-        kd_temperature=case.options.get("kd_temperature", 1.0),
-        ignore_index=case.options["ignore_index"],
+        Options(**{name: value for name, value in case.options.items() if name in Options._fields}),
     )
     event(f"bound of the loss, {dtype}: {decades(enclosure.loss)}")
     event(f"bound of the gradient, {dtype}: {decades(enclosure.gradient)}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, Inputs, call, evaluate, make_inputs, term_rounding, with_absences
+from cases import KINDS, call, evaluate, loss_and_gradient, make_inputs, term_rounding, with_absences
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -109,12 +109,6 @@ def assert_workers_agree(start: str, backend: str) -> None:
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_a_worker_of_a_data_loader_computes_what_its_parent_does(start: str, backend: str) -> None:
     in_a_new_process(assert_workers_agree, start, backend)
-
-
-def loss_and_gradient(criterion: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    student = inputs.student.clone().requires_grad_()
-    loss = criterion(student, *inputs[1:])
-    return loss.detach(), torch.autograd.grad(loss, student)[0]
 
 
 def assert_modules_travel(start: str) -> None:
