@@ -199,7 +199,7 @@ def test_every_method_has_a_recipe_on_every_device(method: str, device: str) -> 
 
 
 def test_methods_have_the_settings_of_the_preset() -> None:
-    assert make_config("dkd", IMAGENET).settings == {"temperature": 1.0, "beta": 0.5}
+    assert make_config("dkd", IMAGENET).settings == {"temperature": 1.0, "beta": 0.5, "warmup_epochs": 1}
 
 
 def test_every_method_is_measured() -> None:

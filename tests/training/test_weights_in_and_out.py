@@ -153,7 +153,8 @@ def test_a_teacher_may_see_images_of_another_size_than_it_was_trained_on(
     teacher: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = files.read(teacher / "checkpoint.pt")
-    torch.save({**content, "test_accuracy": content["test_accuracy"] - 5}, tmp_path / "teacher.pt")
+    # Of 40 images, another precision may change the predictions of two, and not of four.
+    torch.save({**content, "test_accuracy": content["test_accuracy"] - 10}, tmp_path / "teacher.pt")
     teacher_options = ["--method", "kd", "--teacher-checkpoint", str(tmp_path / "teacher.pt")]
     assert train(folder, tmp_path / "same", *teacher_options) == 2
     assert "the data is not the same" in capsys.readouterr().err
