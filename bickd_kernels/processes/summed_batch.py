@@ -22,6 +22,7 @@ from bickd_kernels.backends.torch.rows import terms_of_rows
 from bickd_kernels.backends.torch.selection import Selection, classes_without_entry, widened_logits
 from bickd_kernels.backends.torch.vectors import (
     LOG2_E,
+    centred,
     inverse_lengths,
     log_probabilities,
     relative_to,
@@ -110,10 +111,7 @@ def _class_vectors(ranks: Ranks, logarithms: Tensor, selection: Selection, centr
     if centred_over is None:
         return _ClassVectors(relative, relative[0])
     (total,) = exchange.sum_over_ranks(ranks, relative.sum(1, keepdim=True))
-    centred = relative - total / centred_over.clamp(min=1)
-    if selection.rows is not None:
-        centred.mul_(selection.rows[:, None])
-    return _ClassVectors(centred, relative[0])
+    return _ClassVectors(centred(relative, total / centred_over.clamp(min=1), selection.members_along(1)), relative[0])
 
 
 def _class_side(

@@ -70,11 +70,15 @@ def correlation_vectors(probabilities: Tensor, dim: int, members: Tensor | None,
         members: which entries a vector has, 1 or 0, broadcast to ``(2, B, C)``; None: all.
         count: the number of these entries.
     """
-    centred = probabilities - probabilities.sum(dim, keepdim=True) / count
-    if members is not None:
-        centred.mul_(members)
-    inverse = inverse_lengths(sums_of_squares(centred, dim), True)
-    return Vectors(centred.mul_(inverse), probabilities[0] * inverse[0])
+    entries = centred(probabilities, probabilities.sum(dim, keepdim=True) / count, members)
+    inverse = inverse_lengths(sums_of_squares(entries, dim), True)
+    return Vectors(entries.mul_(inverse), probabilities[0] * inverse[0])
+
+
+def centred(probabilities: Tensor, mean: Tensor, members: Tensor | None) -> Tensor:
+    """``probabilities - mean``, 0 where the mask ``members`` is 0."""
+    entries = probabilities - mean
+    return entries if members is None else entries.mul_(members)
 
 
 def sums_of_squares(vectors: Tensor, dim: int) -> Tensor:
