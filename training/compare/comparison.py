@@ -38,8 +38,15 @@ class Variant:
 
     @property
     def search(self) -> dict[str, tuple[float, float]]:
-        """The settings that tuning chooses, with their ranges: those of the method, except the fixed ones."""
-        return {name: ends for name, ends in METHODS[self.method].search.items() if name not in self.settings}
+        """The settings that tuning chooses, with their ranges: those of the method, except the fixed ones.
+
+        Where logit standardization has a larger published weight, its range is larger by the same factor.
+        """
+        plain = default_settings(self.method)
+        published = default_settings(self.method, logit_standardization=self.logit_standardization)
+        factors = {name: published[name] / plain[name] for name in METHODS[self.method].search if name not in self.settings}
+        ranges = METHODS[self.method].search
+        return {name: (ranges[name][0] * factor, ranges[name][1] * factor) for name, factor in factors.items()}
 
     def all_settings(self, drawn: dict[str, float] | None = None) -> dict[str, Any]:
         """Every setting of the method with its value: the literature's, overridden by the fixed ones and by ``drawn``."""

@@ -20,16 +20,16 @@ END = 0.05
 def trials(variant: Variant, count: int) -> list[dict[str, float]]:
     """The settings that each of ``count`` trials draws, in addition to the variant's own.
 
-    Trial 0 draws none: it uses the literature's. The others depend only on the method's name: every call returns the same
-    ones, a larger ``count`` extends them, and variants of one method share points if they search the same settings.
+    Trial 0 draws none: it uses the literature's. The others depend only on the method's name and ranges: every call returns
+    the same ones, a larger ``count`` extends them, and variants of one method share points.
     """
-    ranges = METHODS[variant.method].search
-    if not variant.search:
+    searched, ranges = list(METHODS[variant.method].search), variant.search
+    if not ranges:
         return [{}]
     seed = int.from_bytes(hashlib.sha256(variant.method.encode()).digest()[:8], "big")
-    points = qmc.Halton(len(ranges), seed=seed).random(count - 1)
-    drawn = [{name: _at(u, *ranges[name]) for name, u in zip(ranges, point, strict=True)} for point in points]
-    return [{}] + [{name: value for name, value in draw.items() if name in variant.search} for draw in drawn]
+    points = qmc.Halton(len(searched), seed=seed).random(count - 1)
+    drawn = [dict(zip(searched, point, strict=True)) for point in points]
+    return [{}] + [{name: _at(position[name], *ends) for name, ends in ranges.items()} for position in drawn]
 
 
 def best_trial(accuracies: Sequence[float | None]) -> int | None:

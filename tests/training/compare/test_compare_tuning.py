@@ -7,7 +7,7 @@ import pytest
 
 from training.compare.comparison import parse_variant
 from training.compare.tuning import best_trial, range_ends, trials
-from training.methods import METHODS
+from training.methods import METHODS, default_settings
 
 PINNED = [
     {},
@@ -55,6 +55,20 @@ def test_fixed_settings_are_not_drawn_and_do_not_change_the_draws_of_the_others(
     free = trials(parse_variant("bickd"), 6)
     assert fixed == [{name: value for name, value in trial.items() if name != "kd_weight"} for trial in free]
     assert all("kd_weight" in trial for trial in free[1:])
+
+
+def test_ranges_follow_the_published_weights_of_logit_standardization() -> None:
+    plain, standardized = parse_variant("dkd"), parse_variant("dkd:logit_standardization=true")
+    published = METHODS["dkd"].standardized
+    assert published is not None
+    for name, (low, high) in plain.search.items():
+        factor = published.get(name, default_settings("dkd")[name]) / default_settings("dkd")[name]
+        assert standardized.search[name] == pytest.approx((low * factor, high * factor))
+    assert standardized.search["dkd_weight"][1] == pytest.approx(90.0)
+    for variant in (plain, standardized):
+        assert range_ends(variant, variant.all_settings()) == []
+    pairs = zip(trials(plain, 6)[1:], trials(standardized, 6)[1:], strict=True)
+    assert all(large["dkd_weight"] == pytest.approx(9 * small["dkd_weight"], rel=1e-3) for small, large in pairs)
 
 
 def test_with_every_setting_fixed_only_the_first_trial_is_left() -> None:
