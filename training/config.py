@@ -242,7 +242,7 @@ class Config(Recipe):
         new_classifier: leave the student's classifier untrained if the one in student_checkpoint has another size.
         teacher: name of the teacher's model; for imagenet without a checkpoint, torchvision's published weights are used.
         teacher_checkpoint: checkpoint.pt of a run, or weights of the model that teacher names, also as .safetensors.
-        teacher_cache: folder that keeps the teacher's logits for every view, for methods that need only logits.
+        teacher_cache: folder that keeps the teacher's output for every view; not for sskd.
         strict_data: stop at an image that cannot be read, instead of leaving it out and counting it.
         checkpoint_minutes: minutes between checkpoints within an epoch, besides one after every epoch; 0 saves every step.
         seed: from 0 to 2^32 - 1; decides the initial weights, the order of the samples and their augmentation.
@@ -318,12 +318,12 @@ class Config(Recipe):
                     raise ValueError(f"{name} must be left out for method {self.method!r}, which has no teacher")
         elif self.teacher_checkpoint is None and not (self.dataset == "imagenet" and self.teacher is not None):
             raise ValueError(f"teacher_checkpoint must be given for method {self.method!r}, got None")
-        if self.teacher_cache is not None and not METHODS[self.method].caches_logits:
+        if self.teacher_cache is not None and not METHODS[self.method].cacheable:
             raise ValueError(
-                f"teacher_cache must be left out for method {self.method!r}, which needs more than the teacher's logits"
+                f"teacher_cache must be left out for method {self.method!r}, which shows its teacher other images too"
             )
         if self.teacher_cache is not None and self.views is None:
-            raise ValueError("views must be given with teacher_cache, which keeps the logits of each view, got None")
+            raise ValueError("views must be given with teacher_cache, which keeps the output for each view, got None")
 
     def _check_mixing(self) -> None:
         if not self.mixing:

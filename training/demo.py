@@ -60,7 +60,7 @@ def main(
                 method=method,
                 student=STUDENT,
                 teacher_checkpoint=teacher_file if taught else None,
-                teacher_cache=output / f"teacher-logits-{seed}" if taught else None,
+                teacher_cache=output / f"teacher-output-{seed}" if taught else None,
                 views=VIEWS,
                 epochs=student_epochs,
                 seed=seed,

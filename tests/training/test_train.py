@@ -128,10 +128,11 @@ def test_tensorboard_has_every_term_of_every_epoch(teacher: Path, tmp_path: Path
     assert kept == [(record["epoch"], pytest.approx(record["terms"]["kd"])) for record in records]
 
 
-def test_cached_logits_give_the_same_run_as_live_ones(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["kd", "rkd"])
+def test_cached_output_of_the_teacher_gives_the_same_run_as_its_live_output(
+    method: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher_options = ["--method", "kd", "--teacher-checkpoint", str(teacher), "--epochs", "2"]
+    teacher_options = ["--method", method, "--teacher-checkpoint", str(teacher), "--epochs", "2"]
     cached = [*teacher_options, "--views", "1", "--teacher-cache", str(tmp_path / "cache")]
     train(tmp_path / "cached", *cached)
     asked: list[int] = []
@@ -269,7 +270,7 @@ TEACHER_OPTIONS = ["--teacher-checkpoint", "x.pt"]
         (["--method", "kd", "--settings.kd_weight", "-1"], "kd_weight must be finite and not negative, got -1"),
         (["--method", "ce", "--logit-standardization"], "logit_standardization must be left out for method 'ce'"),
         (["--method", "ce", "--teacher-cache", "x"], "teacher_cache must be left out for method 'ce'"),
-        (["--method", "rkd", "--teacher-checkpoint", "x.pt", "--teacher-cache", "x"], "teacher_cache must be left out"),
+        (["--method", "sskd", "--teacher-checkpoint", "x.pt", "--teacher-cache", "x"], "teacher_cache must be left out"),
         ([*TEACHER_OPTIONS, "--teacher-cache", "x"], "views must be given with teacher_cache"),
         (["--method", "ce", "--views", "0"], "views must be at least 1, got 0"),
         (["--method", "ce", "--milestones", "[3]"], "milestones must be given for schedule 'step' and only for it"),

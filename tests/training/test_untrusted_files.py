@@ -22,8 +22,9 @@ from training.compare.comparison import Comparison
 from training.config import Config
 from training.data import load_splits
 from training.data.torchvision_sets import load_cifar10, load_fashion_mnist
-from training.loop.logit_cache import LogitCache
 from training.loop.teacher import published
+from training.loop.teacher_cache import TeacherCache
+from training.models import Output
 from training.storage import checkpoint
 from training.storage.resume import load_state
 
@@ -143,19 +144,23 @@ def test_malicious_published_weights_on_this_machine_are_refused(
     assert not sign.exists()
 
 
-@pytest.mark.parametrize("name", ["view-0.logits", "view-0.checksums"])
-def test_a_malicious_file_in_a_logit_cache_is_ignored(name: str, tmp_path: Path, sign: Path) -> None:
-    write_pickle(tmp_path / name, sign)
-    cache = LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
-    assert cache.get(0, torch.arange(3)) is None
+@pytest.mark.parametrize("name", ["logits", "logits.checksums", "features", "features.checksums"])
+def test_a_malicious_file_in_a_teacher_cache_is_ignored(name: str, tmp_path: Path, sign: Path) -> None:
+    def open_cache() -> TeacherCache:
+        return TeacherCache(tmp_path, {}, views=1, samples=3, classes=4, features=2)
+
+    open_cache().put(0, torch.arange(3), Output(torch.randn(3, 4), torch.randn(3, 2)))
+    assert open_cache().get(0, torch.arange(3)) is not None
+    write_pickle(tmp_path / f"view-0.{name}", sign)
+    assert open_cache().get(0, torch.arange(3)) is None
     assert not sign.exists()
 
 
 @pytest.mark.parametrize("content", [b"\x80\x02.", b"[1]", b"3", b"{"])
-def test_a_damaged_description_of_a_logit_cache_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_description_of_a_teacher_cache_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "description.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"^teacher_cache .* is damaged or not a cache"):
-        LogitCache(tmp_path, {}, views=1, samples=3, classes=4)
+        TeacherCache(tmp_path, {}, views=1, samples=3, classes=4)
 
 
 def test_a_script_beside_parquet_files_does_not_run(tmp_path: Path, sign: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,9 +116,9 @@ class Comparison(Recipe):
         recipe = {**self._recipe(), "epochs": epochs, "student": self.teacher}
         return Config(**recipe, method="ce", seed=TEACHER_SEED, output=output)
 
-    def caches_logits(self, variant: Variant) -> bool:
-        """Whether all runs of ``variant`` with one seed share cached teacher logits."""
-        return variant.needs_teacher and METHODS[variant.method].caches_logits and self.views is not None and not self.mixing
+    def caches_teacher(self, variant: Variant) -> bool:
+        """Whether all runs of ``variant`` with one seed share the teacher's cached output."""
+        return variant.needs_teacher and METHODS[variant.method].cacheable and self.views is not None and not self.mixing
 
     def student_config(
         self, variant: Variant, drawn: dict[str, float], seed: int, teacher: Path | None, output: Path,

@@ -140,7 +140,7 @@ def _student(
     title: str,
 ) -> Run:  # fmt: skip
     file = teacher.file if teacher is not None else None
-    cache = _teacher_cache(comparison, seed, teacher) if teacher is not None and comparison.caches_logits(variant) else None
+    cache = _teacher_cache(comparison, seed, teacher) if teacher is not None and comparison.caches_teacher(variant) else None
     config = comparison.student_config(variant, drawn, seed, file, comparison.output, cache)
     # The literature's values are in the hash too: they may change with a version of this suite.
     beside: dict[str, object] = {
@@ -160,13 +160,13 @@ def _placed(prefix: str, title: str, config: Config, beside: dict[str, object]) 
 
 
 def _teacher_cache(comparison: Comparison, seed: int, teacher: TeacherFile) -> Path:
-    """The folder of the teacher's logits that all runs with this seed share, whatever their method."""
+    """The folder of the teacher's output that all runs with this seed share, whatever their method."""
     names = (*GROUPS["data"], *GROUPS["augmentation"], "precision")
     settings = {name: getattr(comparison, name) for name in names if name != "data"}
     depended_on = {
         **settings, "teacher_content": teacher.content, "contents": contents(comparison)
     }  # fmt: skip
-    return comparison.output / f"teacher-logits-seed{seed}-{_digest(depended_on)}"
+    return comparison.output / f"teacher-output-seed{seed}-{_digest(depended_on)}"
 
 
 def _digest(depended_on: dict[str, Any]) -> str:

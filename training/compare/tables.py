@@ -180,11 +180,11 @@ def _cost(results: Results) -> str:
 
 
 def _caching(comparison: Comparison) -> str:
-    cached = [variant.label for variant in comparison.variants if comparison.caches_logits(variant)]
+    cached = [variant.label for variant in comparison.variants if comparison.caches_teacher(variant)]
     if not cached:
         return ""
     return (
-        f" Runs of {', '.join(cached)} read the teacher's logits from disk once one of them with the same seed has "
+        f" Runs of {', '.join(cached)} read the teacher's output from disk once one of them with the same seed has "
         "computed them."
     )
 

@@ -3,7 +3,7 @@
 image = normalize(augment(stored image, random numbers of (seed, view, sample)));   one view per epoch
 
 No image depends on its batch, the number of workers or the number of processes. A resumed run sees the same images as an
-uninterrupted one, and a teacher's logits for a view are valid whenever the view is used again.
+uninterrupted one, and a teacher's output for a view is valid whenever the view is used again.
 """
 
 from abc import ABC, abstractmethod

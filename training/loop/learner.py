@@ -56,4 +56,4 @@ def run(network: Network, images: Tensor, *, precision: str, features: bool) -> 
         return network(images, features=features)
     with torch.autocast(images.device.type, dtype=AUTOCAST[precision]):
         output = network(images, features=features)
-    return Output(output.logits.float(), None if output.features is None else output.features.float())
+    return output.map(Tensor.float)

@@ -17,9 +17,10 @@ from training.data.transfer import transfer
 from training.loop.distributed import Processes, wait
 from training.loop.evaluation import OnBroken, accuracy, network_on, warn_of_broken
 from training.loop.learner import run
-from training.loop.logit_cache import LogitCache, fingerprint
+from training.loop.teacher_cache import TeacherCache, fingerprint
 from training.loop.trial import try_on_splits
 from training.messages import say
+from training.methods import METHODS
 from training.models import MODELS, Network, Output
 from training.storage import checkpoint, files
 
@@ -38,12 +39,12 @@ class Teacher:
         network: the model; its parameters are frozen.
         accuracy: on the test split, in percent.
         precision: of its forward pass.
-        cache: of its logits.
+        cache: of its output.
         near_chance: whether its accuracy cannot be distinguished from guessing.
     """
 
     def __init__(
-        self, network: Network, accuracy: float, precision: str, cache: LogitCache | None = None, near_chance: bool = False
+        self, network: Network, accuracy: float, precision: str, cache: TeacherCache | None = None, near_chance: bool = False
     ) -> None:
         self.network, self.accuracy, self.precision, self.cache = freeze(network), accuracy, precision, cache
         self.near_chance = near_chance
@@ -61,9 +62,10 @@ class Teacher:
             return run(self.network, images, precision=self.precision, features=features)
         kept = self.cache.get(view, index)
         if kept is None:
-            kept = run(self.network, images, precision=self.precision, features=False).logits.float().cpu()
+            output = run(self.network, images, precision=self.precision, features=features)
+            kept = output.map(lambda part: part.float().cpu())
             self.cache.put(view, index, kept)
-        return Output(transfer(kept, images.device))
+        return kept.map(lambda part: transfer(part, images.device))
 
 
 def freeze(network: Network) -> Network:
@@ -190,7 +192,7 @@ def published(name: str) -> nn.Module:
         raise ValueError(f"the weights of teacher {name} on this machine are damaged: {told}") from error
 
 
-def _cache(config: Config, network: Network, splits: Splits, processes: Processes) -> LogitCache | None:
+def _cache(config: Config, network: Network, splits: Splits, processes: Processes) -> TeacherCache | None:
     if config.teacher_cache is None or config.views is None:
         return None
     description = {
@@ -202,9 +204,9 @@ def _cache(config: Config, network: Network, splits: Splits, processes: Processe
     }
     if not processes.first:
         wait()
-    cache = LogitCache(
-        config.teacher_cache, description, views=config.views, samples=len(splits.train),
-        classes=splits.classes,
+    cache = TeacherCache(
+        config.teacher_cache, description, views=config.views, samples=len(splits.train), classes=splits.classes,
+        features=network.feature_width if METHODS[config.method].needs_features else None,
     )  # fmt: skip
     if processes.first:
         wait()

@@ -35,7 +35,6 @@ class ContrastiveRepresentationDistillation(Method):
     sets the normalizers; without gradients or in evaluation mode neither changes."""
 
     needs_features: ClassVar[bool] = True
-    caches_logits: ClassVar[bool] = False
     takes_probabilities: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[float, float]]] = {"ce_weight": (0.1, 10.0), "crd_weight": (0.08, 8.0)}
     student_embedding: nn.Linear

@@ -58,7 +58,7 @@ class Method(nn.Module, ABC):
     Attributes:
         needs_teacher: the teacher's output is used.
         needs_features: the outputs must have features.
-        caches_logits: cached logits for the images can replace the teacher.
+        cacheable: the teacher sees only the student's images, so that its cached output can replace it.
         takes_probabilities: targets may be class probabilities.
         search: for ``compare --tune``, the settings to tune and the range ``(low, high)`` of each, both positive, sampled
             on a logarithmic scale.
@@ -68,7 +68,7 @@ class Method(nn.Module, ABC):
 
     needs_teacher: ClassVar[bool] = True
     needs_features: ClassVar[bool] = False
-    caches_logits: ClassVar[bool] = True
+    cacheable: ClassVar[bool] = True
     takes_probabilities: ClassVar[bool] = True
     search: ClassVar[dict[str, tuple[float, float]]] = {}
     standardized: ClassVar[dict[str, float] | None] = None

@@ -28,7 +28,6 @@ class RelationalKnowledgeDistillation(Method):
     """Weights as published for CIFAR-100; uses only the teacher's features."""
 
     needs_features: ClassVar[bool] = True
-    caches_logits: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[float, float]]] = {
         "ce_weight": (0.1, 10.0),
         "distance_weight": (2.5, 250.0),

@@ -40,7 +40,7 @@ class SelfSupervisedKnowledgeDistillation(Method):
     temperature, and the heads are as wide as the features."""
 
     needs_features: ClassVar[bool] = True
-    caches_logits: ClassVar[bool] = False
+    cacheable: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[float, float]]] = {
         "ce_weight": (0.03, 3.0),
         "kd_weight": (0.3, 10.0),

@@ -1,5 +1,6 @@
 """The output of a network for a batch of images."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -10,3 +11,7 @@ class Output(NamedTuple):
 
     logits: Tensor
     features: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Output":
+        """The output with ``function`` of its logits and of its features, if it has them."""
+        return Output(function(self.logits), None if self.features is None else function(self.features))

@@ -163,16 +163,17 @@ def test_runs_are_recognized_by_the_content_of_their_teacher_and_not_by_paths(
     assert trainer.names() == ["kd-seed0"]
 
 
-def test_all_runs_repeat_the_same_views_and_runs_of_one_seed_share_the_teacher_logits(
+def test_all_runs_repeat_the_same_views_and_runs_of_one_seed_share_the_teacher_output(
     trainer: Trainer, compare: Any, tmp_path: Path
 ) -> None:
-    assert compare("--views", "3", methods="ce kd rkd bickd") == 0
+    assert compare("--views", "3", methods="ce kd rkd sskd bickd") == 0
     runs = {call["folder"].rpartition("-")[0]: call for call in trainer.calls()}
     assert {call["views"] for call in runs.values()} == {3}
-    # rkd needs the teacher's features, for which there is no cache.
-    assert all(runs[name]["teacher_cache"] is None for name in ("teacher", "ce-seed0", "rkd-seed0", "rkd-seed1"))
+    # The teacher of sskd sees rotated images too.
+    assert all(runs[name]["teacher_cache"] is None for name in ("teacher", "ce-seed0", "sskd-seed0", "sskd-seed1"))
     caches = [runs[f"kd-seed{seed}"]["teacher_cache"] for seed in (0, 1)]
-    assert caches == [runs[f"bickd-seed{seed}"]["teacher_cache"] for seed in (0, 1)]
+    for method in ("rkd", "bickd"):
+        assert caches == [runs[f"{method}-seed{seed}"]["teacher_cache"] for seed in (0, 1)]
     assert caches[0] != caches[1]
     assert compare("--views", "4", methods="kd") == 0
     assert not {call["teacher_cache"] for call in trainer.calls()} & set(caches)

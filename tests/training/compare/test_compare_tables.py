@@ -135,14 +135,14 @@ def test_the_protocol_tells_how_data_and_augmentation_differ_from_the_data_set_s
     ) in told(augmentation="none", auto_augment="randaugment", random_erasing=0.25, mixup=0.2, cutmix=1.0)
 
 
-def test_the_protocol_states_repeated_views_and_cached_logits(tmp_path: Path) -> None:
-    plain = Comparison(methods=("ce", "kd", "rkd"), output=tmp_path)
-    cached = Comparison(methods=("ce", "kd", "rkd"), views=8, output=tmp_path)
+def test_the_protocol_states_repeated_views_and_the_cached_teacher(tmp_path: Path) -> None:
+    plain = Comparison(methods=("ce", "kd", "rkd", "sskd"), output=tmp_path)
+    cached = Comparison(methods=("ce", "kd", "rkd", "sskd"), views=8, output=tmp_path)
     texts = [tables.document(load_results(comparison, TEACHER)) for comparison in (plain, cached)]
     assert "Epochs cycle" not in texts[0]
     assert "from disk" not in texts[0]
     assert "Epochs cycle through 8 augmented versions of each image." in texts[1]
-    assert "Runs of kd read the teacher's logits from disk" in texts[1]
+    assert "Runs of kd, rkd read the teacher's output from disk" in texts[1]
 
 
 def test_the_table_of_students_has_one_row_for_each_choice_of_settings(tuned: Comparison) -> None:

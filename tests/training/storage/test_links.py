@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.data import digits100
-from training.loop.logit_cache import LogitCache
+from training.loop.teacher_cache import TeacherCache
 from training.report import plot_curves
 from training.storage import files
 from training.storage.records import Records
@@ -101,11 +101,11 @@ def test_metrics_and_scalars_are_not_written_through_links(folder: Path, elsewhe
     assert untouched(elsewhere)
 
 
-@pytest.mark.parametrize("name", ["description.json", "view-0.logits", "view-0.checksums"])
+@pytest.mark.parametrize("name", ["description.json", "view-0.logits", "view-0.features", "view-0.logits.checksums"])
 def test_a_cache_is_not_written_through_a_link(name: str, folder: Path, elsewhere: Path) -> None:
     (folder / name).symlink_to(elsewhere / "file")
     with pytest.raises((OSError, ValueError), match=r"symbolic link|damaged or not a cache"):
-        LogitCache(folder, {}, views=1, samples=3, classes=4)
+        TeacherCache(folder, {}, views=1, samples=3, classes=4, features=2)
     assert untouched(elsewhere)
 
 
