@@ -37,21 +37,23 @@ class Variant:
         return METHODS[self.method].needs_teacher
 
     @property
+    def published(self) -> dict[str, Any]:
+        """Every setting of the method with the literature's value."""
+        return default_settings(self.method, logit_standardization=self.logit_standardization)
+
+    @property
     def search(self) -> dict[str, tuple[float, float]]:
         """The settings that tuning chooses, with their ranges: those of the method, except the fixed ones.
 
         Where logit standardization has a larger published weight, its range is larger by the same factor.
         """
-        plain = default_settings(self.method)
-        published = default_settings(self.method, logit_standardization=self.logit_standardization)
-        factors = {name: published[name] / plain[name] for name in METHODS[self.method].search if name not in self.settings}
-        ranges = METHODS[self.method].search
+        ranges, plain, published = METHODS[self.method].search, default_settings(self.method), self.published
+        factors = {name: published[name] / plain[name] for name in ranges if name not in self.settings}
         return {name: (ranges[name][0] * factor, ranges[name][1] * factor) for name, factor in factors.items()}
 
     def all_settings(self, drawn: dict[str, float] | None = None) -> dict[str, Any]:
         """Every setting of the method with its value: the literature's, overridden by the fixed ones and by ``drawn``."""
-        published = default_settings(self.method, logit_standardization=self.logit_standardization)
-        return {**published, **self.settings, **(drawn or {})}
+        return {**self.published, **self.settings, **(drawn or {})}
 
 
 @dataclass(frozen=True)

@@ -184,8 +184,8 @@ def _caching(comparison: Comparison) -> str:
     if not cached:
         return ""
     return (
-        f" Runs of {', '.join(cached)} read the teacher's output from disk once one of them with the same seed has "
-        "computed them."
+        f" Runs of {', '.join(cached)} read the teacher's output from disk once a run with the same seed has computed "
+        "what they need of it."
     )
 
 

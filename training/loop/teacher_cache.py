@@ -55,8 +55,10 @@ class TeacherCache:
     def get(self, view: int, index: Tensor) -> Output | None:
         """The output for the samples ``index`` ``(B,)``, or None if any part of it is missing."""
         logits = self.logits[view].get(index)
-        if logits is None or self.features is None:
-            return None if logits is None else Output(logits)
+        if logits is None:
+            return None
+        if self.features is None:
+            return Output(logits)
         features = self.features[view].get(index)
         return None if features is None else Output(logits, features)
 
